@@ -1,0 +1,1 @@
+"""The client: SDK, job file, local runner, command line."""

@@ -1,0 +1,179 @@
+"""The commands and their options, and which exit code each way to end has: 0 done, 1 failed, 2 wrong usage,
+130.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+# typer has a copy of click in it, or stands on click, by its version; this finds the class without asking
+# which.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+class Output(StrEnum):
+    """How a result is written to standard output."""
+
+    table = "table"
+    json = "json"
+
+
+app = typer.Typer(
+    name="tablebay",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir", file_okay=False, help="Where report.json and logs/ go; .tablebay/JOB if not given."
+    ),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from tablebay import __version__
+
+        typer.echo(f"tablebay {__version__}")
+        raise typer.Exit(DONE)
+
+
+@app.callback()
+def tablebay(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Tablebay, a parameter server for embedding models: on this machine, or on Kubernetes."""
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    job: Annotated[Path, typer.Argument(metavar="JOB.YAML", help="The job file.", show_default=False)],
+    run_dir: RunDirOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Run a job here, its servers and workers as processes.
+
+    What follows `--` is appended to the workers' command: tablebay run JOB.YAML -- --seed 1
+    """
+    from tablebay.client.cli.run import run_file
+
+    raise typer.Exit(run_file(job, arguments=context.obj, run_dir=run_dir, as_json=output is Output.json))
+
+
+@app.command()
+def quickstart(
+    context: typer.Context,
+    run_dir: RunDirOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Train a factorization machine on 327,346 flights: 2 servers, 2 workers, data included."""
+    from tablebay.client.cli.run import run_example
+
+    raise typer.Exit(
+        run_example("flights", arguments=context.obj, run_dir=run_dir, as_json=output is Output.json)
+    )
+
+
+@app.command()
+def version(context: typer.Context, output: OutputOption = Output.table) -> None:
+    """Print which Tablebay this is: version, commit, Python, instruction set."""
+    from tablebay.client.cli.version import show
+
+    _takes_no_arguments(context)
+    show(as_json=output is Output.json)
+
+
+def _takes_no_arguments(context: typer.Context) -> None:
+    if context.obj:
+        raise typer.BadParameter(
+            f"found {' '.join(context.obj)!r} after --, which this command does not take"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code. Whatever goes wrong is one line on standard error (and JSON, if asked
+    for).
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Split here: click drops the `--`, after which ARGS and arguments too many would look the same.
+    end = given.index("--") if "--" in given else len(given)
+    own, passed_on = given[:end], tuple(given[end + 1 :])
+    debug = "--debug" in own
+    try:
+        code = app(
+            [word for word in own if word != "--debug"],
+            prog_name="tablebay",
+            standalone_mode=False,
+            obj=passed_on,
+        )
+        sys.stdout.flush()
+        if code == INTERRUPTED:
+            # Some versions of typer make this code out of KeyboardInterrupt, others Abort.
+            return _fail("interrupted", INTERRUPTED, own)
+        return code if isinstance(code, int) else DONE
+    except UsageError as error:
+        return _fail(_usage(error), USAGE, own)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED, own)
+    except BrokenPipeError:
+        # Whoever read the output is gone. The interpreter would complain of the rest of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - a user gets one line of any error, and the traceback on request
+        if debug:
+            traceback.print_exc()
+        return _fail(_cause(error), FAILED, own, problems=getattr(error, "problems", None))
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, and which help says how it should be."""
+    path = error.ctx.command_path if error.ctx is not None else "tablebay"
+    return f"{error.format_message().replace('Value error, ', '').rstrip('.')}; see {path} --help"
+
+
+def _cause(error: Exception) -> str:
+    from tablebay.client.errors import TablebayError
+
+    if isinstance(error, TablebayError):
+        return str(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _fail(text: str, code: int, arguments: list[str], *, problems: Any = None) -> int:
+    print(f"tablebay: error: {text}", file=sys.stderr)
+    if _asks_for_json(arguments):
+        content: dict[str, Any] = {"error": text}
+        if problems:
+            content["problems"] = list(problems)
+        print(json.dumps(content), flush=True)
+    return code
+
+
+def _asks_for_json(arguments: list[str]) -> bool:
+    """Whether the result was to be JSON, even where the command line as a whole is wrong."""
+    return any(word in ("--output=json", "-ojson") for word in arguments) or any(
+        name in ("--output", "-o") and value == "json" for name, value in pairwise(arguments)
+    )

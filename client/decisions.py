@@ -1,0 +1,92 @@
+"""What a local run does when a process ends: pure, so that each rule is a test."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Literal
+
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A process that ended. code: its exit code, or the signal's number below 0."""
+
+    role: Literal["server", "worker"]
+    number: int
+    code: int
+    log: str
+
+    @property
+    def name(self) -> str:
+        """`worker 1`."""
+        return f"{self.role} {self.number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where the run stands, the process that ended no longer counted.
+
+    restarts: of all workers so far. restarts_of_rank: of the worker that ended. workers_left: not yet done.
+    """
+
+    restarts: int
+    restarts_max: int
+    restarts_of_rank: int
+    workers_left: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Others still train."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Start the worker of the same rank again after so many seconds."""
+
+    after_s: float
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Every worker is done."""
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The job fails; the reason is one line."""
+
+    reason: str
+
+
+Action = Wait | Restart | Finish | Fail
+
+
+def decide(ended: Ended, standing: Standing) -> Action:
+    """What to do now that this process has ended, while the servers are still wanted."""
+    if ended.role == "server":
+        return Fail(
+            f"{ended.name} {how(ended.code)}; without checkpoints its rows are lost, "
+            f"so the job cannot go on; its log is {ended.log}"
+        )
+    if ended.code == 0:
+        return Wait() if standing.workers_left else Finish()
+    if standing.restarts < standing.restarts_max:
+        return Restart(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(standing.restarts_of_rank, 10)))
+    return Fail(
+        f"{ended.name} {how(ended.code)} and no restart is left "
+        f"({standing.restarts} of {standing.restarts_max} used); its log is {ended.log}"
+    )
+
+
+def how(code: int) -> str:
+    """`exited with code 3` or `was killed by SIGKILL`."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -1,0 +1,85 @@
+"""A table in this process: the interface of a remote one, without servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablebay.client.arrays import Keys, Rows
+from tablebay.client.base_table import BaseTable
+from tablebay.client.native import native
+from tablebay.client.tables import Dtype, Initializer, NonFinite, Optimizer, TableSpec
+from tablebay.native import _core
+
+
+class Table(BaseTable):
+    """A table in this process, with the same rows, bit for bit, as a remote one of the same spec.
+
+    name: part of what new rows are drawn from, beside `seed`, key and column.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        optimizer: Optimizer | None = None,
+        initializer: Initializer | None = None,
+        seed: int = 0,
+        dtype: Dtype = "float32",
+        name: str = "table",
+        non_finite: NonFinite = "Reject",
+    ) -> None:
+        given: dict[str, Any] = {"optimizer": optimizer, "initializer": initializer}
+        given = {field: value for field, value in given.items() if value is not None}
+        spec = TableSpec(name=name, dim=dim, dtype=dtype, seed=seed, non_finite=non_finite, **given)
+        self._store = _core.Store()
+        self._table_id: int = native(
+            self._store.create_table,
+            spec.name,
+            spec.dim,
+            spec.dtype,
+            spec.optimizer.type,
+            spec.optimizer.parameters(),
+            spec.initializer.type,
+            spec.initializer.parameters(),
+            spec.seed,
+            spec.non_finite,
+        )
+        super().__init__(spec, self._store.table_info(self._table_id)["state_names"])
+
+    def __len__(self) -> int:
+        return int(self._store.table_info(self._table_id)["rows"])
+
+    def _pull(self, keys: Keys, rows: Rows, create: bool) -> None:
+        native(self._store.pull, self._table_id, keys, rows, create)
+
+    def _push(self, keys: Keys, gradients: Rows) -> None:
+        native(self._store.push, self._table_id, keys, gradients)
+
+    def _assign(self, keys: Keys, rows: Rows) -> None:
+        native(self._store.assign, self._table_id, keys, rows)
+
+    def _delete(self, keys: Keys) -> None:
+        native(self._store.delete, self._table_id, keys)
+
+    def _contains(self, keys: Keys) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = native(self._store.contains, self._table_id, keys)
+        return found
+
+    def _state(self, keys: Keys) -> NDArray[np.uint8]:
+        state: NDArray[np.uint8] = native(self._store.state, self._table_id, keys)
+        return state
+
+    def _set_learning_rate(self, value: float) -> None:
+        native(self._store.set_learning_rate, self._table_id, value)
+
+    def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]:
+        position = 0
+        while True:
+            keys, rows, position = native(self._store.scan, self._table_id, position, batch)
+            if keys:
+                yield np.frombuffer(keys, np.uint64), np.frombuffer(rows, self._dtype).reshape(-1, self.dim)
+            if position == 0:
+                return

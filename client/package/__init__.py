@@ -1,0 +1,109 @@
+"""Tablebay: huge embedding tables for recommendation, ads and search models.
+
+``import tablebay as tb`` gives the names below; each is imported when it is first used, so that starting the
+operator or printing a version loads neither numpy nor grpc. Installed as ``tablebay/__init__.py``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_ERRORS = (
+    "BadRequest",
+    "BadType",
+    "Closed",
+    "CorruptMessage",
+    "DeadlineExceeded",
+    "Fenced",
+    "Forked",
+    "JobFailed",
+    "JobInvalid",
+    "NonFinite",
+    "NotRegistered",
+    "OutOfRange",
+    "ResourceExhausted",
+    "ServerLost",
+    "TableMismatch",
+    "TablebayError",
+    "Unavailable",
+    "Unimplemented",
+    "VersionMismatch",
+    "WrongShard",
+)
+_HOME = {
+    "Client": "client.client",
+    "connect": "client.client",
+    "local": "client.inprocess",
+    "Table": "client.local_table",
+    **dict.fromkeys(
+        (
+            "SGD",
+            "Adagrad",
+            "Adam",
+            "Add",
+            "Zeros",
+            "Constant",
+            "Uniform",
+            "Normal",
+            "TableSpec",
+        ),
+        "client.tables",
+    ),
+    **dict.fromkeys(_ERRORS, "client.errors"),
+}
+
+__all__ = ["__version__", "errors", *_HOME]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from tablebay.client import errors as errors
+    from tablebay.client.client import Client as Client
+    from tablebay.client.client import connect as connect
+    from tablebay.client.errors import BadRequest as BadRequest
+    from tablebay.client.errors import BadType as BadType
+    from tablebay.client.errors import Closed as Closed
+    from tablebay.client.errors import CorruptMessage as CorruptMessage
+    from tablebay.client.errors import DeadlineExceeded as DeadlineExceeded
+    from tablebay.client.errors import Fenced as Fenced
+    from tablebay.client.errors import Forked as Forked
+    from tablebay.client.errors import JobFailed as JobFailed
+    from tablebay.client.errors import JobInvalid as JobInvalid
+    from tablebay.client.errors import NonFinite as NonFinite
+    from tablebay.client.errors import NotRegistered as NotRegistered
+    from tablebay.client.errors import OutOfRange as OutOfRange
+    from tablebay.client.errors import ResourceExhausted as ResourceExhausted
+    from tablebay.client.errors import ServerLost as ServerLost
+    from tablebay.client.errors import TablebayError as TablebayError
+    from tablebay.client.errors import TableMismatch as TableMismatch
+    from tablebay.client.errors import Unavailable as Unavailable
+    from tablebay.client.errors import Unimplemented as Unimplemented
+    from tablebay.client.errors import VersionMismatch as VersionMismatch
+    from tablebay.client.errors import WrongShard as WrongShard
+    from tablebay.client.inprocess import local as local
+    from tablebay.client.local_table import Table as Table
+    from tablebay.client.tables import SGD as SGD
+    from tablebay.client.tables import Adagrad as Adagrad
+    from tablebay.client.tables import Adam as Adam
+    from tablebay.client.tables import Add as Add
+    from tablebay.client.tables import Constant as Constant
+    from tablebay.client.tables import Normal as Normal
+    from tablebay.client.tables import TableSpec as TableSpec
+    from tablebay.client.tables import Uniform as Uniform
+    from tablebay.client.tables import Zeros as Zeros
+
+
+def __getattr__(name: str) -> object:
+    if name == "errors":
+        return importlib.import_module("tablebay.client.errors")
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tablebay' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"tablebay.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The service's protobuf messages, generated from tablebay.proto by generate.py."""

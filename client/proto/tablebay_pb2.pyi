@@ -1,0 +1,423 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Reserved(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("table_id", "dim", "flags", "crc32c", "keys", "rows", "counts")
+    TABLE_ID_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    table_id: int
+    dim: int
+    flags: int
+    crc32c: int
+    keys: bytes
+    rows: bytes
+    counts: bytes
+    def __init__(self, table_id: _Optional[int] = ..., dim: _Optional[int] = ..., flags: _Optional[int] = ..., crc32c: _Optional[int] = ..., keys: _Optional[bytes] = ..., rows: _Optional[bytes] = ..., counts: _Optional[bytes] = ...) -> None: ...
+
+class Sender(_message.Message):
+    __slots__ = ("client_high", "client_low", "incarnation", "shard_map_version", "epoch")
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SHARD_MAP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    client_high: int
+    client_low: int
+    incarnation: int
+    shard_map_version: int
+    epoch: int
+    def __init__(self, client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class PullRequest(_message.Message):
+    __slots__ = ("sender", "part")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    sender: Sender
+    part: Part
+    def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
+
+class PullResponse(_message.Message):
+    __slots__ = ("epoch", "shard_map_version", "rows")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARD_MAP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    shard_map_version: int
+    rows: bytes
+    def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., rows: _Optional[bytes] = ...) -> None: ...
+
+class PushRequest(_message.Message):
+    __slots__ = ("sender", "step", "oldest_step", "more", "cursor", "part")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_STEP_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    sender: Sender
+    step: int
+    oldest_step: int
+    more: bool
+    cursor: bytes
+    part: Part
+    def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., more: bool = ..., cursor: _Optional[bytes] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
+
+class PushResponse(_message.Message):
+    __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARD_MAP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    shard_map_version: int
+    step: int
+    applied_shards: int
+    duplicate_shards: int
+    def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ...) -> None: ...
+
+class StepRequest(_message.Message):
+    __slots__ = ("sender", "step", "oldest_step", "more", "cursor", "pushes", "pulls")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_STEP_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
+    sender: Sender
+    step: int
+    oldest_step: int
+    more: bool
+    cursor: bytes
+    pushes: _containers.RepeatedCompositeFieldContainer[Part]
+    pulls: _containers.RepeatedCompositeFieldContainer[Part]
+    def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., more: bool = ..., cursor: _Optional[bytes] = ..., pushes: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., pulls: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
+
+class StepResponse(_message.Message):
+    __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards", "pulled")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARD_MAP_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    PULLED_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    shard_map_version: int
+    step: int
+    applied_shards: int
+    duplicate_shards: int
+    pulled: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ..., pulled: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class HelloRequest(_message.Message):
+    __slots__ = ("job", "generation", "rank", "client_high", "client_low", "incarnation", "nonce", "protocol_major", "protocol_minor", "client_version")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    generation: int
+    rank: int
+    client_high: int
+    client_low: int
+    incarnation: int
+    nonce: int
+    protocol_major: int
+    protocol_minor: int
+    client_version: str
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., nonce: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., client_version: _Optional[str] = ...) -> None: ...
+
+class HelloResponse(_message.Message):
+    __slots__ = ("job", "server_index", "server_count", "epoch", "client_high", "client_low", "incarnation", "next_step", "cursor", "shard_map", "message_bytes_max", "protocol_major", "protocol_minor", "server_version")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    SERVER_INDEX_FIELD_NUMBER: _ClassVar[int]
+    SERVER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STEP_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    SHARD_MAP_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    server_index: int
+    server_count: int
+    epoch: int
+    client_high: int
+    client_low: int
+    incarnation: int
+    next_step: int
+    cursor: bytes
+    shard_map: ShardMap
+    message_bytes_max: int
+    protocol_major: int
+    protocol_minor: int
+    server_version: str
+    def __init__(self, job: _Optional[str] = ..., server_index: _Optional[int] = ..., server_count: _Optional[int] = ..., epoch: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., cursor: _Optional[bytes] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., message_bytes_max: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
+
+class ShardMap(_message.Message):
+    __slots__ = ("version", "servers", "owners")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    servers: int
+    owners: bytes
+    def __init__(self, version: _Optional[int] = ..., servers: _Optional[int] = ..., owners: _Optional[bytes] = ...) -> None: ...
+
+class GetShardMapRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TableSpec(_message.Message):
+    __slots__ = ("name", "dim", "dtype", "optimizer", "optimizer_parameters", "initializer", "initializer_parameters", "seed", "non_finite")
+    class OptimizerParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class InitializerParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    INITIALIZER_FIELD_NUMBER: _ClassVar[int]
+    INITIALIZER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dim: int
+    dtype: str
+    optimizer: str
+    optimizer_parameters: _containers.ScalarMap[str, float]
+    initializer: str
+    initializer_parameters: _containers.ScalarMap[str, float]
+    seed: int
+    non_finite: str
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., dtype: _Optional[str] = ..., optimizer: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ..., initializer: _Optional[str] = ..., initializer_parameters: _Optional[_Mapping[str, float]] = ..., seed: _Optional[int] = ..., non_finite: _Optional[str] = ...) -> None: ...
+
+class Table(_message.Message):
+    __slots__ = ("spec", "table_id", "rows", "bytes", "row_bytes", "state_bytes", "state_names")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    TABLE_ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_NAMES_FIELD_NUMBER: _ClassVar[int]
+    spec: TableSpec
+    table_id: int
+    rows: int
+    bytes: int
+    row_bytes: int
+    state_bytes: int
+    state_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, spec: _Optional[_Union[TableSpec, _Mapping]] = ..., table_id: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., row_bytes: _Optional[int] = ..., state_bytes: _Optional[int] = ..., state_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CreateTableRequest(_message.Message):
+    __slots__ = ("spec",)
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    spec: TableSpec
+    def __init__(self, spec: _Optional[_Union[TableSpec, _Mapping]] = ...) -> None: ...
+
+class UpdateTableRequest(_message.Message):
+    __slots__ = ("name", "optimizer_parameters")
+    class OptimizerParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    optimizer_parameters: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class DescribeTablesRequest(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DescribeTablesResponse(_message.Message):
+    __slots__ = ("tables",)
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    tables: _containers.RepeatedCompositeFieldContainer[Table]
+    def __init__(self, tables: _Optional[_Iterable[_Union[Table, _Mapping]]] = ...) -> None: ...
+
+class ScanRequest(_message.Message):
+    __slots__ = ("table", "position", "rows_max")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_MAX_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    position: int
+    rows_max: int
+    def __init__(self, table: _Optional[str] = ..., position: _Optional[int] = ..., rows_max: _Optional[int] = ...) -> None: ...
+
+class ScanResponse(_message.Message):
+    __slots__ = ("keys", "rows", "position")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    keys: bytes
+    rows: bytes
+    position: int
+    def __init__(self, keys: _Optional[bytes] = ..., rows: _Optional[bytes] = ..., position: _Optional[int] = ...) -> None: ...
+
+class BarrierRequest(_message.Message):
+    __slots__ = ("name", "client_high", "client_low", "incarnation", "workers")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    client_high: int
+    client_low: int
+    incarnation: int
+    workers: int
+    def __init__(self, name: _Optional[str] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
+
+class BarrierResponse(_message.Message):
+    __slots__ = ("released", "arrived")
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_FIELD_NUMBER: _ClassVar[int]
+    released: bool
+    arrived: int
+    def __init__(self, released: bool = ..., arrived: _Optional[int] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("client_high", "client_low", "incarnation", "rank", "number", "values", "pull_latency", "retries")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    PULL_LATENCY_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    client_high: int
+    client_low: int
+    incarnation: int
+    rank: int
+    number: int
+    values: _containers.ScalarMap[str, float]
+    pull_latency: bytes
+    retries: int
+    def __init__(self, client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., rank: _Optional[int] = ..., number: _Optional[int] = ..., values: _Optional[_Mapping[str, float]] = ..., pull_latency: _Optional[bytes] = ..., retries: _Optional[int] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ProgressRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerProgress(_message.Message):
+    __slots__ = ("rank", "incarnation", "values", "pull_latency", "retries", "seconds_since_report")
+    class ValuesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    PULL_LATENCY_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_SINCE_REPORT_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    incarnation: int
+    values: _containers.ScalarMap[str, float]
+    pull_latency: bytes
+    retries: int
+    seconds_since_report: float
+    def __init__(self, rank: _Optional[int] = ..., incarnation: _Optional[int] = ..., values: _Optional[_Mapping[str, float]] = ..., pull_latency: _Optional[bytes] = ..., retries: _Optional[int] = ..., seconds_since_report: _Optional[float] = ...) -> None: ...
+
+class ProgressResponse(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerProgress]
+    def __init__(self, workers: _Optional[_Iterable[_Union[WorkerProgress, _Mapping]]] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatsResponse(_message.Message):
+    __slots__ = ("epoch", "tables", "counters", "version", "instruction_set")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    INSTRUCTION_SET_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    tables: _containers.RepeatedCompositeFieldContainer[Table]
+    counters: _containers.ScalarMap[str, int]
+    version: str
+    instruction_set: str
+    def __init__(self, epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[Table, _Mapping]]] = ..., counters: _Optional[_Mapping[str, int]] = ..., version: _Optional[str] = ..., instruction_set: _Optional[str] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("in_flight",)
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    in_flight: int
+    def __init__(self, in_flight: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,131 @@
+"""A table that the servers hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablebay.client import errors
+from tablebay.client.arrays import Keys, Rows, as_keys, as_out
+from tablebay.client.base_table import BaseTable
+from tablebay.client.native import native
+from tablebay.client.proto import tablebay_pb2
+from tablebay.client.session import Part, Session
+from tablebay.client.tables import TableSpec
+from tablebay.native import _core
+
+# A push mostly follows a pull of the same keys: their plan is kept, up to this size.
+_PLAN_KEYS_MAX = 1_000_000
+
+
+class RemoteTable(BaseTable):
+    """Made by `client.table(...)`. Each push, assign and delete is a step of its own; see docs/sdk.md."""
+
+    def __init__(self, session: Session, spec: TableSpec, message: tablebay_pb2.Table) -> None:
+        super().__init__(spec, message.state_names)
+        self._session = session
+        self._table_id = message.table_id
+        self._row_bytes = message.row_bytes
+        self._state_bytes = message.state_bytes
+        self._last_plan: tuple[Keys, _core.Plan] | None = None
+
+    @property
+    def session(self) -> Session:
+        """The conversation that this table's client has."""
+        return self._session
+
+    def __len__(self) -> int:
+        rows = 0
+        for stats in self._session.stats():
+            found = [table.rows for table in stats.tables if table.spec.name == self.name]
+            if not found:
+                raise errors.NotRegistered(f"table '{self.name}': a server does not have it any more")
+            rows += found[0]
+        return rows
+
+    def plan(self, keys: Keys) -> _core.Plan:
+        """Where each key goes. The last plan is kept, so that a push after a pull need not plan again."""
+        last = self._last_plan
+        if last is not None and last[0].size == keys.size and np.array_equal(last[0], keys):
+            return last[1]
+        plan: _core.Plan = native(self._session.router.plan, keys)
+        if keys.size <= _PLAN_KEYS_MAX:
+            # A copy, since the caller may change the array.
+            self._last_plan = (keys.copy(), plan)
+        return plan
+
+    def pull_part(self, keys: Any, out: Any = None, create: bool = True) -> tuple[Part, Rows]:
+        """A pull of `keys` as a part of a call, and the array, keys.shape + (dim,), that the call fills."""
+        flat, shape = as_keys(keys, self.name)
+        rows = (
+            self.new_rows(shape) if out is None else as_out(out, self.name, self._dtype, (*shape, self.dim))
+        )
+        flags = 0 if create else _core.READ_ONLY
+        return (self._table_id, self.dim, self._row_bytes, flags, self.plan(flat), rows), rows
+
+    def push_part(self, keys: Any, gradients: Any) -> Part:
+        """A push as a part of a call."""
+        flat, shape = as_keys(keys, self.name)
+        rows = self.rows_of(gradients, "gradients", flat, shape)
+        return (self._table_id, self.dim, self._row_bytes, 0, self.plan(flat), rows)
+
+    def _pull(self, keys: Keys, rows: Rows, create: bool) -> None:
+        session = self._session
+        session.check()
+        if keys.size:
+            began = session.pace.clock()
+            flags = 0 if create else _core.READ_ONLY
+            part = (self._table_id, self.dim, self._row_bytes, flags, self.plan(keys), rows)
+            session.pull([part], session.deadline())
+            session.pull_latency.record(session.pace.clock() - began)
+
+    def _push(self, keys: Keys, gradients: Rows) -> None:
+        self._session.push([(self._table_id, self.dim, self._row_bytes, 0, self.plan(keys), gradients)])
+
+    def _assign(self, keys: Keys, rows: Rows) -> None:
+        self._session.push([(self._table_id, self.dim, self._row_bytes, _core.ASSIGN, self.plan(keys), rows)])
+
+    def _delete(self, keys: Keys) -> None:
+        self._session.push([(self._table_id, self.dim, 0, _core.DELETE, self.plan(keys), None)])
+
+    def _contains(self, keys: Keys) -> NDArray[np.bool_]:
+        found = np.empty(keys.shape, np.uint8)
+        self._read(keys, found, 1, _core.CONTAINS)
+        return found.view(np.bool_)
+
+    def _state(self, keys: Keys) -> NDArray[np.uint8]:
+        state = np.empty((keys.size, self._state_bytes), np.uint8)
+        self._read(keys, state, self._state_bytes, _core.STATE)
+        return state
+
+    def _read(self, keys: Keys, out: NDArray[np.uint8], row_bytes: int, flags: int) -> None:
+        self._session.check()
+        if keys.size:
+            part = (self._table_id, self.dim, row_bytes, flags, self.plan(keys), out)
+            self._session.pull([part], self._session.deadline())
+
+    def _set_learning_rate(self, value: float) -> None:
+        with self._session.speaking() as control:
+            control.update_table(self.name, {"learning_rate": value}, self._session.timeout)
+
+    def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]:
+        # A server that restarts in the middle would look like one that has few rows.
+        self._session.stats()
+        for server in range(len(self._session.transport.addresses)):
+            yield from self._items_of(server, batch)
+        self._session.stats()
+
+    def _items_of(self, server: int, batch: int) -> Iterator[tuple[Keys, Rows]]:
+        position = 0
+        while True:
+            with self._session.speaking() as control:
+                answer = control.scan(server, self.name, position, batch, self._session.timeout)
+            if answer.keys:
+                keys = np.frombuffer(answer.keys, np.uint64)
+                yield keys, np.frombuffer(answer.rows, self._dtype).reshape(-1, self.dim)
+            position = answer.position
+            if position == 0:
+                return

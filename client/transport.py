@@ -1,0 +1,217 @@
+"""Bytes to a server and bytes back: the seam that every call of a client goes through.
+
+`Transport` has a gRPC implementation here, one without sockets in inprocess.py, and others in tests. A
+transport tries once; retries are the business of those who call it. It raises the classes of errors.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import grpc
+
+from tablebay.client import environment, errors
+
+DATA_METHODS = frozenset({"Pull", "Push", "Step"})
+DATA_SERVICE = "tablebay.v1.Data"
+CONTROL_SERVICE = "tablebay.v1.Control"
+
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+# The trailing metadata by which a server names the class of its error.
+ERROR_METADATA = "tablebay-error"
+
+
+class Answer(Protocol):
+    """What a call will answer."""
+
+    def result(self) -> bytes:
+        """Wait for the answer, at most until the call's timeout. Raises TablebayError."""
+
+    def cancel(self) -> object:
+        """Stop waiting; whether the server handles the call is then unknown."""
+
+
+class Transport(Protocol):
+    """Calls to the servers of one job, by their index."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Each server's `host:port` of its data port."""
+
+    def call(self, server: int, method: str, request: bytes, timeout: float) -> Answer:
+        """Send a request of `method` ("Pull", "Hello", ...). timeout: seconds."""
+
+    def rebuild(self) -> None:
+        """Make new connections; calls under way end with Unavailable."""
+
+    def close(self) -> None:
+        """End every connection. May be called twice."""
+
+
+class GrpcTransport:
+    """Safe in threads, not across a fork.
+
+    addresses: `host:port` of each server's data port; its control port is two above.
+    message_bytes_max: of one message, either way.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+        self._addresses = tuple(addresses)
+        self._control_addresses = tuple(control_address(address) for address in self._addresses)
+        self._options = _options(message_bytes_max)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._channels: list[_Channel] = self._connect()
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Each server's `host:port` of its data port."""
+        return self._addresses
+
+    def call(self, server: int, method: str, request: bytes, timeout: float) -> Answer:
+        """Send a request; the answer's result() raises what became of it."""
+        data = method in DATA_METHODS
+        address = (self._addresses if data else self._control_addresses)[server]
+        channel = self._channels[2 * server + (0 if data else 1)]
+        where = f"server {server} at {address}"
+        if self._closed:
+            return _Failed(errors.Closed(f"{method} to {where}: the connection has been closed"))
+        try:
+            return _GrpcAnswer(
+                channel.method(method).future(request, timeout=timeout), f"{method} to {where}"
+            )
+        except ValueError as error:
+            # "Cannot invoke RPC on closed channel": rebuild() came between.
+            return _Failed(errors.Unavailable(f"{method} to {where}: {error}"))
+
+    def rebuild(self) -> None:
+        """Make new channels; calls under way on the old ones end with Unavailable."""
+        with self._lock:
+            if self._closed:
+                return
+            old, self._channels = self._channels, self._connect()
+        for channel in old:
+            channel.close()
+
+    def close(self) -> None:
+        """Close every channel. May be called twice."""
+        with self._lock:
+            self._closed = True
+        for channel in self._channels:
+            channel.close()
+
+    def _connect(self) -> list[_Channel]:
+        channels = []
+        for data, control in zip(self._addresses, self._control_addresses, strict=True):
+            channels.append(_Channel(data, DATA_SERVICE, self._options))
+            channels.append(_Channel(control, CONTROL_SERVICE, self._options))
+        return channels
+
+
+def control_address(address: str) -> str:
+    """The control port's address of a server whose data port is `address`. Raises BadRequest."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < environment.control_port(int(port)) <= 65535:
+        raise errors.BadRequest(
+            f"address '{address}': wanted host:port, such as localhost:{environment.DATA_PORT}, with room for the "
+            "control port above"
+        )
+    return f"{host}:{environment.control_port(int(port))}"
+
+
+def _options(message_bytes_max: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+        # Below 30 s a server answers too_many_pings and ends the connection.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Channels of their own: else rebuild() would get the old connection back from the process's pool.
+        ("grpc.use_local_subchannel_pool", 1),
+        # A restarted server is found within a second or two; gRPC's own values are up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # A pod's name appears in DNS when the pod is ready; gRPC would ask again only after 30 s.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+        # Servers are reached directly: a web proxy of the environment is not for them.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),
+    ]
+
+
+class _Channel:
+    """One gRPC channel and its methods, bytes in and bytes out."""
+
+    def __init__(self, address: str, service: str, options: list[tuple[str, int]]) -> None:
+        self._service = service
+        self._channel: Any = grpc.insecure_channel(address, options=options)
+        self._methods: dict[str, Any] = {}
+
+    def method(self, name: str) -> Any:
+        method = self._methods.get(name)
+        if method is None:
+            # No (de)serializers: bytes go through as they are, which the native core reads and writes.
+            method = self._methods[name] = self._channel.unary_unary(f"/{self._service}/{name}")
+        return method
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class _GrpcAnswer:
+    def __init__(self, future: Any, what: str) -> None:
+        self._future = future
+        self._what = what
+
+    def result(self) -> bytes:
+        try:
+            answer: bytes = self._future.result()
+        except grpc.RpcError as error:
+            raise _error_of(error, self._what) from None
+        except grpc.FutureCancelledError:
+            raise errors.Unavailable(f"{self._what}: cancelled") from None
+        return answer
+
+    def cancel(self) -> object:
+        return self._future.cancel()
+
+
+class _Failed:
+    def __init__(self, error: errors.TablebayError) -> None:
+        self._error = error
+
+    def result(self) -> bytes:
+        raise self._error
+
+    def cancel(self) -> object:
+        return False
+
+
+_BY_CODE: dict[grpc.StatusCode, type[errors.TablebayError]] = {
+    grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    # What a closed channel, ours or a stopping server's, leaves of a call under way.
+    grpc.StatusCode.CANCELLED: errors.Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequest,
+    grpc.StatusCode.NOT_FOUND: errors.NotRegistered,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhausted,
+    grpc.StatusCode.OUT_OF_RANGE: errors.OutOfRange,
+    grpc.StatusCode.DATA_LOSS: errors.CorruptMessage,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unimplemented,
+}
+
+
+def _error_of(error: Any, what: str) -> errors.TablebayError:
+    details = str(error.details())
+    for key, value in error.trailing_metadata() or ():
+        if key == ERROR_METADATA:
+            # A server's own words name the thing; where they came from is added.
+            return errors.error_named(str(value), f"{details} ({what})")
+    code = error.code()
+    cls = _BY_CODE.get(code)
+    if cls is None:
+        return errors.TablebayError(f"{what}: {code.name}: {details}")
+    return cls(f"{what}: {details}")

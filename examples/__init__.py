@@ -1,0 +1,1 @@
+"""Jobs that run as they are, packed with Tablebay."""

@@ -1,0 +1,1 @@
+"""Flights: a factorization machine on real flights, trained through parameter servers (docs/flights.md)."""

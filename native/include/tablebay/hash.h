@@ -1,0 +1,42 @@
+// Where a key lives. Pinned by a golden test: a change here would lose every checkpoint ever written.
+//
+// hash = the finaliser of MurmurHash3 (Austin Appleby, public domain), a bijection of 64-bit keys, so that every
+// key is legal. shard = its top 10 bits, stripe = its top 6 bits (16 shards a stripe). The index bucket comes of the bits
+// below the stripe's, so that keys given in order of shard visit the index in order too: its lines then come from
+// neighbouring memory. The tag is the low 8 bits.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace tablebay {
+
+inline constexpr uint32_t kShards = 1024;
+inline constexpr uint32_t kStripes = 64;
+inline constexpr uint32_t kShardsPerStripe = kShards / kStripes;
+
+inline uint64_t HashKey(uint64_t key) {
+  key ^= key >> 33;
+  key *= 0xff51afd7ed558ccdULL;
+  key ^= key >> 33;
+  key *= 0xc4ceb9fe1a85ec53ULL;
+  key ^= key >> 33;
+  return key;
+}
+
+inline constexpr uint32_t kStripeShift = 58;
+
+inline uint32_t ShardOfHash(uint64_t hash) { return static_cast<uint32_t>(hash >> 54); }
+inline uint32_t StripeOfHash(uint64_t hash) { return static_cast<uint32_t>(hash >> kStripeShift); }
+inline uint32_t StripeOfShard(uint32_t shard) { return shard / kShardsPerStripe; }
+
+// Wire bytes are little-endian and may lie at any address.
+inline uint64_t LoadKey(const char* keys, uint64_t i) {
+  uint64_t key;
+  std::memcpy(&key, keys + i * sizeof key, sizeof key);
+  return key;
+}
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire and file formats are little-endian");
+
+}  // namespace tablebay

@@ -1,0 +1,78 @@
+// The hot loops, compiled once for each instruction set and chosen at run time.
+//
+// All variants give the same bits: element-wise IEEE arithmetic in the same order, no contraction into
+// multiply-add, no reassociation. Kernels see plain pointers only; they allocate nothing and cannot fail.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tablebay {
+
+// One block of rows to update. Row pointers are to the start of a row; gradients may lie at any address.
+struct Update {
+  char* const* rows;
+  const char* const* gradients;
+  uint32_t count;
+  uint32_t dim;
+  uint32_t weights;  // byte offsets within a row
+  uint32_t slots;
+  uint32_t step;
+  float learning_rate;
+  float epsilon;
+  float beta1;
+  float beta2;
+  // Adam: for a row at its t-th update, lr / (1 - beta1^t) is learning_rate / corrections1[t], and
+  // sqrt(1 - beta2^t) is corrections2[t]; beyond the arrays both are 1 to the last bit.
+  const float* corrections1;
+  const float* corrections2;
+  uint32_t corrections;
+};
+
+using UpdateKernel = void (*)(const Update&);
+
+struct Kernels {
+  const char* name;
+
+  void (*hash_keys)(const char* keys, size_t count, uint64_t* hashes);
+
+  // The first of `count` rows of `dim` floats that holds a NaN or an infinity; `count` where none does.
+  size_t (*first_nonfinite)(const char* rows, size_t count, uint32_t dim);
+
+  UpdateKernel sgd;
+  UpdateKernel adagrad;
+  UpdateKernel adam;
+  UpdateKernel add_float32;
+  UpdateKernel add_int64;
+
+  // Copies `bytes` at `offset` of each row to `out`, one after another; a null row reads as zeros.
+  void (*copy_rows)(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out);
+
+  // out[i] = base[index[i]], rows of `bytes`.
+  void (*gather)(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out);
+  void (*gather_pointers)(const char* const* rows, const uint32_t* index, size_t count, uint32_t bytes, char* out);
+
+  // Adds each row that is not the first of its key to the row of its key, in order of occurrence:
+  // for i in [0, count): if first[index[i]] != i then out[index[i]] += rows[i].
+  void (*add_repeats_float32)(const char* rows, const uint32_t* index, const uint32_t* first, size_t count,
+                              uint32_t dim, char* out);
+  void (*add_repeats_int64)(const char* rows, const uint32_t* index, const uint32_t* first, size_t count,
+                            uint32_t dim, char* out);
+
+  // Column c of the row whose base is b: low + (high - low) * u, u the top 24 bits of the hash of (b, c).
+  void (*fill_uniform)(char* out, uint32_t dim, uint64_t base, float low, float high);
+  // mean + stddev * sqrt(2) * erfinv(x), x of the top 23 bits; erfinv by the single-precision polynomials of
+  // M. Giles, "Approximating the erfinv function" (2012), with a polynomial logarithm: no libm, so that the same
+  // key has the same row on every machine.
+  void (*fill_normal)(char* out, uint32_t dim, uint64_t base, float mean, float stddev);
+};
+
+// The set in use: the best this CPU supports, or what TABLEBAY_INSTRUCTION_SET names.
+const Kernels& ActiveKernels();
+std::vector<std::string> InstructionSets();
+// For tests. Throws StatusError(BadRequest) naming those that exist.
+void UseInstructionSet(const std::string& name);
+
+}  // namespace tablebay

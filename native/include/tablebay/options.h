@@ -1,0 +1,75 @@
+// What a table is: its name, width, element type, optimizer and initializer, and the row layout that follows.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tablebay/kernels.h"
+
+namespace tablebay {
+
+enum class ElementType { kFloat32, kInt64 };
+enum class NonFinite { kReject, kZero, kAllow };
+
+using Parameters = std::map<std::string, double>;
+
+struct TableOptions {
+  std::string name;
+  uint32_t dim = 0;
+  std::string element_type;  // float32 | int64
+  std::string optimizer;     // SGD | Adagrad | Adam | Add
+  Parameters optimizer_parameters;
+  std::string initializer;  // Zeros | Constant | Uniform | Normal
+  Parameters initializer_parameters;
+  uint64_t seed = 0;
+  std::string non_finite = "Reject";  // Reject | Zero | Allow
+};
+
+// Byte offsets within a row: [key u64 | version u32 | step u32 where the optimizer counts | weights | slots],
+// padded to 8 bytes. One allocation holds all of it, so that no cut can separate weights from their slots.
+struct RowLayout {
+  static constexpr uint32_t kVersion = 8;
+  uint32_t step = 0;  // 0 = none
+  uint32_t weights = 0;
+  uint32_t weight_bytes = 0;
+  uint32_t slots = 0;
+  uint32_t slot_bytes = 0;
+  uint32_t row_bytes = 0;
+  uint32_t state_bytes() const { return slot_bytes + (step != 0 ? 4 : 0); }
+};
+
+// An update rule. A new optimizer is a new entry of the registry in optimizer.cc and a kernel; nothing else knows.
+struct Optimizer {
+  const char* name;
+  ElementType element_type_only;  // with `any_element_type` false: the one it works on
+  bool any_element_type;
+  bool counts_steps;
+  std::vector<std::string> slots;  // names; float32[dim] each
+  std::vector<std::string> parameters;
+  float (*initial_slot)(const Parameters&, size_t slot);
+  UpdateKernel (*kernel)(const Kernels&, ElementType);
+};
+
+// Throws StatusError(BadRequest) naming the optimizers that exist.
+const Optimizer& FindOptimizer(const std::string& name);
+
+// An initializer fills the weights of a new row from (seed, table, key, column) alone.
+struct Initializer {
+  const char* name;
+  std::vector<std::string> parameters;
+};
+const Initializer& FindInitializer(const std::string& name);
+
+// Checks all of it; throws StatusError(BadRequest) naming the field, the value found and the values wanted.
+struct CheckedOptions {
+  TableOptions options;
+  ElementType element_type;
+  NonFinite non_finite;
+  const Optimizer* optimizer;
+  RowLayout layout;
+};
+CheckedOptions Check(const TableOptions& options);
+
+}  // namespace tablebay

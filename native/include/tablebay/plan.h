@@ -1,0 +1,53 @@
+// The client's side of a call: unique keys in order of (server, shard), and where each given key went.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "tablebay/hash.h"
+
+namespace tablebay {
+
+class Router {
+ public:
+  // owners[shard] is the index of its server. Throws StatusError(BadRequest) for an index past `servers`.
+  Router(const std::vector<uint16_t>& owners, uint32_t servers);
+
+  uint32_t servers() const { return static_cast<uint32_t>(server_begin_.size() - 1); }
+  // Shards in order of (server, shard): the place of each, and the places of a server.
+  uint32_t PlaceOf(uint32_t shard) const { return place_[shard]; }
+  uint32_t ServerBegin(uint32_t server) const { return server_begin_[server]; }
+  uint32_t ServerEnd(uint32_t server) const { return server_begin_[server + 1]; }
+
+ private:
+  std::array<uint16_t, kShards> place_;
+  std::vector<uint32_t> server_begin_;
+};
+
+struct Plan {
+  std::shared_ptr<const Router> router;
+  std::vector<uint64_t> keys;     // unique, in plan order
+  std::vector<uint32_t> inverse;  // plan position of each given key
+  std::vector<uint32_t> first;    // index of the first occurrence of each unique key
+  std::array<uint32_t, kShards + 1> place_begin;  // plan positions of each place
+
+  size_t count() const { return inverse.size(); }
+  size_t unique() const { return keys.size(); }
+  bool repeats() const { return count() != unique(); }
+};
+
+// Hashing with a table that is cleared by an epoch, not by writing it; kept for each thread.
+Plan MakePlan(std::shared_ptr<const Router> router, std::string_view keys);
+
+// Plan positions whose key is among `keys`, each once, ascending.
+std::vector<uint32_t> Intersect(const Plan& plan, std::string_view keys);
+
+// Sums the rows of repeated keys in order of occurrence: out has a row for each unique key, in plan order.
+void SumRows(const Plan& plan, const char* rows, uint32_t dim, bool is_int64, char* out);
+// For an assignment: the row of the last occurrence.
+void LastRows(const Plan& plan, const char* rows, uint32_t row_bytes, char* out);
+
+}  // namespace tablebay

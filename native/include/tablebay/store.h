@@ -1,0 +1,135 @@
+// The tables of one server, the steps its clients have had applied, and the locks over both.
+//
+// One lock for each of the 64 stripes of the key space, over all tables: a push takes a stripe, asks the step
+// windows of the stripe's shards, applies the keys of all its tables and marks the windows, so that rows and marks
+// change as one. Stripes are taken one at a time and in ascending order. A push is checked whole before its first
+// row changes; on each shard it is then all or nothing.
+// Thread safety: every method may be called from any thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bitset>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "tablebay/table.h"
+#include "tablebay/window.h"
+#include "tablebay/wire.h"
+
+namespace tablebay {
+
+struct Limits {
+  uint64_t memory_bytes = 0;  // of rows, indexes and step windows; 0 = none
+  uint64_t keys_per_call = 0;
+  uint64_t message_bytes = 0;
+};
+
+// Relaxed: each is exact, a set of them read together may be a call apart.
+struct Counters {
+  std::atomic<uint64_t> pulls{0}, pushes{0}, steps{0};        // calls, by method
+  std::atomic<uint64_t> pushes_applied{0};                    // calls that changed a shard, or marked an empty step
+  std::atomic<uint64_t> duplicates{0};                        // calls of which every shard had been applied before
+  std::atomic<uint64_t> duplicates_changed{0};                // shards sent again with other content
+  std::atomic<uint64_t> keys_pulled{0}, keys_missing{0}, keys_pushed{0}, keys_duplicate{0};
+  std::atomic<uint64_t> rows_created{0}, rows_deleted{0};
+  std::atomic<uint64_t> nonfinite_rows{0};
+  std::atomic<uint64_t> received_bytes{0}, sent_bytes{0};
+  std::atomic<uint64_t> refused{0};                           // calls answered by an error
+};
+
+class Store {
+ public:
+  Store(uint64_t epoch, const Limits& limits);
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  uint64_t epoch() const { return epoch_; }
+  const Counters& counters() const { return counters_; }
+  uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+  uint64_t rows() const;
+
+  // Until this is called the store owns every shard, at version 1.
+  void SetShardMap(const std::vector<uint16_t>& owners, uint16_t index, uint32_t version);
+
+  // The id is the CRC-32C of the name: the same on every server without asking. Throws StatusError(BadRequest)
+  // where the name, or its id, is taken.
+  uint32_t CreateTable(const TableOptions& options);
+  Table& FindTable(uint32_t id) const;  // throws StatusError(NotRegistered)
+
+  struct Greeting {
+    uint64_t next_step;  // the lowest that this server has not applied for the client
+    std::string cursor;  // kept with the step before
+  };
+  // Makes a client known, or raises its incarnation: from the return on, nothing that an older one sent can change
+  // a row. Throws StatusError(Fenced) for an incarnation lower than the one known.
+  Greeting Hello(uint64_t client_high, uint64_t client_low, uint32_t incarnation);
+  void Forget(uint64_t client_high, uint64_t client_low);
+
+  // A request, read and checked; its answer's size is known before it runs, so that the caller makes the memory.
+  struct Exchange;
+  std::shared_ptr<Exchange> Prepare(Method method, std::string_view message);
+  static size_t ResponseBytes(const Exchange& exchange);
+  void Execute(Exchange& exchange, char* response);
+  void CountRefusal() { counters_.refused.fetch_add(1, std::memory_order_relaxed); }
+
+  // The same on arrays, for a table in this process: no client, no step. Keys may repeat.
+  void Pull(Table& table, std::string_view keys, uint32_t flags, char* out);
+  uint64_t Push(Table& table, std::string_view keys, std::string_view rows, uint32_t flags);  // rows deleted
+
+  struct Scanned {
+    std::string keys;
+    std::string rows;
+    uint64_t position;  // 0 = the end
+  };
+  Scanned Scan(const Table& table, uint64_t position, uint32_t rows_max) const;
+
+  struct Changes {
+    std::vector<uint64_t> changed;
+    std::vector<uint64_t> deleted;
+  };
+  Changes TakeChanges(Table& table);
+
+ private:
+  struct Client;
+  struct Piece;
+  using ClientKey = std::pair<uint64_t, uint64_t>;
+  struct ClientKeyHash {
+    size_t operator()(const ClientKey& key) const { return HashKey(key.first ^ HashKey(key.second)); }
+  };
+
+  std::shared_ptr<Client> FindClient(const Sender& sender) const;
+  void CheckSender(const Sender& sender) const;
+  Piece CheckPart(const Part& part, bool push) const;
+  void Arrange(Piece& piece) const;
+  void MergeRepeats(Piece& piece) const;
+  void CheckGradients(Piece& piece);
+  void CheckMemory(const std::vector<Piece>& pieces) const;
+  void RunPull(const Piece& piece, char* out);
+  void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run);
+  void ApplyPushes(Exchange& exchange);
+  void ApplyStripe(Exchange& exchange, uint32_t stripe);
+
+  const uint64_t epoch_;
+  const Limits limits_;
+  std::atomic<uint64_t> bytes_{0};
+  mutable Counters counters_;
+  mutable std::array<std::shared_mutex, kStripes> stripe_locks_;
+
+  mutable std::shared_mutex tables_lock_;
+  std::unordered_map<uint32_t, std::unique_ptr<Table>> tables_;  // never removed
+
+  mutable std::shared_mutex clients_lock_;
+  std::unordered_map<ClientKey, std::shared_ptr<Client>, ClientKeyHash> clients_;
+
+  mutable std::shared_mutex map_lock_;
+  std::bitset<kShards> owned_;
+  uint32_t map_version_ = 1;
+};
+
+}  // namespace tablebay

@@ -1,0 +1,141 @@
+// A sparse table: rows of weights and optimizer slots by 64-bit key.
+//
+// The table is 64 stripes; a key belongs to one (hash.h). A stripe's rows lie at positions 0 .. rows-1 without
+// holes: a deletion moves the last row into the gap, so that emptied slabs go back to the system, and only the
+// index knows positions. Rows are relocatable: no pointer into a row outlives the stripe's lock.
+//
+// Thread safety: the table has no locks of its own. Every method that names a stripe REQUIRES that stripe's lock,
+// shared for const methods, exclusive for others; the store that holds the table keeps one lock for each stripe,
+// over all its tables, so that a step over several tables is one change of a stripe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "tablebay/arena.h"
+#include "tablebay/hash.h"
+#include "tablebay/index.h"
+#include "tablebay/options.h"
+
+namespace tablebay {
+
+// A run of keys of one stripe: indices begin..end-1, of `order` if given, else of the arrays themselves.
+struct Run {
+  const char* keys;       // little-endian u64, any alignment
+  const uint32_t* order;  // null: the keys already lie in stripe order
+  uint32_t begin;
+  uint32_t end;
+  uint32_t At(uint32_t i) const { return order == nullptr ? i : order[i]; }
+  uint32_t size() const { return end - begin; }
+};
+
+class Table {
+ public:
+  Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* bytes_total);
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+
+  const CheckedOptions& checked() const { return checked_; }
+  const std::string& name() const { return checked_.options.name; }
+  const RowLayout& layout() const { return checked_.layout; }
+  uint32_t dim() const { return checked_.options.dim; }
+  uint32_t id() const { return id_; }
+  uint64_t rows() const { return rows_.load(std::memory_order_relaxed); }
+  uint64_t bytes() const;
+  float learning_rate() const { return learning_rate_.load(std::memory_order_relaxed); }
+  void set_learning_rate(float value) { learning_rate_.store(value, std::memory_order_relaxed); }
+
+  // Copies `bytes` at `offset` of each key's row to out + i * bytes, i the key's index in the run's arrays.
+  // A missing key reads as zeros, and its index is appended to `missing` unless that is null.
+  void Read(uint32_t stripe, const Run& run, uint32_t offset, uint32_t bytes, char* out,
+            std::vector<uint32_t>* missing) const;
+  // Optimizer slots, then the step count where there is one; a missing key reads as a new row's state.
+  void ReadState(uint32_t stripe, const Run& run, char* out) const;
+  void Contains(uint32_t stripe, const Run& run, char* out) const;
+  uint64_t CountMissing(uint32_t stripe, const Run& run) const;
+
+  // Room for the rows that a run may create; while it lives, Create, Apply and Assign of that run cannot fail.
+  class Room {
+   public:
+    Room(Table* table, uint32_t stripe, const Run& run);  // throws StatusError(ResourceExhausted), nothing changed
+    ~Room();
+    Room(const Room&) = delete;
+    Room& operator=(const Room&) = delete;
+
+   private:
+    Table* table_;
+    uint32_t stripe_;
+    uint64_t slabs_before_;
+    uint64_t slabs_reserved_;
+  };
+  // About what a run takes from the system if all its keys are new.
+  uint64_t BytesForNew(uint64_t rows) const;
+
+  // All four: REQUIRES Room for the run. A key that repeats is handled in order, as often as it stands there.
+  void Create(uint32_t stripe, const Run& run);
+  // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes.
+  void Apply(uint32_t stripe, const Run& run, const char* gradients);
+  // Replaces weights; slots stay.
+  void Assign(uint32_t stripe, const Run& run, const char* rows);
+  // Returns the number of rows removed.
+  uint64_t Delete(uint32_t stripe, const Run& run);
+
+  uint32_t StripeRows(uint32_t stripe) const { return stripes_[stripe].rows; }
+  // Key and weights of the row at `position`.
+  uint64_t KeyAt(uint32_t stripe, uint32_t position) const;
+  void CopyWeights(uint32_t stripe, uint32_t position, char* out) const;
+
+  // What changed in a stripe since this was last asked: keys of rows created or changed, and keys of rows deleted
+  // (and not made anew). The first answer is all rows. This is what delta checkpoints and streams are cut from.
+  void TakeChanges(uint32_t stripe, std::vector<uint64_t>* changed, std::vector<uint64_t>* deleted);
+
+  // The weights a new row of `key` begins with.
+  void Initialise(uint64_t key, char* weights) const;
+
+ private:
+  struct Stripe {
+    explicit Stripe(std::atomic<uint64_t>* bytes_total) : index(bytes_total) {}
+    Index index;
+    std::vector<char*> slabs;
+    std::vector<uint64_t> dirty;  // a bit for each position
+    std::vector<uint64_t> tombstones;
+    uint32_t rows = 0;
+    uint32_t version = 0;  // raised by each change; a row keeps the version of its last
+    bool changes_taken = false;
+  };
+
+  char* Row(const Stripe& stripe, uint32_t position) const {
+    return stripe.slabs[position >> slab_shift_] +
+           static_cast<uint64_t>(position & slab_mask_) * checked_.layout.row_bytes;
+  }
+  uint32_t Find(const Stripe& stripe, uint64_t key, uint64_t hash) const;
+  uint32_t Insert(Stripe& stripe, uint64_t key, uint64_t hash);
+  void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
+  void Touch(Stripe& stripe, uint32_t position, char* row);
+  struct HashAt;
+
+  // Calls visit(first, count, rows, positions, keys, hashes) for blocks of the run; a missing key's row is null.
+  enum class Access { kRead, kWrite };
+  template <bool kOrdered, Access kAccess, class Visit>
+  void VisitBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const;
+  template <Access kAccess, class Visit>
+  void ForBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const;
+
+  const CheckedOptions checked_;
+  const uint32_t id_;
+  uint64_t initial_base_;  // of (seed, table)
+  std::vector<float> initial_slots_;
+  Arena arena_;
+  const uint32_t slab_shift_;
+  const uint32_t slab_mask_;
+  std::deque<Stripe> stripes_;  // a deque, since a stripe's index cannot move
+  std::atomic<uint64_t> rows_{0};
+  std::atomic<float> learning_rate_;
+  Update update_{};  // all but the rows, the gradients and the learning rate
+  std::vector<float> corrections1_;
+  std::vector<float> corrections2_;
+};
+
+}  // namespace tablebay

@@ -1,0 +1,100 @@
+#include "tablebay/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "tablebay/status.h"
+
+namespace tablebay {
+namespace {
+
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kHugePage = 2u << 20;
+constexpr uint64_t kSlabTarget = 64u << 10;
+
+uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// `bytes` of zeroed memory that begins at a huge page's border.
+char* MapAligned(uint64_t bytes) {
+  const uint64_t padded = bytes + kHugePage;
+  void* mapped = mmap(nullptr, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  const auto begin = reinterpret_cast<uint64_t>(mapped);
+  const uint64_t aligned = RoundUp(begin, kHugePage);
+  if (aligned > begin) munmap(mapped, aligned - begin);
+  const uint64_t tail = begin + padded - (aligned + bytes);
+  if (tail > 0) munmap(reinterpret_cast<void*>(aligned + bytes), tail);
+  return reinterpret_cast<char*>(aligned);
+}
+
+}  // namespace
+
+Arena::Arena(uint32_t row_bytes, std::atomic<uint64_t>* bytes_total)
+    : row_bytes_(row_bytes), rows_per_slab_log2_(0), bytes_total_(bytes_total) {
+  while (rows_per_slab_log2_ < 10 && (uint64_t{row_bytes} << (rows_per_slab_log2_ + 1)) <= kSlabTarget) {
+    ++rows_per_slab_log2_;
+  }
+  slab_bytes_ = RoundUp(uint64_t{row_bytes} << rows_per_slab_log2_, kPage);
+  chunk_bytes_ = std::max(kHugePage, RoundUp(slab_bytes_, kPage));
+  slabs_per_chunk_ = static_cast<uint32_t>(chunk_bytes_ / slab_bytes_);
+}
+
+Arena::~Arena() {
+  for (const auto& [base, chunk] : chunks_) munmap(base, chunk_bytes_);
+  bytes_total_->fetch_sub(bytes_.load());
+}
+
+void Arena::MapChunk() {
+  char* base = MapAligned(chunk_bytes_);
+  if (base == nullptr) {
+    throw StatusError("ResourceExhausted",
+                      Format("the system has no %llu bytes for rows", static_cast<unsigned long long>(chunk_bytes_)));
+  }
+  madvise(base, chunk_bytes_, chunks_.empty() ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+  chunks_[base] = Chunk{base};
+  for (uint32_t i = slabs_per_chunk_; i-- > 0;) free_.push_back(base + i * slab_bytes_);
+}
+
+void Arena::Reserve(uint64_t slabs) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  while (free_.size() < reserved_ + slabs) MapChunk();
+  reserved_ += slabs;
+}
+
+void Arena::Unreserve(uint64_t slabs) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reserved_ -= slabs;
+}
+
+char* Arena::TakeSlab() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  --reserved_;
+  char* slab = free_.back();
+  free_.pop_back();
+  ++std::prev(chunks_.upper_bound(slab))->second.live;
+  bytes_.fetch_add(slab_bytes_, std::memory_order_relaxed);
+  bytes_total_->fetch_add(slab_bytes_, std::memory_order_relaxed);
+  return slab;
+}
+
+void Arena::GiveBack(char* slab) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  bytes_.fetch_sub(slab_bytes_, std::memory_order_relaxed);
+  bytes_total_->fetch_sub(slab_bytes_, std::memory_order_relaxed);
+  const auto chunk = std::prev(chunks_.upper_bound(slab));
+  // A chunk whose slabs are set aside for somebody stays.
+  if (--chunk->second.live > 0 || free_.size() + 1 < reserved_ + slabs_per_chunk_) {
+    madvise(slab, slab_bytes_, MADV_DONTNEED);  // zeroed again when it is next touched
+    free_.push_back(slab);
+    return;
+  }
+  char* const begin = chunk->first;
+  char* const end = begin + chunk_bytes_;
+  std::erase_if(free_, [&](char* other) { return other >= begin && other < end; });
+  munmap(begin, chunk_bytes_);
+  chunks_.erase(chunk);
+}
+
+}  // namespace tablebay

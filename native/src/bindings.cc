@@ -1,0 +1,523 @@
+// tablebay.native._core: the classes of this library as Python sees them.
+//
+// Everything that takes time runs without the GIL, on raw pointers taken before it is released; results are bytes
+// objects that are filled in before anyone else can see them. Arrays are taken as they are: a wrong dtype, a strided
+// or a read-only one is refused, never copied.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "tablebay/call.h"
+#include "tablebay/crc32c.h"
+#include "tablebay/kernels.h"
+#include "tablebay/plan.h"
+#include "tablebay/status.h"
+#include "tablebay/store.h"
+
+namespace py = pybind11;
+
+namespace tablebay {
+namespace {
+
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// A contiguous buffer, held for as long as this lives.
+class Buffer {
+ public:
+  explicit Buffer(const py::handle& object, bool writable = false) {
+    const int flags = writable ? PyBUF_SIMPLE | PyBUF_WRITABLE : PyBUF_SIMPLE;
+    if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw py::error_already_set();
+  }
+  ~Buffer() { PyBuffer_Release(&view_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  char* data() const { return static_cast<char*>(view_.buf); }
+  size_t size() const { return static_cast<size_t>(view_.len); }
+  std::string_view view() const { return {data(), size()}; }
+
+ private:
+  Py_buffer view_{};
+};
+
+// An unfilled bytes object and where to fill it.
+struct NewBytes {
+  explicit NewBytes(size_t size)
+      : object(py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)))) {
+    if (!object) throw py::error_already_set();
+  }
+  char* data() const { return PyBytes_AS_STRING(object.ptr()); }
+  py::bytes object;
+};
+
+std::string_view KeyBytes(const Array<uint64_t>& keys) {
+  if (keys.ndim() != 1) {
+    throw StatusError("BadRequest", Format("keys have %d dimensions, wanted 1", static_cast<int>(keys.ndim())));
+  }
+  return {reinterpret_cast<const char*>(keys.data()), static_cast<size_t>(keys.nbytes())};
+}
+
+template <class T>
+Array<T> ToArray(const std::vector<T>& values) {
+  return Array<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+py::bytes Handle(Store& store, Method method, const py::object& request) {
+  const Buffer buffer(request);
+  std::shared_ptr<Store::Exchange> exchange;
+  try {
+    {
+      const py::gil_scoped_release release;
+      exchange = store.Prepare(method, buffer.view());
+    }
+    NewBytes response(Store::ResponseBytes(*exchange));
+    {
+      const py::gil_scoped_release release;
+      store.Execute(*exchange, response.data());
+      exchange.reset();
+    }
+    return std::move(response.object);
+  } catch (const StatusError&) {
+    store.CountRefusal();
+    throw;
+  }
+}
+
+py::dict CountersOf(const Store& store) {
+  const Counters& counters = store.counters();
+  py::dict all;
+  const auto add = [&](const char* name, const std::atomic<uint64_t>& value) { all[name] = value.load(); };
+  add("pulls", counters.pulls);
+  add("pushes", counters.pushes);
+  add("steps", counters.steps);
+  add("pushes_applied", counters.pushes_applied);
+  add("duplicates", counters.duplicates);
+  add("duplicates_changed", counters.duplicates_changed);
+  add("keys_pulled", counters.keys_pulled);
+  add("keys_missing", counters.keys_missing);
+  add("keys_pushed", counters.keys_pushed);
+  add("keys_duplicate", counters.keys_duplicate);
+  add("rows_created", counters.rows_created);
+  add("rows_deleted", counters.rows_deleted);
+  add("nonfinite_rows", counters.nonfinite_rows);
+  add("received_bytes", counters.received_bytes);
+  add("sent_bytes", counters.sent_bytes);
+  add("refused", counters.refused);
+  all["rows"] = store.rows();
+  all["bytes"] = store.bytes();
+  return all;
+}
+
+py::dict TableInfo(const Table& table) {
+  py::dict info;
+  info["rows"] = table.rows();
+  info["bytes"] = table.bytes();
+  info["row_bytes"] = table.layout().weight_bytes;
+  info["state_bytes"] = table.layout().state_bytes();
+  py::list names;
+  for (const std::string& name : table.checked().optimizer->slots) names.append(name);
+  if (table.layout().step != 0) names.append("step");
+  info["state_names"] = names;
+  info["learning_rate"] = table.learning_rate();
+  return info;
+}
+
+// Rows of `table` for `keys`, of either element type; checks dtype and size before any pointer is used.
+void CheckRows(const Table& table, const py::array& rows, size_t keys) {
+  const bool wide = table.checked().element_type == ElementType::kInt64;
+  const bool right = wide ? py::isinstance<py::array_t<int64_t>>(rows) : py::isinstance<py::array_t<float>>(rows);
+  if (!right) {
+    throw StatusError("BadType", Format("table '%s': rows are %s, wanted %s", table.name().c_str(),
+                                        std::string(py::str(rows.dtype())).c_str(), wide ? "int64" : "float32"));
+  }
+  const size_t wanted = keys * table.layout().weight_bytes;
+  if (static_cast<size_t>(rows.nbytes()) != wanted || (rows.flags() & py::array::c_style) == 0) {
+    throw StatusError("BadRequest", Format("table '%s': rows have %zu bytes, wanted %zu, C-contiguous",
+                                           table.name().c_str(), static_cast<size_t>(rows.nbytes()), wanted));
+  }
+}
+
+std::string_view RowBytes(const py::array& rows) {
+  return {static_cast<const char*>(rows.data()), static_cast<size_t>(rows.nbytes())};
+}
+
+// A Call with the Python objects that its pointers lead into.
+class PyCall {
+ public:
+  PyCall(const std::string& kind, const py::list& pulls, const py::list& pushes, uint64_t message_bytes_max) {
+    const Method method = MethodNamed(kind);
+    std::vector<Call::Pull> pull_parts;
+    for (const py::handle& item : pulls) {
+      const auto entry = item.cast<py::tuple>();
+      if (entry.size() != 6) throw py::value_error("a pull is (table_id, dim, row_bytes, flags, plan, out)");
+      auto plan = entry[4].cast<std::shared_ptr<Plan>>();
+      auto out = entry[5].cast<py::array>();
+      const auto row_bytes = entry[2].cast<uint32_t>();
+      Expect("out", out, plan->count() * uint64_t{row_bytes});
+      if (!out.writeable()) throw StatusError("BadRequest", "out is read-only, wanted a writable array");
+      kept_.append(out);
+      pull_parts.push_back({entry[0].cast<uint32_t>(), entry[1].cast<uint32_t>(), row_bytes, entry[3].cast<uint32_t>(),
+                            std::move(plan), static_cast<char*>(out.mutable_data())});
+    }
+    std::vector<Call::Push> push_parts;
+    for (const py::handle& item : pushes) {
+      const auto entry = item.cast<py::tuple>();
+      if (entry.size() != 6) throw py::value_error("a push is (table_id, dim, row_bytes, flags, plan, rows)");
+      auto plan = entry[4].cast<std::shared_ptr<Plan>>();
+      auto row_bytes = entry[2].cast<uint32_t>();
+      const auto dim = entry[1].cast<uint32_t>();
+      const char* data = nullptr;
+      bool is_int64 = false;
+      if (!entry[5].is_none()) {
+        const auto rows = entry[5].cast<py::array>();
+        is_int64 = py::isinstance<py::array_t<int64_t>>(rows);
+        if (!is_int64 && !py::isinstance<py::array_t<float>>(rows)) {
+          throw StatusError("BadType", Format("rows are %s, wanted float32 or int64",
+                                              std::string(py::str(rows.dtype())).c_str()));
+        }
+        if (uint64_t{row_bytes} != uint64_t{dim} * (is_int64 ? 8 : 4)) {
+          throw StatusError("BadType", Format("rows are %s, and the table's have %u bytes for dim %u",
+                                              std::string(py::str(rows.dtype())).c_str(), row_bytes, dim));
+        }
+        Expect("rows", rows, plan->count() * uint64_t{row_bytes});
+        kept_.append(rows);
+        data = static_cast<const char*>(rows.data());
+      } else {
+        row_bytes = 0;
+      }
+      push_parts.push_back(
+          {entry[0].cast<uint32_t>(), dim, row_bytes, entry[3].cast<uint32_t>(), std::move(plan), data, is_int64});
+    }
+    call_.emplace(method, std::move(pull_parts), std::move(push_parts), message_bytes_max);
+  }
+
+  std::vector<uint32_t> Servers() const { return call_->Servers(); }
+
+  py::list Requests(uint32_t server, uint64_t client_high, uint64_t client_low, uint32_t incarnation,
+                    uint32_t shard_map_version, uint64_t epoch, uint64_t step, uint64_t oldest_step,
+                    const py::bytes& cursor) {
+    const std::string_view cursor_view = cursor;
+    const Call::Header header{{client_high, client_low, incarnation, shard_map_version, epoch}, step, oldest_step,
+                              cursor_view};
+    py::list requests;
+    for (size_t piece = 0; piece < call_->Pieces(server); ++piece) {
+      NewBytes request(call_->RequestSize(server, piece, cursor_view.size()));
+      {
+        const py::gil_scoped_release release;
+        call_->WriteRequest(server, piece, header, request.data());
+      }
+      requests.append(std::move(request.object));
+    }
+    return requests;
+  }
+
+  py::tuple Accept(uint32_t server, size_t piece, const py::bytes& message) {
+    if (piece >= call_->Pieces(server)) throw py::index_error("no such piece");
+    const Response response = call_->Accept(server, piece, message);
+    kept_.append(message);
+    return py::make_tuple(response.epoch, response.shard_map_version, response.applied_shards,
+                          response.duplicate_shards);
+  }
+
+  void Finish() {
+    const py::gil_scoped_release release;
+    call_->Finish();
+  }
+
+ private:
+  static Method MethodNamed(const std::string& name) {
+    if (name == "Pull") return Method::kPull;
+    if (name == "Push") return Method::kPush;
+    if (name == "Step") return Method::kStep;
+    throw py::value_error("a call is a Pull, a Push or a Step; found " + name);
+  }
+
+  static void Expect(const char* what, const py::array& array, uint64_t bytes) {
+    if ((array.flags() & py::array::c_style) == 0) {
+      throw StatusError("BadRequest", Format("%s is not C-contiguous", what));
+    }
+    if (static_cast<uint64_t>(array.nbytes()) != bytes) {
+      throw StatusError("BadRequest", Format("%s has %zu bytes, wanted %llu", what, static_cast<size_t>(array.nbytes()),
+                                             static_cast<unsigned long long>(bytes)));
+    }
+  }
+
+  std::optional<Call> call_;
+  py::list kept_;
+};
+
+void BindStore(py::module_& m) {
+  py::class_<Store>(m, "Store", "The tables of one server, or of a table in this process. Safe in threads.")
+      .def(py::init([](uint64_t epoch, uint64_t memory_limit, uint64_t keys_max, uint64_t message_bytes_max) {
+             return std::make_unique<Store>(epoch, Limits{memory_limit, keys_max, message_bytes_max});
+           }),
+           py::kw_only(), py::arg("epoch") = 1, py::arg("memory_limit") = 0, py::arg("keys_max") = 0,
+           py::arg("message_bytes_max") = 0)
+      .def_property_readonly("epoch", &Store::epoch)
+      .def(
+          "set_shard_map",
+          [](Store& store, const Array<uint16_t>& owners, uint16_t index, uint32_t version) {
+            store.SetShardMap({owners.data(), owners.data() + owners.size()}, index, version);
+          },
+          py::arg("owners").noconvert(), py::arg("index"), py::arg("version"))
+      .def(
+          "create_table",
+          [](Store& store, const std::string& name, uint32_t dim, const std::string& dtype,
+             const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
+             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite) {
+            return store.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
+                                      initializer_parameters, seed, non_finite});
+          },
+          py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
+          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"))
+      .def(
+          "set_learning_rate",
+          [](Store& store, uint32_t table_id, double value) {
+            if (!(value >= 0 && value <= 1e30)) {
+              throw StatusError("BadRequest", Format("learning_rate is %g, wanted 0 to 1e30", value));
+            }
+            store.FindTable(table_id).set_learning_rate(static_cast<float>(value));
+          },
+          py::arg("table_id"), py::arg("value"))
+      .def(
+          "table_info", [](const Store& store, uint32_t table_id) { return TableInfo(store.FindTable(table_id)); },
+          py::arg("table_id"))
+      .def(
+          "hello",
+          [](Store& store, uint64_t client_high, uint64_t client_low, uint32_t incarnation) {
+            Store::Greeting greeting;
+            {
+              const py::gil_scoped_release release;
+              greeting = store.Hello(client_high, client_low, incarnation);
+            }
+            return std::pair<uint64_t, py::bytes>(greeting.next_step, greeting.cursor);
+          },
+          py::arg("client_high"), py::arg("client_low"), py::arg("incarnation"),
+          "Makes a client known or raises its incarnation: the lowest step not applied for it, and the cursor kept "
+          "with the step before.")
+      .def("forget", &Store::Forget, py::arg("client_high"), py::arg("client_low"))
+      .def(
+          "handle_pull", [](Store& store, const py::object& request) { return Handle(store, Method::kPull, request); },
+          py::arg("request"))
+      .def(
+          "handle_push", [](Store& store, const py::object& request) { return Handle(store, Method::kPush, request); },
+          py::arg("request"))
+      .def(
+          "handle_step", [](Store& store, const py::object& request) { return Handle(store, Method::kStep, request); },
+          py::arg("request"))
+      .def(
+          "scan",
+          [](const Store& store, uint32_t table_id, uint64_t position, uint32_t rows_max) {
+            Store::Scanned scanned;
+            {
+              const py::gil_scoped_release release;
+              scanned = store.Scan(store.FindTable(table_id), position, rows_max);
+            }
+            return std::tuple<py::bytes, py::bytes, uint64_t>(scanned.keys, scanned.rows, scanned.position);
+          },
+          py::arg("table_id"), py::arg("position"), py::arg("rows_max"))
+      .def("counters", &CountersOf)
+      .def(
+          "take_changes",
+          [](Store& store, uint32_t table_id) {
+            Store::Changes changes;
+            {
+              const py::gil_scoped_release release;
+              changes = store.TakeChanges(store.FindTable(table_id));
+            }
+            return std::pair<Array<uint64_t>, Array<uint64_t>>(ToArray(changes.changed), ToArray(changes.deleted));
+          },
+          py::arg("table_id"), "Keys of rows changed, and of rows deleted, since this was last asked; first, all rows.")
+      .def(
+          "pull",
+          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, py::array out, bool create) {
+            Table& table = store.FindTable(table_id);
+            const std::string_view key_bytes = KeyBytes(keys);
+            CheckRows(table, out, static_cast<size_t>(keys.size()));
+            char* data = static_cast<char*>(out.mutable_data());  // throws for a read-only array
+            const py::gil_scoped_release release;
+            store.Pull(table, key_bytes, create ? 0u : uint32_t{kReadOnly}, data);
+          },
+          py::arg("table_id"), py::arg("keys").noconvert(), py::arg("out").noconvert(), py::arg("create"))
+      .def(
+          "push",
+          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, const py::array& gradients, bool unique) {
+            Table& table = store.FindTable(table_id);
+            const std::string_view key_bytes = KeyBytes(keys);
+            CheckRows(table, gradients, static_cast<size_t>(keys.size()));
+            const std::string_view row_bytes = RowBytes(gradients);
+            const py::gil_scoped_release release;
+            store.Push(table, key_bytes, row_bytes, unique ? uint32_t{kUnique} : 0u);
+          },
+          py::arg("table_id"), py::arg("keys").noconvert(), py::arg("gradients").noconvert(),
+          py::arg("unique") = false)
+      .def(
+          "assign",
+          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, const py::array& rows) {
+            Table& table = store.FindTable(table_id);
+            const std::string_view key_bytes = KeyBytes(keys);
+            CheckRows(table, rows, static_cast<size_t>(keys.size()));
+            const std::string_view row_bytes = RowBytes(rows);
+            const py::gil_scoped_release release;
+            store.Push(table, key_bytes, row_bytes, kAssign);
+          },
+          py::arg("table_id"), py::arg("keys").noconvert(), py::arg("rows").noconvert())
+      .def(
+          "delete",
+          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys) {
+            Table& table = store.FindTable(table_id);
+            const std::string_view key_bytes = KeyBytes(keys);
+            const py::gil_scoped_release release;
+            return store.Push(table, key_bytes, {}, kDelete);
+          },
+          py::arg("table_id"), py::arg("keys").noconvert())
+      .def(
+          "contains",
+          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys) {
+            Table& table = store.FindTable(table_id);
+            const std::string_view key_bytes = KeyBytes(keys);
+            Array<bool> found(keys.size());
+            char* data = reinterpret_cast<char*>(found.mutable_data());
+            {
+              const py::gil_scoped_release release;
+              store.Pull(table, key_bytes, kContains, data);
+            }
+            return found;
+          },
+          py::arg("table_id"), py::arg("keys").noconvert())
+      .def(
+          "state",
+          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys) {
+            Table& table = store.FindTable(table_id);
+            const std::string_view key_bytes = KeyBytes(keys);
+            Array<uint8_t> state({keys.size(), static_cast<py::ssize_t>(table.layout().state_bytes())});
+            char* data = reinterpret_cast<char*>(state.mutable_data());
+            {
+              const py::gil_scoped_release release;
+              store.Pull(table, key_bytes, kState, data);
+            }
+            return state;
+          },
+          py::arg("table_id"), py::arg("keys").noconvert());
+}
+
+void BindClient(py::module_& m) {
+  py::class_<Plan, std::shared_ptr<Plan>>(
+      m, "Plan", "Unique keys of a call in order of (server, shard), and where each given key went.")
+      .def_property_readonly("count", &Plan::count)
+      .def_property_readonly("unique", &Plan::unique)
+      .def("keys", [](const Plan& plan) { return ToArray(plan.keys); })
+      .def("inverse", [](const Plan& plan) { return ToArray(plan.inverse); })
+      .def(
+          "intersect",
+          [](const Plan& plan, const Array<uint64_t>& keys) {
+            const std::string_view key_bytes = KeyBytes(keys);
+            std::vector<uint32_t> positions;
+            {
+              const py::gil_scoped_release release;
+              positions = Intersect(plan, key_bytes);
+            }
+            return ToArray(positions);
+          },
+          py::arg("keys").noconvert(), "Plan positions whose key is among `keys`, ascending.");
+
+  py::class_<Router, std::shared_ptr<Router>>(m, "Router", "Which server has which shard.")
+      .def(py::init([](const Array<uint16_t>& owners, uint32_t servers) {
+             return std::make_shared<Router>(std::vector<uint16_t>(owners.data(), owners.data() + owners.size()),
+                                             servers);
+           }),
+           py::arg("owners").noconvert(), py::arg("servers"))
+      .def(
+          "plan",
+          [](const std::shared_ptr<Router>& router, const Array<uint64_t>& keys) {
+            const std::string_view key_bytes = KeyBytes(keys);
+            const py::gil_scoped_release release;
+            return std::make_shared<Plan>(MakePlan(router, key_bytes));
+          },
+          py::arg("keys").noconvert());
+
+  py::class_<PyCall>(m, "Call", "One call to all servers: its requests, its answers, the rows gathered from them.")
+      .def(py::init<const std::string&, const py::list&, const py::list&, uint64_t>(), py::arg("kind"),
+           py::arg("pulls"), py::arg("pushes"), py::arg("message_bytes_max"))
+      .def("servers", &PyCall::Servers)
+      .def("requests", &PyCall::Requests, py::arg("server"), py::arg("client_high"), py::arg("client_low"),
+           py::arg("incarnation"), py::arg("shard_map_version"), py::arg("epoch"), py::arg("step"),
+           py::arg("oldest_step"), py::arg("cursor"))
+      .def("accept", &PyCall::Accept, py::arg("server"), py::arg("piece"), py::arg("response"),
+           "(epoch, shard_map_version, applied_shards, duplicate_shards) of an answer, which is kept for finish().")
+      .def("finish", &PyCall::Finish);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "Tablebay's tables, wire format and client-side routing in C++.";
+
+  // args = (kind, message): the binding's own class, since a pybind11 exception has the message alone.
+  static PyObject* const status_error = PyErr_NewException("tablebay.native._core.StatusError", nullptr, nullptr);
+  m.attr("StatusError") = py::handle(status_error);
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const StatusError& error) {
+      PyErr_SetObject(status_error, py::make_tuple(error.kind(), error.what()).ptr());
+    }
+  });
+
+  m.attr("SHARDS") = kShards;
+  m.attr("UNIQUE") = static_cast<uint32_t>(kUnique);
+  m.attr("READ_ONLY") = static_cast<uint32_t>(kReadOnly);
+  m.attr("ASSIGN") = static_cast<uint32_t>(kAssign);
+  m.attr("DELETE") = static_cast<uint32_t>(kDelete);
+  m.attr("STATE") = static_cast<uint32_t>(kState);
+  m.attr("CONTAINS") = static_cast<uint32_t>(kContains);
+  m.def("version", [] { return TABLEBAY_VERSION; });
+  m.def("commit", [] { return TABLEBAY_COMMIT; });
+  m.def("instruction_sets", &InstructionSets, "Those this CPU can use, best last.");
+  m.def("instruction_set", [] { return ActiveKernels().name; });
+  m.def("use_instruction_set", &UseInstructionSet, py::arg("name"));
+  m.def(
+      "hash_keys",
+      [](const Array<uint64_t>& keys) {
+        Array<uint64_t> hashes(keys.size());
+        ActiveKernels().hash_keys(KeyBytes(keys).data(), static_cast<size_t>(keys.size()), hashes.mutable_data());
+        return hashes;
+      },
+      py::arg("keys").noconvert());
+  m.def(
+      "shards_of",
+      [](const Array<uint64_t>& keys) {
+        const std::string_view key_bytes = KeyBytes(keys);
+        Array<uint16_t> shards(keys.size());
+        for (py::ssize_t i = 0; i < keys.size(); ++i) {
+          const uint64_t hash = HashKey(LoadKey(key_bytes.data(), static_cast<uint64_t>(i)));
+          shards.mutable_data()[i] = static_cast<uint16_t>(ShardOfHash(hash));
+        }
+        return shards;
+      },
+      py::arg("keys").noconvert());
+  m.def(
+      "crc32c",
+      [](const py::object& bytes, uint32_t initial) {
+        const Buffer buffer(bytes);
+        const py::gil_scoped_release release;
+        return Crc32c(buffer.data(), buffer.size(), initial);
+      },
+      py::arg("data"), py::arg("initial") = 0);
+  m.def(
+      "crc32c_portable",
+      [](const py::object& bytes, uint32_t initial) {
+        const Buffer buffer(bytes);
+        return Crc32cPortable(buffer.data(), buffer.size(), initial);
+      },
+      py::arg("data"), py::arg("initial") = 0, "The way without instructions of the CPU; for tests.");
+  m.def(
+      "table_id", [](const std::string& name) { return Crc32c(name.data(), name.size()); }, py::arg("name"));
+  BindStore(m);
+  BindClient(m);
+}
+
+}  // namespace tablebay

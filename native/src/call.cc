@@ -1,0 +1,217 @@
+#include "tablebay/call.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "tablebay/crc32c.h"
+#include "tablebay/kernels.h"
+#include "tablebay/status.h"
+
+namespace tablebay {
+namespace {
+
+// What a message has beside the bulk: the sender, steps, the cursor; and for each part its scalars.
+constexpr uint64_t kHeadBytes = 2048;
+constexpr uint64_t kPartHeadBytes = 64;
+
+struct Span {
+  uint32_t begin;
+  uint32_t end;
+  size_t size() const { return end - begin; }
+};
+
+Span PositionsOf(const Plan& plan, uint32_t begin_place, uint32_t end_place) {
+  return {plan.place_begin[begin_place], plan.place_begin[end_place]};
+}
+
+}  // namespace
+
+Call::Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uint64_t message_bytes_max)
+    : method_(method), pulls_(std::move(pulls)), pushes_(std::move(pushes)), summed_(pushes_.size()) {
+  for (const Pull& pull : pulls_) router_ = pull.plan->router;
+  for (const Push& push : pushes_) router_ = push.plan->router;
+  if (router_ == nullptr) throw StatusError("BadRequest", "a call wants at least one pull or push; found none");
+  for (const Pull& pull : pulls_) {
+    if (pull.plan->router != router_) throw StatusError("BadRequest", "the plans of a call come of different routers");
+  }
+  for (const Push& push : pushes_) {
+    if (push.plan->router != router_) throw StatusError("BadRequest", "the plans of a call come of different routers");
+  }
+  servers_.resize(router_->servers());
+  for (uint32_t server = 0; server < router_->servers(); ++server) Cut(server, message_bytes_max);
+}
+
+void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
+  const uint64_t head = kHeadBytes + kPartHeadBytes * (pulls_.size() + pushes_.size());
+  const auto fits = [&](uint32_t begin, uint32_t end) {
+    uint64_t request = head;
+    uint64_t answer = head;
+    for (const Pull& pull : pulls_) {
+      const uint64_t keys = PositionsOf(*pull.plan, begin, end).size();
+      request += keys * sizeof(uint64_t);
+      answer += keys * pull.row_bytes;
+    }
+    for (const Push& push : pushes_) {
+      request += PositionsOf(*push.plan, begin, end).size() * (sizeof(uint64_t) + push.row_bytes);
+    }
+    return request <= message_bytes_max && answer <= message_bytes_max;
+  };
+  const uint32_t last = router_->ServerEnd(server);
+  uint32_t begin = router_->ServerBegin(server);
+  while (begin < last) {
+    // The most places that fit: sizes grow with `end`, so bisection finds it.
+    uint32_t end = last;
+    if (!fits(begin, last)) {
+      uint32_t low = begin;
+      uint32_t high = last;
+      while (high - low > 1) {
+        const uint32_t middle = (low + high) / 2;
+        (fits(begin, middle) ? low : high) = middle;
+      }
+      end = low;
+    }
+    if (end == begin) {
+      throw StatusError("ResourceExhausted", Format("one shard's keys of this call do not fit in a message of %llu "
+                                                    "bytes; give fewer keys at once",
+                                                    static_cast<unsigned long long>(message_bytes_max)));
+    }
+    servers_[server].push_back(Piece{begin, end, {}});
+    begin = end;
+  }
+  if (servers_[server].empty()) servers_[server].push_back(Piece{last, last, {}});
+}
+
+std::vector<uint32_t> Call::Servers() const {
+  std::vector<uint32_t> servers;
+  for (uint32_t server = 0; server < router_->servers(); ++server) {
+    const uint32_t begin = router_->ServerBegin(server);
+    const uint32_t end = router_->ServerEnd(server);
+    bool any = false;
+    for (const Pull& pull : pulls_) any = any || PositionsOf(*pull.plan, begin, end).size() > 0;
+    for (const Push& push : pushes_) any = any || PositionsOf(*push.plan, begin, end).size() > 0;
+    if (any) servers.push_back(server);
+  }
+  return servers;
+}
+
+std::vector<size_t> Call::PartSizes(const Piece& piece) const {
+  std::vector<size_t> sizes;
+  for (const Push& push : pushes_) {
+    const size_t keys = PositionsOf(*push.plan, piece.begin, piece.end).size();
+    sizes.push_back(PartBytes(keys * sizeof(uint64_t), keys * push.row_bytes));
+  }
+  for (const Pull& pull : pulls_) {
+    const size_t keys = PositionsOf(*pull.plan, piece.begin, piece.end).size();
+    sizes.push_back(PartBytes(keys * sizeof(uint64_t), 0));
+  }
+  return sizes;
+}
+
+size_t Call::RequestSize(uint32_t server, size_t piece, size_t cursor_bytes) const {
+  const bool last = piece + 1 == servers_[server].size();
+  return RequestBytes(method_, last ? cursor_bytes : 0, PartSizes(servers_[server][piece]));
+}
+
+const char* Call::SummedRows(size_t i) {
+  const Push& push = pushes_[i];
+  if (summed_[i].empty()) {
+    summed_[i].resize(push.plan->unique() * push.row_bytes);
+    if ((push.flags & kAssign) != 0) {
+      LastRows(*push.plan, push.rows, push.row_bytes, summed_[i].data());
+    } else {
+      SumRows(*push.plan, push.rows, push.dim, push.is_int64, summed_[i].data());
+    }
+  }
+  return summed_[i].data();
+}
+
+void Call::WriteRequest(uint32_t server, size_t index, const Header& header, char* out) {
+  const Piece& piece = servers_[server][index];
+  const bool more = index + 1 < servers_[server].size();
+  RequestWriter writer(method_, out, header.sender, header.step, header.oldest_step, more,
+                       more ? std::string_view() : header.cursor);
+  const auto finish = [](const PartSpace& space, const Plan& plan, Span span, size_t rows_bytes) {
+    const size_t keys_bytes = span.size() * sizeof(uint64_t);
+    if (keys_bytes > 0) std::memcpy(space.keys, plan.keys.data() + span.begin, keys_bytes);
+    const uint32_t crc = Crc32c(space.rows, rows_bytes, Crc32c(space.keys, keys_bytes));
+    std::memcpy(space.crc32c, &crc, sizeof crc);
+  };
+  for (size_t i = 0; i < pushes_.size(); ++i) {
+    const Push& push = pushes_[i];
+    const Plan& plan = *push.plan;
+    const Span span = PositionsOf(plan, piece.begin, piece.end);
+    const size_t rows_bytes = span.size() * push.row_bytes;
+    const PartSpace space = writer.AddPush(push.table_id, push.dim, push.flags | kUnique,
+                                           span.size() * sizeof(uint64_t), rows_bytes);
+    if (rows_bytes > 0) {
+      if (!plan.repeats()) {
+        ActiveKernels().gather(push.rows, plan.first.data() + span.begin, span.size(), push.row_bytes, space.rows);
+      } else if (span.size() == plan.unique() && (push.flags & kAssign) == 0) {
+        SumRows(plan, push.rows, push.dim, push.is_int64, space.rows);
+      } else {
+        std::memcpy(space.rows, SummedRows(i) + uint64_t{span.begin} * push.row_bytes, rows_bytes);
+      }
+    }
+    finish(space, plan, span, rows_bytes);
+  }
+  for (const Pull& pull : pulls_) {
+    const Span span = PositionsOf(*pull.plan, piece.begin, piece.end);
+    const PartSpace space =
+        writer.AddPull(pull.table_id, pull.dim, pull.flags | kUnique, span.size() * sizeof(uint64_t));
+    finish(space, *pull.plan, span, 0);
+  }
+}
+
+Response Call::Accept(uint32_t server, size_t index, std::string_view message) {
+  Response response;
+  try {
+    response = ReadResponse(message);
+  } catch (const StatusError& error) {
+    throw StatusError("CorruptMessage", Format("server %u answered what cannot be read: %s", server, error.what()));
+  }
+  Piece& piece = servers_[server][index];
+  if (response.pulled.size() != pulls_.size()) {
+    throw StatusError("CorruptMessage", Format("server %u answered %zu pulls, wanted %zu", server,
+                                               response.pulled.size(), pulls_.size()));
+  }
+  for (size_t i = 0; i < pulls_.size(); ++i) {
+    const size_t wanted = PositionsOf(*pulls_[i].plan, piece.begin, piece.end).size() * pulls_[i].row_bytes;
+    if (response.pulled[i].size() != wanted) {
+      throw StatusError("CorruptMessage", Format("server %u answered %zu bytes of rows, wanted %zu", server,
+                                                 response.pulled[i].size(), wanted));
+    }
+  }
+  piece.pulled = response.pulled;
+  return response;
+}
+
+void Call::Finish() {
+  const Kernels& kernels = ActiveKernels();
+  for (size_t i = 0; i < pulls_.size(); ++i) {
+    const Pull& pull = pulls_[i];
+    const Plan& plan = *pull.plan;
+    if (plan.unique() == 0) continue;
+    std::vector<const char*> rows;
+    const char* whole = nullptr;
+    for (const std::vector<Piece>& pieces : servers_) {
+      for (const Piece& piece : pieces) {
+        const Span span = PositionsOf(plan, piece.begin, piece.end);
+        if (span.size() == 0) continue;
+        const char* at = piece.pulled.at(i).data();
+        if (span.size() == plan.unique()) {
+          whole = at;
+          break;
+        }
+        if (rows.empty()) rows.resize(plan.unique());
+        for (uint32_t p = span.begin; p < span.end; ++p, at += pull.row_bytes) rows[p] = at;
+      }
+    }
+    if (whole != nullptr) {
+      kernels.gather(whole, plan.inverse.data(), plan.count(), pull.row_bytes, pull.out);
+    } else {
+      kernels.gather_pointers(rows.data(), plan.inverse.data(), plan.count(), pull.row_bytes, pull.out);
+    }
+  }
+}
+
+}  // namespace tablebay

@@ -1,0 +1,333 @@
+// Compiled once for each instruction set, with TABLEBAY_ISA naming it (CMakeLists.txt).
+//
+// Only what is in the anonymous namespace, and no inline function of another header: the linker keeps one copy of
+// an inline function, and it must not be one that needs more than the CPU has.
+#include "tablebay/kernels.h"
+
+#include <cstdint>
+#include <cstring>
+
+#define TABLEBAY_NAME_OF2(x) #x
+#define TABLEBAY_NAME_OF(x) TABLEBAY_NAME_OF2(x)
+#define TABLEBAY_TABLE_OF2(x) kKernels_##x
+#define TABLEBAY_TABLE_OF(x) TABLEBAY_TABLE_OF2(x)
+
+namespace tablebay {
+namespace {
+
+// Rows begin at any multiple of 4 and wire bytes anywhere.
+using Float = float __attribute__((aligned(1), may_alias));
+using Int64 = int64_t __attribute__((aligned(1), may_alias));
+using Word = uint64_t __attribute__((aligned(1), may_alias));
+using Word32 = uint32_t __attribute__((aligned(1), may_alias));
+
+// The dims most tables have get loops of a known length; 0 stands for any other.
+#define TABLEBAY_FOR_DIM(dim, function, ...)      \
+  switch (dim) {                                  \
+    case 8: return function<8>(__VA_ARGS__);      \
+    case 16: return function<16>(__VA_ARGS__);    \
+    case 32: return function<32>(__VA_ARGS__);    \
+    case 64: return function<64>(__VA_ARGS__);    \
+    case 128: return function<128>(__VA_ARGS__);  \
+    default: return function<0>(__VA_ARGS__);     \
+  }
+
+inline uint64_t Mix(uint64_t h) {  // HashKey of hash.h
+  h ^= h >> 33;
+  h *= 0xff51afd7ed558ccdULL;
+  h ^= h >> 33;
+  h *= 0xc4ceb9fe1a85ec53ULL;
+  h ^= h >> 33;
+  return h;
+}
+
+void HashKeys(const char* keys, size_t count, uint64_t* hashes) {
+  const auto* in = reinterpret_cast<const Word*>(keys);
+  for (size_t i = 0; i < count; ++i) hashes[i] = Mix(in[i]);
+}
+
+// An exponent of all ones: NaN or infinity.
+inline uint32_t Magnitude(uint32_t bits) { return bits & 0x7fffffffu; }
+constexpr uint32_t kNonFinite = 0x7f800000u;
+
+size_t FirstNonFinite(const char* rows, size_t count, uint32_t dim) {
+  const auto* in = reinterpret_cast<const Word32*>(rows);
+  const size_t total = count * dim;
+  constexpr size_t kChunk = 4096;
+  for (size_t begin = 0; begin < total; begin += kChunk) {
+    const size_t end = begin + kChunk < total ? begin + kChunk : total;
+    uint32_t largest = 0;
+    for (size_t i = begin; i < end; ++i) {
+      const uint32_t magnitude = Magnitude(in[i]);
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    if (largest < kNonFinite) continue;
+    for (size_t i = begin; i < end; ++i) {
+      if (Magnitude(in[i]) >= kNonFinite) return i / dim;
+    }
+  }
+  return count;
+}
+
+template <uint32_t kDim>
+void SgdDim(const Update& u) {
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;
+  for (uint32_t r = 0; r < u.count; ++r) {
+    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    for (uint32_t d = 0; d < dim; ++d) w[d] -= u.learning_rate * g[d];
+  }
+}
+void Sgd(const Update& u) { TABLEBAY_FOR_DIM(u.dim, SgdDim, u) }
+
+template <uint32_t kDim>
+void AdagradDim(const Update& u) {
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;
+  for (uint32_t r = 0; r < u.count; ++r) {
+    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    auto* __restrict a = reinterpret_cast<Float*>(u.rows[r] + u.slots);
+    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    const float learning_rate = u.learning_rate;
+    const float epsilon = u.epsilon;
+    for (uint32_t d = 0; d < dim; ++d) {
+      const float gradient = g[d];
+      const float sum = a[d] + gradient * gradient;
+      a[d] = sum;
+      w[d] -= learning_rate * gradient / (__builtin_sqrtf(sum) + epsilon);
+    }
+  }
+}
+void Adagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdagradDim, u) }
+
+template <uint32_t kDim>
+void AdamDim(const Update& u) {
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;
+  for (uint32_t r = 0; r < u.count; ++r) {
+    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    auto* __restrict m = reinterpret_cast<Float*>(u.rows[r] + u.slots);
+    auto* __restrict v = m + dim;
+    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    auto* step = reinterpret_cast<Word32*>(u.rows[r] + u.step);
+    const uint32_t t = *step == 0xffffffffu ? *step : *step + 1;
+    *step = t;
+    const float rate = u.learning_rate / (t < u.corrections ? u.corrections1[t] : 1.0f);
+    const float root = t < u.corrections ? u.corrections2[t] : 1.0f;
+    const float beta1 = u.beta1;
+    const float beta2 = u.beta2;
+    const float rest1 = 1.0f - beta1;
+    const float rest2 = 1.0f - beta2;
+    const float epsilon = u.epsilon;
+    for (uint32_t d = 0; d < dim; ++d) {
+      const float gradient = g[d];
+      const float first = beta1 * m[d] + rest1 * gradient;
+      const float second = beta2 * v[d] + rest2 * (gradient * gradient);
+      m[d] = first;
+      v[d] = second;
+      w[d] -= rate * first / (__builtin_sqrtf(second) / root + epsilon);
+    }
+  }
+}
+void Adam(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdamDim, u) }
+
+template <uint32_t kDim>
+void AddFloat32Dim(const Update& u) {
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;
+  for (uint32_t r = 0; r < u.count; ++r) {
+    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    for (uint32_t d = 0; d < dim; ++d) w[d] += g[d];
+  }
+}
+void AddFloat32(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AddFloat32Dim, u) }
+
+void AddInt64(const Update& u) {
+  for (uint32_t r = 0; r < u.count; ++r) {
+    auto* __restrict w = reinterpret_cast<Word*>(u.rows[r] + u.weights);  // unsigned: wraps
+    const auto* __restrict g = reinterpret_cast<const Word*>(u.gradients[r]);
+    for (uint32_t d = 0; d < u.dim; ++d) w[d] += g[d];
+  }
+}
+
+template <uint32_t kBytes>
+inline void CopyRow(char* out, const char* row, uint32_t bytes) {
+  if constexpr (kBytes != 0) {
+    __builtin_memcpy(out, row, kBytes);
+  } else {
+    std::memcpy(out, row, bytes);
+  }
+}
+
+// As TABLEBAY_FOR_DIM, by the bytes of a row.
+#define TABLEBAY_FOR_BYTES(bytes, function, ...)  \
+  switch (bytes) {                                \
+    case 32: return function<32>(__VA_ARGS__);    \
+    case 64: return function<64>(__VA_ARGS__);    \
+    case 128: return function<128>(__VA_ARGS__);  \
+    case 256: return function<256>(__VA_ARGS__);  \
+    default: return function<0>(__VA_ARGS__);     \
+  }
+
+template <uint32_t kBytes>
+void CopyRowsOf(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out) {
+  for (uint32_t i = 0; i < count; ++i, out += bytes) {
+    if (rows[i] == nullptr) {
+      std::memset(out, 0, bytes);
+    } else {
+      CopyRow<kBytes>(out, rows[i] + offset, bytes);
+    }
+  }
+}
+void CopyRows(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out) {
+  TABLEBAY_FOR_BYTES(bytes, CopyRowsOf, rows, count, offset, bytes, out)
+}
+
+constexpr size_t kAhead = 16;  // rows prefetched
+
+template <uint32_t kBytes>
+void GatherOf(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out) {
+  for (size_t i = 0; i < count; ++i, out += bytes) {
+    if (i + kAhead < count) __builtin_prefetch(base + uint64_t{index[i + kAhead]} * bytes);
+    CopyRow<kBytes>(out, base + uint64_t{index[i]} * bytes, bytes);
+  }
+}
+void Gather(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out) {
+  TABLEBAY_FOR_BYTES(bytes, GatherOf, base, index, count, bytes, out)
+}
+
+template <uint32_t kBytes>
+void GatherPointersOf(const char* const* rows, const uint32_t* index, size_t count, uint32_t bytes, char* out) {
+  for (size_t i = 0; i < count; ++i, out += bytes) {
+    if (i + kAhead < count) __builtin_prefetch(rows[index[i + kAhead]]);
+    CopyRow<kBytes>(out, rows[index[i]], bytes);
+  }
+}
+void GatherPointers(const char* const* rows, const uint32_t* index, size_t count, uint32_t bytes, char* out) {
+  TABLEBAY_FOR_BYTES(bytes, GatherPointersOf, rows, index, count, bytes, out)
+}
+
+template <class Element, uint32_t kDim>
+void AddRepeatsDim(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t any_dim,
+                   char* out) {
+  const uint32_t dim = kDim != 0 ? kDim : any_dim;
+  const auto* in = reinterpret_cast<const Element*>(rows);
+  auto* sums = reinterpret_cast<Element*>(out);
+  for (size_t i = 0; i < count; ++i) {
+    if (i + kAhead < count) __builtin_prefetch(sums + uint64_t{index[i + kAhead]} * dim, 1);
+    const uint32_t key = index[i];
+    if (first[key] == i) continue;
+    auto* __restrict sum = sums + uint64_t{key} * dim;
+    const auto* __restrict row = in + i * dim;
+    for (uint32_t d = 0; d < dim; ++d) sum[d] += row[d];
+  }
+}
+template <uint32_t kDim>
+void AddRepeatsFloat32Dim(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
+                          char* out) {
+  AddRepeatsDim<Float, kDim>(rows, index, first, count, dim, out);
+}
+void AddRepeatsFloat32(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
+                       char* out) {
+  TABLEBAY_FOR_DIM(dim, AddRepeatsFloat32Dim, rows, index, first, count, dim, out)
+}
+void AddRepeatsInt64(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
+                     char* out) {
+  AddRepeatsDim<Word, 0>(rows, index, first, count, dim, out);
+}
+
+inline uint64_t ColumnHash(uint64_t base, uint32_t column) {
+  return Mix(base + (uint64_t{column} + 1) * 0x9e3779b97f4a7c15ULL);
+}
+
+void FillUniform(char* out, uint32_t dim, uint64_t base, float low, float high) {
+  auto* weights = reinterpret_cast<Float*>(out);
+  const float width = high - low;
+  for (uint32_t c = 0; c < dim; ++c) {
+    const auto top = static_cast<int32_t>(ColumnHash(base, c) >> 40);
+    weights[c] = low + width * (static_cast<float>(top) * 0x1p-24f);
+  }
+}
+
+// ln(x) for x in (0, 1], a normal number: mantissa and exponent, then the polynomial of Cephes' logf (S. Moshier).
+inline float Log(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  // Mantissa in [sqrt(1/2), sqrt(2)).
+  const int32_t exponent = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+  bits -= static_cast<uint32_t>(exponent) << 23;
+  float mantissa;
+  __builtin_memcpy(&mantissa, &bits, sizeof mantissa);
+  const float e = static_cast<float>(exponent);
+  const float m = mantissa - 1.0f;
+  const float z = m * m;
+  float p = 7.0376836292e-2f;
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  float y = p * m * z;
+  y = y + e * -2.12194440e-4f;
+  y = y - 0.5f * z;
+  return (m + y) + e * 0.693359375f;
+}
+
+inline float InverseErf(float x) {  // Giles 2012, table 5
+  const float w = -Log((1.0f - x) * (1.0f + x));
+  const float c = w - 2.5f;
+  float central = 2.81022636e-08f;
+  central = 3.43273939e-07f + central * c;
+  central = -3.5233877e-06f + central * c;
+  central = -4.39150654e-06f + central * c;
+  central = 0.00021858087f + central * c;
+  central = -0.00125372503f + central * c;
+  central = -0.00417768164f + central * c;
+  central = 0.246640727f + central * c;
+  central = 1.50140941f + central * c;
+  const float t = __builtin_sqrtf(w < 0.0f ? 0.0f : w) - 3.0f;
+  float tail = -0.000200214257f;
+  tail = 0.000100950558f + tail * t;
+  tail = 0.00134934322f + tail * t;
+  tail = -0.00367342844f + tail * t;
+  tail = 0.00573950773f + tail * t;
+  tail = -0.0076224613f + tail * t;
+  tail = 0.00943887047f + tail * t;
+  tail = 1.00167406f + tail * t;
+  tail = 2.83297682f + tail * t;
+  return (w < 5.0f ? central : tail) * x;
+}
+
+void FillNormal(char* out, uint32_t dim, uint64_t base, float mean, float stddev) {
+  auto* weights = reinterpret_cast<Float*>(out);
+  const float scale = stddev * 1.41421356f;
+  for (uint32_t c = 0; c < dim; ++c) {
+    const auto top = static_cast<int32_t>(ColumnHash(base, c) >> 41);  // 23 bits, so that x is exact and within (-1, 1)
+    const float x = static_cast<float>(2 * top + 1) * 0x1p-23f - 1.0f;
+    weights[c] = mean + scale * InverseErf(x);
+  }
+}
+
+}  // namespace
+
+extern const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA);
+const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
+    .name = TABLEBAY_NAME_OF(TABLEBAY_ISA),
+    .hash_keys = HashKeys,
+    .first_nonfinite = FirstNonFinite,
+    .sgd = Sgd,
+    .adagrad = Adagrad,
+    .adam = Adam,
+    .add_float32 = AddFloat32,
+    .add_int64 = AddInt64,
+    .copy_rows = CopyRows,
+    .gather = Gather,
+    .gather_pointers = GatherPointers,
+    .add_repeats_float32 = AddRepeatsFloat32,
+    .add_repeats_int64 = AddRepeatsInt64,
+    .fill_uniform = FillUniform,
+    .fill_normal = FillNormal,
+};
+
+}  // namespace tablebay

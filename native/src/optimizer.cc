@@ -1,0 +1,153 @@
+#include <cmath>
+
+#include "tablebay/options.h"
+#include "tablebay/status.h"
+
+namespace tablebay {
+namespace {
+
+float NoSlot(const Parameters&, size_t) { return 0.0f; }
+
+float AdagradSlot(const Parameters& parameters, size_t) {
+  return static_cast<float>(parameters.at("initial_accumulator"));
+}
+
+const std::vector<Optimizer>& Optimizers() {
+  static const std::vector<Optimizer> all = {
+      // w -= lr * g
+      {"SGD", ElementType::kFloat32, false, false, {}, {"learning_rate"}, NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.sgd; }},
+      // G += g^2; w -= lr * g / (sqrt(G) + epsilon): Duchi, Hazan, Singer 2011, diagonal form, accumulated first.
+      {"Adagrad", ElementType::kFloat32, false, false, {"accumulator"},
+       {"learning_rate", "initial_accumulator", "epsilon"}, AdagradSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.adagrad; }},
+      // Kingma, Ba 2015, algorithm 1, with epsilon outside of the corrected root as PyTorch has it; lazy: t counts
+      // the updates of the row, and an untouched row's moments stay as they are.
+      {"Adam", ElementType::kFloat32, false, true, {"m", "v"}, {"learning_rate", "beta1", "beta2", "epsilon"}, NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.adam; }},
+      // w += g; integers wrap.
+      {"Add", ElementType::kFloat32, true, false, {}, {}, NoSlot,
+       [](const Kernels& kernels, ElementType type) {
+         return type == ElementType::kInt64 ? kernels.add_int64 : kernels.add_float32;
+       }},
+  };
+  return all;
+}
+
+const std::vector<Initializer>& Initializers() {
+  static const std::vector<Initializer> all = {
+      {"Zeros", {}}, {"Constant", {"value"}}, {"Uniform", {"low", "high"}}, {"Normal", {"stddev", "mean"}}};
+  return all;
+}
+
+template <class Entry>
+const Entry& FindByName(const std::vector<Entry>& entries, const char* what, const std::string& name) {
+  std::string names;
+  for (const Entry& entry : entries) {
+    if (entry.name == name) return entry;
+    names += names.empty() ? entry.name : std::string(", ") + entry.name;
+  }
+  throw StatusError("BadRequest", Format("%s '%s' does not exist; wanted one of %s", what, name.c_str(), names.c_str()));
+}
+
+void CheckParameters(const TableOptions& options, const char* what, const std::string& name,
+                     const std::vector<std::string>& wanted, const Parameters& found) {
+  for (const auto& [key, value] : found) {
+    bool known = false;
+    for (const std::string& parameter : wanted) known = known || parameter == key;
+    if (!known) {
+      throw StatusError("BadRequest", Format("table '%s': %s %s has no parameter '%s'", options.name.c_str(), what,
+                                             name.c_str(), key.c_str()));
+    }
+    if (!std::isfinite(value)) {
+      throw StatusError("BadRequest", Format("table '%s': %s %s: %s is %g, wanted a finite number",
+                                             options.name.c_str(), what, name.c_str(), key.c_str(), value));
+    }
+  }
+  for (const std::string& parameter : wanted) {
+    if (!found.contains(parameter)) {
+      throw StatusError("BadRequest", Format("table '%s': %s %s needs parameter '%s'", options.name.c_str(), what,
+                                             name.c_str(), parameter.c_str()));
+    }
+  }
+}
+
+// Throws unless low <= value <= high.
+void CheckRange(const TableOptions& options, const char* parameter, double low, double high) {
+  const auto found = options.optimizer_parameters.find(parameter);
+  if (found == options.optimizer_parameters.end() || (found->second >= low && found->second <= high)) return;
+  throw StatusError("BadRequest", Format("table '%s': %s is %g, wanted %g to %g", options.name.c_str(), parameter,
+                                         found->second, low, high));
+}
+
+}  // namespace
+
+const Optimizer& FindOptimizer(const std::string& name) { return FindByName(Optimizers(), "optimizer", name); }
+const Initializer& FindInitializer(const std::string& name) {
+  return FindByName(Initializers(), "initializer", name);
+}
+
+CheckedOptions Check(const TableOptions& options) {
+  constexpr uint32_t kDimMax = 65536;
+  if (options.name.empty()) throw StatusError("BadRequest", "a table needs a name; found an empty one");
+  if (options.dim < 1 || options.dim > kDimMax) {
+    throw StatusError("BadRequest",
+                      Format("table '%s': dim is %u, wanted 1 to %u", options.name.c_str(), options.dim, kDimMax));
+  }
+  CheckedOptions checked;
+  checked.options = options;
+  if (options.element_type == "float32") {
+    checked.element_type = ElementType::kFloat32;
+  } else if (options.element_type == "int64") {
+    checked.element_type = ElementType::kInt64;
+  } else {
+    throw StatusError("BadRequest", Format("table '%s': dtype is '%s', wanted float32 or int64", options.name.c_str(),
+                                           options.element_type.c_str()));
+  }
+  if (options.non_finite == "Reject") {
+    checked.non_finite = NonFinite::kReject;
+  } else if (options.non_finite == "Zero") {
+    checked.non_finite = NonFinite::kZero;
+  } else if (options.non_finite == "Allow") {
+    checked.non_finite = NonFinite::kAllow;
+  } else {
+    throw StatusError("BadRequest", Format("table '%s': nonFinite is '%s', wanted Reject, Zero or Allow",
+                                           options.name.c_str(), options.non_finite.c_str()));
+  }
+  const Optimizer& optimizer = FindOptimizer(options.optimizer);
+  checked.optimizer = &optimizer;
+  if (!optimizer.any_element_type && optimizer.element_type_only != checked.element_type) {
+    throw StatusError("BadRequest", Format("table '%s': optimizer %s works on float32, dtype is %s; wanted Add",
+                                           options.name.c_str(), optimizer.name, options.element_type.c_str()));
+  }
+  CheckParameters(options, "optimizer", options.optimizer, optimizer.parameters, options.optimizer_parameters);
+  CheckRange(options, "learning_rate", 0, 1e30);
+  CheckRange(options, "initial_accumulator", 0, 1e30);
+  CheckRange(options, "epsilon", 0, 1e30);
+  // Up to here the bias corrections reach 1 within four million steps (table.cc keeps one for each).
+  CheckRange(options, "beta1", 0, 0.999995);
+  CheckRange(options, "beta2", 0, 0.999995);
+  const Initializer& initializer = FindInitializer(options.initializer);
+  CheckParameters(options, "initializer", options.initializer, initializer.parameters, options.initializer_parameters);
+  if (checked.element_type == ElementType::kInt64 && options.initializer != "Zeros") {
+    throw StatusError("BadRequest", Format("table '%s': an int64 table begins with Zeros, found initializer %s",
+                                           options.name.c_str(), options.initializer.c_str()));
+  }
+
+  RowLayout& layout = checked.layout;
+  const bool wide = checked.element_type == ElementType::kInt64;
+  uint32_t offset = RowLayout::kVersion + 4;
+  if (optimizer.counts_steps) {
+    layout.step = offset;
+    offset += 4;
+  }
+  if (wide) offset = (offset + 7) / 8 * 8;
+  layout.weights = offset;
+  layout.weight_bytes = options.dim * (wide ? 8 : 4);
+  layout.slots = layout.weights + layout.weight_bytes;
+  layout.slot_bytes = static_cast<uint32_t>(optimizer.slots.size()) * options.dim * 4;
+  layout.row_bytes = (layout.slots + layout.slot_bytes + 7) / 8 * 8;
+  return checked;
+}
+
+}  // namespace tablebay

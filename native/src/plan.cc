@@ -1,0 +1,171 @@
+#include "tablebay/plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "tablebay/kernels.h"
+#include "tablebay/status.h"
+
+namespace tablebay {
+namespace {
+
+constexpr uint32_t kBlock = 32;  // keys whose slots are fetched together
+
+// Open addressing; an entry is there when it bears the present epoch.
+class Dedup {
+ public:
+  // Writes unique keys and first occurrences in order of occurrence, and each key's place among them.
+  void Run(std::string_view bytes, std::vector<uint64_t>* unique, std::vector<uint32_t>* first, uint32_t* inverse) {
+    const size_t count = bytes.size() / sizeof(uint64_t);
+    Prepare(count);
+    Entry* const entries = entries_.data();
+    for (size_t begin = 0; begin < count; begin += kBlock) {
+      const size_t n = std::min<size_t>(kBlock, count - begin);
+      uint64_t keys[kBlock];
+      uint64_t slots[kBlock];
+      for (size_t j = 0; j < n; ++j) {
+        keys[j] = LoadKey(bytes.data(), begin + j);
+        slots[j] = HashKey(keys[j]) & mask_;
+        __builtin_prefetch(&entries[slots[j]], 1);
+      }
+      for (size_t j = 0; j < n; ++j) {
+        uint64_t slot = slots[j];
+        while (entries[slot].epoch == epoch_ && entries[slot].key != keys[j]) slot = (slot + 1) & mask_;
+        Entry& entry = entries[slot];
+        if (entry.epoch != epoch_) {
+          entry = Entry{keys[j], epoch_, static_cast<uint32_t>(unique->size())};
+          unique->push_back(keys[j]);
+          first->push_back(static_cast<uint32_t>(begin + j));
+        }
+        inverse[begin + j] = entry.index;
+      }
+    }
+  }
+
+ private:
+  struct Entry {
+    uint64_t key;
+    uint32_t epoch;
+    uint32_t index;
+  };
+
+  void Prepare(size_t count) {
+    uint64_t size = 1024;
+    while (size < count * 2) size *= 2;
+    if (size > entries_.size()) {
+      entries_.assign(size, Entry{0, 0, 0});
+      epoch_ = 0;
+    }
+    // A small call after a large one uses a small part of the table, which stays in the cache.
+    mask_ = size - 1;
+    if (++epoch_ == 0) {
+      std::fill(entries_.begin(), entries_.end(), Entry{0, 0, 0});
+      epoch_ = 1;
+    }
+  }
+
+  std::vector<Entry> entries_;
+  uint64_t mask_ = 0;
+  uint32_t epoch_ = 0;
+};
+
+Dedup& ThreadDedup() {
+  static thread_local Dedup dedup;
+  return dedup;
+}
+
+}  // namespace
+
+Router::Router(const std::vector<uint16_t>& owners, uint32_t servers) {
+  if (owners.size() != kShards) {
+    throw StatusError("BadRequest", Format("the shard map has %zu owners, wanted %u", owners.size(), kShards));
+  }
+  server_begin_.assign(servers + 1, 0);
+  for (uint32_t shard = 0; shard < kShards; ++shard) {
+    if (owners[shard] >= servers) {
+      throw StatusError("BadRequest", Format("shard %u belongs to server %u, and there are %u servers", shard,
+                                             owners[shard], servers));
+    }
+    ++server_begin_[owners[shard] + 1];
+  }
+  std::partial_sum(server_begin_.begin(), server_begin_.end(), server_begin_.begin());
+  std::vector<uint32_t> next(server_begin_.begin(), server_begin_.end() - 1);
+  for (uint32_t shard = 0; shard < kShards; ++shard) place_[shard] = static_cast<uint16_t>(next[owners[shard]]++);
+}
+
+Plan MakePlan(std::shared_ptr<const Router> router, std::string_view bytes) {
+  const size_t count = bytes.size() / sizeof(uint64_t);
+  if (count > 0xffffffffu) {
+    throw StatusError("ResourceExhausted", Format("%zu keys in one call, wanted at most 2^32 - 1", count));
+  }
+  Plan plan;
+  std::vector<uint64_t> unique;
+  std::vector<uint32_t> first;
+  unique.reserve(count);
+  first.reserve(count);
+  plan.inverse.resize(count);
+  ThreadDedup().Run(bytes, &unique, &first, plan.inverse.data());
+
+  // A counting sort by place.
+  const size_t n = unique.size();
+  std::vector<uint16_t> places(n);
+  std::array<uint32_t, kShards + 1>& begin = plan.place_begin;
+  begin.fill(0);
+  for (size_t u = 0; u < n; ++u) {
+    places[u] = static_cast<uint16_t>(router->PlaceOf(ShardOfHash(HashKey(unique[u]))));
+    ++begin[places[u] + 1];
+  }
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  std::array<uint32_t, kShards> next;
+  std::copy(begin.begin(), begin.end() - 1, next.begin());
+  plan.keys.resize(n);
+  plan.first.resize(n);
+  std::vector<uint32_t> position(n);
+  for (size_t u = 0; u < n; ++u) {
+    const uint32_t p = next[places[u]]++;
+    position[u] = p;
+    plan.keys[p] = unique[u];
+    plan.first[p] = first[u];
+  }
+  for (uint32_t& i : plan.inverse) i = position[i];
+  plan.router = std::move(router);
+  return plan;
+}
+
+std::vector<uint32_t> Intersect(const Plan& plan, std::string_view bytes) {
+  // The plan's keys first: they are unique, so that their places among the unique keys are their positions.
+  const size_t planned = plan.unique();
+  std::vector<uint64_t> both(planned + bytes.size() / sizeof(uint64_t));
+  if (planned > 0) std::memcpy(both.data(), plan.keys.data(), planned * sizeof(uint64_t));
+  if (!bytes.empty()) std::memcpy(both.data() + planned, bytes.data(), bytes.size());
+  std::vector<uint64_t> unique;
+  std::vector<uint32_t> first;
+  std::vector<uint32_t> inverse(both.size());
+  ThreadDedup().Run({reinterpret_cast<const char*>(both.data()), both.size() * sizeof(uint64_t)}, &unique, &first,
+                    inverse.data());
+  std::vector<uint32_t> common;
+  for (size_t i = planned; i < inverse.size(); ++i) {
+    if (inverse[i] < planned) common.push_back(inverse[i]);
+  }
+  std::sort(common.begin(), common.end());
+  common.erase(std::unique(common.begin(), common.end()), common.end());
+  return common;
+}
+
+void SumRows(const Plan& plan, const char* rows, uint32_t dim, bool is_int64, char* out) {
+  const Kernels& kernels = ActiveKernels();
+  const uint32_t row_bytes = dim * (is_int64 ? 8 : 4);
+  kernels.gather(rows, plan.first.data(), plan.unique(), row_bytes, out);
+  if (!plan.repeats()) return;
+  const auto add = is_int64 ? kernels.add_repeats_int64 : kernels.add_repeats_float32;
+  add(rows, plan.inverse.data(), plan.first.data(), plan.count(), dim, out);
+}
+
+void LastRows(const Plan& plan, const char* rows, uint32_t row_bytes, char* out) {
+  std::vector<uint32_t> last(plan.unique());
+  for (size_t i = 0; i < plan.count(); ++i) last[plan.inverse[i]] = static_cast<uint32_t>(i);
+  ActiveKernels().gather(rows, last.data(), last.size(), row_bytes, out);
+}
+
+}  // namespace tablebay

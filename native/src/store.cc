@@ -1,0 +1,704 @@
+#include "tablebay/store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+
+#include "tablebay/crc32c.h"
+#include "tablebay/plan.h"
+#include "tablebay/status.h"
+
+namespace tablebay {
+namespace {
+
+constexpr uint64_t kStepEnd = uint64_t{1} << 63;  // beyond lies nonsense, which must not move a window
+constexpr size_t kCursorBytes = 1024;
+
+unsigned long long Wide(uint64_t value) { return value; }
+
+// What a window remembers of a step's content, to notice a step sent again with other content.
+uint16_t Fold(uint32_t checksum) { return static_cast<uint16_t>(checksum ^ checksum >> 16); }
+
+std::shared_ptr<const Router> OneServer() {
+  static const auto router = std::make_shared<const Router>(std::vector<uint16_t>(kShards, 0), 1);
+  return router;
+}
+
+}  // namespace
+
+// Of one shard: which steps, and a fold of each one's content.
+struct ShardSteps {
+  StepWindow window;
+  uint16_t content[StepWindow::kSteps];
+};
+
+struct Store::Client {
+  std::atomic<uint32_t> incarnation{0};
+  std::vector<ShardSteps> shards{kShards};  // each under its stripe's lock
+  // Steps of which every request has been applied here, under `mutex`.
+  std::mutex mutex;
+  StepWindow whole;
+  struct Cursor {
+    uint64_t step = 0;
+    std::string bytes;
+  };
+  std::array<Cursor, StepWindow::kSteps> cursors;
+};
+
+// One part of a request, with its table, in stripe order.
+struct Store::Piece {
+  Table* table = nullptr;
+  uint32_t flags = 0;
+  uint32_t count = 0;
+  uint32_t bytes_each = 0;  // of a pull: of a key's answer
+  const char* keys = nullptr;
+  const char* rows = nullptr;
+  std::vector<uint32_t> order;  // empty: the keys lie in stripe order as they are
+  std::array<uint32_t, kStripes + 1> stripe_begin{};
+  std::bitset<kShards> shards;
+  // Where the request's bytes could not be used as they are.
+  Plan merged;
+  std::string own_rows;
+
+  Run RunOf(uint32_t stripe) const {
+    return Run{keys, order.empty() ? nullptr : order.data(), stripe_begin[stripe], stripe_begin[stripe + 1]};
+  }
+};
+
+struct Store::Exchange {
+  Method method;
+  Request request;
+  std::shared_ptr<Client> client;
+  std::vector<Piece> pushes;
+  std::vector<Piece> pulls;
+  std::vector<size_t> pulled_bytes;
+  std::bitset<kShards> shards;  // of the pushes
+  uint16_t content = 0;
+  uint32_t applied = 0;
+  uint32_t duplicate = 0;
+};
+
+Store::Store(uint64_t epoch, const Limits& limits) : epoch_(epoch), limits_(limits) { owned_.set(); }
+Store::~Store() = default;
+
+uint64_t Store::rows() const {
+  const std::shared_lock<std::shared_mutex> lock(tables_lock_);
+  uint64_t rows = 0;
+  for (const auto& [id, table] : tables_) rows += table->rows();
+  return rows;
+}
+
+void Store::SetShardMap(const std::vector<uint16_t>& owners, uint16_t index, uint32_t version) {
+  if (owners.size() != kShards) {
+    throw StatusError("BadRequest", Format("the shard map has %zu owners, wanted %u", owners.size(), kShards));
+  }
+  const std::unique_lock<std::shared_mutex> lock(map_lock_);
+  for (uint32_t shard = 0; shard < kShards; ++shard) owned_[shard] = owners[shard] == index;
+  map_version_ = version;
+}
+
+uint32_t Store::CreateTable(const TableOptions& options) {
+  const CheckedOptions checked = Check(options);
+  const uint32_t id = Crc32c(options.name.data(), options.name.size());
+  const std::unique_lock<std::shared_mutex> lock(tables_lock_);
+  const auto found = tables_.find(id);
+  if (found != tables_.end()) {
+    const std::string& name = found->second->name();
+    throw StatusError("BadRequest",
+                      name == options.name
+                          ? Format("table '%s' exists already", name.c_str())
+                          : Format("table '%s' cannot be made: its id %08x is that of table '%s'; choose another name",
+                                   options.name.c_str(), id, name.c_str()));
+  }
+  tables_.emplace(id, std::make_unique<Table>(checked, id, &bytes_));
+  return id;
+}
+
+Table& Store::FindTable(uint32_t id) const {
+  const std::shared_lock<std::shared_mutex> lock(tables_lock_);
+  const auto found = tables_.find(id);
+  if (found == tables_.end()) {
+    throw StatusError("NotRegistered", Format("no table has the id %08x; this server has %zu tables", id,
+                                              tables_.size()));
+  }
+  return *found->second;
+}
+
+Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t incarnation) {
+  std::shared_ptr<Client> client;
+  {
+    const std::unique_lock<std::shared_mutex> lock(clients_lock_);
+    std::shared_ptr<Client>& entry = clients_[{client_high, client_low}];
+    if (entry == nullptr) {
+      entry = std::make_shared<Client>();
+      bytes_.fetch_add(sizeof(Client) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
+    }
+    client = entry;
+    const uint32_t known = client->incarnation.load();
+    if (incarnation < known) {
+      throw StatusError("Fenced", Format("incarnation %u of this client says hello, and incarnation %u is known",
+                                         incarnation, known));
+    }
+    client->incarnation.store(incarnation);
+  }
+  // A push of the older incarnation looks at the number under each stripe's lock: once every lock has been held
+  // after the change, it can change nothing more.
+  for (std::shared_mutex& stripe : stripe_locks_) const std::unique_lock<std::shared_mutex> lock(stripe);
+  const std::lock_guard<std::mutex> lock(client->mutex);
+  Greeting greeting{client->whole.LowestOpen(), {}};
+  if (greeting.next_step > 0) {
+    const Client::Cursor& cursor = client->cursors[(greeting.next_step - 1) % StepWindow::kSteps];
+    if (cursor.step == greeting.next_step - 1) greeting.cursor = cursor.bytes;
+  }
+  return greeting;
+}
+
+void Store::Forget(uint64_t client_high, uint64_t client_low) {
+  const std::unique_lock<std::shared_mutex> lock(clients_lock_);
+  if (clients_.erase({client_high, client_low}) > 0) {
+    bytes_.fetch_sub(sizeof(Client) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
+  }
+}
+
+std::shared_ptr<Store::Client> Store::FindClient(const Sender& sender) const {
+  const std::shared_lock<std::shared_mutex> lock(clients_lock_);
+  const auto found = clients_.find({sender.client_high, sender.client_low});
+  if (found == clients_.end()) {
+    throw StatusError("ServerLost", "this server does not know the client: it was restarted since the client said "
+                                    "Hello, or the client was idle for too long; its steps cannot be told apart");
+  }
+  return found->second;
+}
+
+void Store::CheckSender(const Sender& sender) const {
+  if (sender.epoch != 0 && sender.epoch != epoch_) {
+    throw StatusError("ServerLost", Format("this server's epoch is %llu, and the client knows %llu: the server was "
+                                           "restarted and has not the rows it had",
+                                           Wide(epoch_), Wide(sender.epoch)));
+  }
+  if (sender.shard_map_version != 0) {
+    const std::shared_lock<std::shared_mutex> lock(map_lock_);
+    if (sender.shard_map_version != map_version_) {
+      throw StatusError("WrongShard", Format("the shard map has version %u, and the client knows %u", map_version_,
+                                             sender.shard_map_version));
+    }
+  }
+}
+
+// All that can be said of a part without looking at a row.
+Store::Piece Store::CheckPart(const Part& part, bool push) const {
+  Piece piece;
+  piece.table = &FindTable(part.table_id);
+  const Table& table = *piece.table;
+  const char* const name = table.name().c_str();
+  if (part.dim != table.dim()) {
+    throw StatusError("BadRequest", Format("table '%s': the message says dim %u, the table has dim %u", name, part.dim,
+                                           table.dim()));
+  }
+  if (part.keys.size() % sizeof(uint64_t) != 0) {
+    throw StatusError("BadRequest", Format("table '%s': %zu bytes of keys, wanted a multiple of 8", name,
+                                           part.keys.size()));
+  }
+  const uint64_t count = part.keys.size() / sizeof(uint64_t);
+  if (limits_.keys_per_call != 0 && count > limits_.keys_per_call) {
+    throw StatusError("ResourceExhausted", Format("table '%s': %llu keys in one call, wanted at most %llu", name,
+                                                  Wide(count), Wide(limits_.keys_per_call)));
+  }
+  const uint32_t known = push ? kUnique | kAssign | kDelete : kUnique | kReadOnly | kState | kContains;
+  const uint32_t kinds = push ? kAssign | kDelete : kState | kContains;
+  if ((part.flags & ~known) != 0 || __builtin_popcount(part.flags & kinds) > 1) {
+    throw StatusError("BadRequest", Format("table '%s': flags %u are not those of a %s", name, part.flags,
+                                           push ? "push" : "pull"));
+  }
+  if (!part.counts.empty()) {
+    throw StatusError("BadRequest", Format("table '%s': %zu bytes of counts; counts are not supported", name,
+                                           part.counts.size()));
+  }
+  const uint64_t row_bytes = push && (part.flags & kDelete) == 0 ? table.layout().weight_bytes : 0;
+  if (part.rows.size() != count * row_bytes) {
+    throw StatusError("BadRequest", Format("table '%s': %zu bytes of rows for %llu keys, wanted %llu", name,
+                                           part.rows.size(), Wide(count), Wide(count * row_bytes)));
+  }
+  if (part.has_crc32c) {
+    const uint32_t crc = Crc32c(part.rows.data(), part.rows.size(), Crc32c(part.keys.data(), part.keys.size()));
+    if (crc != part.crc32c) {
+      throw StatusError("CorruptMessage", Format("table '%s': the part's CRC-32C is %08x, and it says %08x: it was "
+                                                 "damaged on the way",
+                                                 name, crc, part.crc32c));
+    }
+  }
+  piece.flags = part.flags;
+  piece.count = static_cast<uint32_t>(count);
+  piece.keys = part.keys.data();
+  piece.rows = part.rows.data();
+  if ((part.flags & kState) != 0) {
+    piece.bytes_each = table.layout().state_bytes();
+  } else if ((part.flags & kContains) != 0) {
+    piece.bytes_each = 1;
+  } else {
+    piece.bytes_each = table.layout().weight_bytes;
+  }
+  return piece;
+}
+
+// Finds the stripes' runs; keys that do not lie in stripe order get an order by a counting sort.
+void Store::Arrange(Piece& piece) const {
+  constexpr uint32_t kChunk = 256;
+  const Kernels& kernels = ActiveKernels();
+  std::vector<uint8_t> stripes(piece.count);
+  std::array<uint32_t, kStripes + 1>& begin = piece.stripe_begin;
+  begin.fill(0);
+  bool in_order = true;
+  uint32_t previous = 0;
+  std::array<bool, kShards> touched{};
+  for (uint32_t first = 0; first < piece.count; first += kChunk) {
+    uint64_t hashes[kChunk];
+    const uint32_t n = std::min(kChunk, piece.count - first);
+    kernels.hash_keys(piece.keys + uint64_t{first} * sizeof(uint64_t), n, hashes);
+    for (uint32_t j = 0; j < n; ++j) {
+      const uint32_t stripe = StripeOfHash(hashes[j]);
+      touched[ShardOfHash(hashes[j])] = true;
+      stripes[first + j] = static_cast<uint8_t>(stripe);
+      in_order = in_order && stripe >= previous;
+      previous = stripe;
+      ++begin[stripe + 1];
+    }
+  }
+  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) begin[stripe + 1] += begin[stripe];
+  for (uint32_t shard = 0; shard < kShards; ++shard) piece.shards[shard] = touched[shard];
+  {
+    const std::shared_lock<std::shared_mutex> lock(map_lock_);
+    const std::bitset<kShards> foreign = piece.shards & ~owned_;
+    if (foreign.any()) {
+      throw StatusError("WrongShard", Format("shard %zu of table '%s' is not this server's (map version %u)",
+                                             foreign._Find_first(), piece.table->name().c_str(), map_version_));
+    }
+  }
+  if (in_order) return;
+  piece.order.resize(piece.count);
+  std::array<uint32_t, kStripes> next;
+  std::copy(begin.begin(), begin.end() - 1, next.begin());
+  for (uint32_t i = 0; i < piece.count; ++i) piece.order[next[stripes[i]]++] = i;
+}
+
+// A push whose keys may repeat: they are summed (an assignment: the last one counts), as the SDK does before sending.
+void Store::MergeRepeats(Piece& piece) const {
+  piece.merged = MakePlan(OneServer(), {piece.keys, uint64_t{piece.count} * sizeof(uint64_t)});
+  const Plan& plan = piece.merged;
+  if (plan.repeats() && (piece.flags & kDelete) == 0) {
+    const RowLayout& layout = piece.table->layout();
+    piece.own_rows.resize(plan.unique() * layout.weight_bytes);
+    if ((piece.flags & kAssign) != 0) {
+      LastRows(plan, piece.rows, layout.weight_bytes, piece.own_rows.data());
+    } else {
+      const bool is_int64 = piece.table->checked().element_type == ElementType::kInt64;
+      SumRows(plan, piece.rows, piece.table->dim(), is_int64, piece.own_rows.data());
+    }
+    piece.rows = piece.own_rows.data();
+  }
+  if (!plan.repeats()) return;
+  piece.keys = reinterpret_cast<const char*>(plan.keys.data());
+  piece.count = static_cast<uint32_t>(plan.unique());
+}
+
+void Store::CheckGradients(Piece& piece) {
+  const Table& table = *piece.table;
+  if ((piece.flags & kDelete) != 0 || table.checked().element_type != ElementType::kFloat32 ||
+      table.checked().non_finite == NonFinite::kAllow) {
+    return;
+  }
+  const Kernels& kernels = ActiveKernels();
+  const uint32_t dim = table.dim();
+  const size_t row_bytes = table.layout().weight_bytes;
+  size_t bad = kernels.first_nonfinite(piece.rows, piece.count, dim);
+  if (bad == piece.count) return;
+  if (table.checked().non_finite == NonFinite::kReject) {
+    counters_.nonfinite_rows.fetch_add(1, std::memory_order_relaxed);
+    throw StatusError("NonFinite", Format("table '%s': the row for key %llu (position %zu) has a NaN or an infinity; "
+                                          "wanted finite numbers (nonFinite: Reject)",
+                                          table.name().c_str(), Wide(LoadKey(piece.keys, bad)), bad));
+  }
+  // Zero: the element, not the row.
+  std::string cleaned(piece.rows, piece.count * row_bytes);
+  for (; bad < piece.count;) {
+    counters_.nonfinite_rows.fetch_add(1, std::memory_order_relaxed);
+    for (uint32_t d = 0; d < dim; ++d) {
+      char* element = cleaned.data() + bad * row_bytes + d * sizeof(float);
+      if (kernels.first_nonfinite(element, 1, 1) == 0) std::memset(element, 0, sizeof(float));
+    }
+    const size_t next = bad + 1;
+    bad = next + kernels.first_nonfinite(cleaned.data() + next * row_bytes, piece.count - next, dim);
+  }
+  piece.own_rows = std::move(cleaned);
+  piece.rows = piece.own_rows.data();
+}
+
+// Before the first row is made: the limit is soft by what calls at the same moment take.
+void Store::CheckMemory(const std::vector<Piece>& pieces) const {
+  if (limits_.memory_bytes == 0) return;
+  uint64_t wanted = 0;
+  for (const Piece& piece : pieces) {
+    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) == 0) wanted += piece.table->BytesForNew(piece.count);
+  }
+  if (bytes() + wanted <= limits_.memory_bytes) return;
+  wanted = 0;
+  uint64_t missing = 0;
+  for (const Piece& piece : pieces) {
+    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) continue;
+    uint64_t rows = 0;
+    for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+      const Run run = piece.RunOf(stripe);
+      if (run.size() == 0) continue;
+      const std::shared_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+      rows += piece.table->CountMissing(stripe, run);
+    }
+    missing += rows;
+    wanted += piece.table->BytesForNew(rows);
+  }
+  if (missing == 0 || bytes() + wanted <= limits_.memory_bytes) return;
+  throw StatusError("ResourceExhausted", Format("%llu new rows want %llu bytes; this server holds %llu of its limit of "
+                                                "%llu",
+                                                Wide(missing), Wide(wanted), Wide(bytes()), Wide(limits_.memory_bytes)));
+}
+
+std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view message) {
+  counters_.received_bytes.fetch_add(message.size(), std::memory_order_relaxed);
+  auto exchange = std::make_shared<Exchange>();
+  exchange->method = method;
+  exchange->request = ReadRequest(method, message);
+  const Request& request = exchange->request;
+  if (request.has_sender) CheckSender(request.sender);
+
+  const bool pushes = method == Method::kPush || !request.pushes.empty() || (method == Method::kStep && request.pulls.empty());
+  if (pushes) {
+    if (!request.has_sender) {
+      throw StatusError("BadRequest", "a push wants the sender that Hello answered; found none");
+    }
+    if (request.step >= kStepEnd) {
+      throw StatusError("BadRequest", Format("step %llu, wanted less than 2^63", Wide(request.step)));
+    }
+    if (request.step > request.oldest_step && request.step - request.oldest_step >= StepWindow::kSteps) {
+      throw StatusError("OutOfRange", Format("step %llu is %llu past oldest_step %llu, wanted less than 64",
+                                             Wide(request.step), Wide(request.step - request.oldest_step),
+                                             Wide(request.oldest_step)));
+    }
+    if (request.cursor.size() > kCursorBytes) {
+      throw StatusError("BadRequest", Format("a cursor of %zu bytes, wanted at most %zu", request.cursor.size(),
+                                             kCursorBytes));
+    }
+    exchange->client = FindClient(request.sender);
+  }
+
+  uint32_t content = 0;
+  exchange->pushes.reserve(request.pushes.size());
+  for (const Part& part : request.pushes) {
+    Piece& piece = exchange->pushes.emplace_back(CheckPart(part, true));
+    for (size_t i = 0; i + 1 < exchange->pushes.size(); ++i) {
+      if (exchange->pushes[i].table != piece.table) continue;
+      throw StatusError("BadRequest", Format("table '%s' is pushed to twice in one step, wanted once",
+                                             piece.table->name().c_str()));
+    }
+    const uint32_t crc = part.has_crc32c
+                             ? part.crc32c
+                             : Crc32c(part.rows.data(), part.rows.size(), Crc32c(part.keys.data(), part.keys.size()));
+    const uint32_t with[4] = {content, part.table_id, part.flags & ~kUnique, crc};
+    content = Crc32c(with, sizeof with);
+    CheckGradients(piece);
+    if ((part.flags & kUnique) == 0) MergeRepeats(piece);
+    Arrange(piece);
+    exchange->shards |= piece.shards;
+  }
+  exchange->content = Fold(content);
+  uint64_t answer = 0;
+  for (const Part& part : request.pulls) {
+    Piece& piece = exchange->pulls.emplace_back(CheckPart(part, false));
+    Arrange(piece);
+    exchange->pulled_bytes.push_back(uint64_t{piece.count} * piece.bytes_each);
+    answer += exchange->pulled_bytes.back();
+  }
+  if (limits_.message_bytes != 0 && ResponseBytes(*exchange) > limits_.message_bytes) {
+    throw StatusError("ResourceExhausted", Format("the answer has %llu bytes, wanted at most %llu; ask for fewer keys "
+                                                  "at once",
+                                                  Wide(answer), Wide(limits_.message_bytes)));
+  }
+  CheckMemory(exchange->pushes);
+  CheckMemory(exchange->pulls);
+  return exchange;
+}
+
+size_t Store::ResponseBytes(const Exchange& exchange) {
+  return tablebay::ResponseBytes(exchange.method, exchange.pulled_bytes);
+}
+
+// REQUIRES the stripe's lock, and the room of the run.
+void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run) {
+  Table& table = *piece.table;
+  const uint32_t before = table.StripeRows(stripe);
+  if ((piece.flags & kDelete) != 0) {
+    table.Delete(stripe, run);
+    counters_.rows_deleted.fetch_add(before - table.StripeRows(stripe), std::memory_order_relaxed);
+    return;
+  }
+  if ((piece.flags & kAssign) != 0) {
+    table.Assign(stripe, run, piece.rows);
+  } else {
+    table.Apply(stripe, run, piece.rows);
+  }
+  counters_.keys_pushed.fetch_add(run.size(), std::memory_order_relaxed);
+  counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
+}
+
+void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
+  const Request& request = exchange.request;
+  Client& client = *exchange.client;
+  const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+  const uint32_t incarnation = client.incarnation.load();
+  if (incarnation != request.sender.incarnation) {
+    throw StatusError("Fenced", Format("incarnation %u of this client is known, and incarnation %u sends: a newer "
+                                       "process has taken its place",
+                                       incarnation, request.sender.incarnation));
+  }
+  std::bitset<kShardsPerStripe> fresh;
+  uint32_t duplicates = 0;
+  const uint32_t first_shard = stripe * kShardsPerStripe;
+  for (uint32_t i = 0; i < kShardsPerStripe; ++i) {
+    if (!exchange.shards[first_shard + i]) continue;
+    ShardSteps& steps = client.shards[first_shard + i];
+    if (!steps.window.Applied(request.step)) {
+      fresh.set(i);
+      continue;
+    }
+    ++duplicates;
+    if (steps.content[request.step % StepWindow::kSteps] != exchange.content) {
+      counters_.duplicates_changed.fetch_add(1, std::memory_order_relaxed);
+    }
+  }
+  if (fresh.any()) {
+    struct Job {
+      const Piece* piece;
+      Run run;
+      std::vector<uint32_t> kept;
+    };
+    std::vector<Job> jobs;
+    jobs.reserve(exchange.pushes.size());  // a run may point into its job
+    for (const Piece& piece : exchange.pushes) {
+      Job& job = jobs.emplace_back(Job{&piece, piece.RunOf(stripe), {}});
+      if (duplicates == 0) continue;
+      // Some shards have this step already: their keys are left out.
+      for (uint32_t i = job.run.begin; i < job.run.end; ++i) {
+        const uint32_t shard = ShardOfHash(HashKey(LoadKey(piece.keys, job.run.At(i))));
+        if (fresh[shard - first_shard]) job.kept.push_back(job.run.At(i));
+      }
+      counters_.keys_duplicate.fetch_add(job.run.size() - job.kept.size(), std::memory_order_relaxed);
+      job.run = Run{piece.keys, job.kept.data(), 0, static_cast<uint32_t>(job.kept.size())};
+    }
+    // Room for all tables before the first row changes: what follows cannot fail.
+    std::deque<Table::Room> rooms;
+    for (const Job& job : jobs) {
+      if ((job.piece->flags & kDelete) == 0) rooms.emplace_back(job.piece->table, stripe, job.run);
+    }
+    for (const Job& job : jobs) ApplyPiece(*job.piece, stripe, job.run);
+    for (uint32_t i = 0; i < kShardsPerStripe; ++i) {
+      if (!fresh[i]) continue;
+      ShardSteps& steps = client.shards[first_shard + i];
+      steps.window.Mark(request.step);
+      steps.content[request.step % StepWindow::kSteps] = exchange.content;
+    }
+  } else {
+    for (const Piece& piece : exchange.pushes) {
+      counters_.keys_duplicate.fetch_add(piece.RunOf(stripe).size(), std::memory_order_relaxed);
+    }
+  }
+  exchange.applied += static_cast<uint32_t>(fresh.count());
+  exchange.duplicate += duplicates;
+}
+
+void Store::ApplyPushes(Exchange& exchange) {
+  const Request& request = exchange.request;
+  Client& client = *exchange.client;
+  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+    bool touched = false;
+    for (uint32_t i = 0; i < kShardsPerStripe; ++i) touched = touched || exchange.shards[stripe * kShardsPerStripe + i];
+    if (touched) ApplyStripe(exchange, stripe);
+  }
+  bool known = exchange.applied == 0 && exchange.duplicate > 0;
+  {
+    const std::lock_guard<std::mutex> lock(client.mutex);
+    const uint32_t incarnation = client.incarnation.load();
+    if (incarnation != request.sender.incarnation) {
+      throw StatusError("Fenced", Format("incarnation %u of this client is known, and incarnation %u sends", incarnation,
+                                         request.sender.incarnation));
+    }
+    if (client.whole.Applied(request.step)) {
+      known = exchange.applied == 0;
+    } else if (!request.more) {
+      client.whole.Mark(request.step);
+      Client::Cursor& cursor = client.cursors[request.step % StepWindow::kSteps];
+      cursor.step = request.step;
+      cursor.bytes.assign(request.cursor);
+    }
+  }
+  (known ? counters_.duplicates : counters_.pushes_applied).fetch_add(1, std::memory_order_relaxed);
+}
+
+void Store::RunPull(const Piece& piece, char* out) {
+  Table& table = *piece.table;
+  const bool create = (piece.flags & (kReadOnly | kState | kContains)) == 0;
+  const uint32_t weights = table.layout().weights;
+  uint64_t missing_total = 0;
+  std::vector<uint32_t> missing;
+  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+    const Run run = piece.RunOf(stripe);
+    if (run.size() == 0) continue;
+    missing.clear();
+    {
+      const std::shared_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+      if ((piece.flags & kState) != 0) {
+        table.ReadState(stripe, run, out);
+      } else if ((piece.flags & kContains) != 0) {
+        table.Contains(stripe, run, out);
+      } else {
+        table.Read(stripe, run, weights, piece.bytes_each, out, &missing);
+      }
+    }
+    missing_total += missing.size();
+    if (!create || missing.empty()) continue;
+    const Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
+    const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+    const uint32_t before = table.StripeRows(stripe);
+    const Table::Room room(&table, stripe, rest);
+    table.Create(stripe, rest);
+    table.Read(stripe, rest, weights, piece.bytes_each, out, nullptr);
+    counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
+  }
+  counters_.keys_pulled.fetch_add(piece.count, std::memory_order_relaxed);
+  counters_.keys_missing.fetch_add(missing_total, std::memory_order_relaxed);
+}
+
+void Store::Execute(Exchange& exchange, char* out) {
+  Response response;
+  response.epoch = epoch_;
+  {
+    const std::shared_lock<std::shared_mutex> lock(map_lock_);
+    response.shard_map_version = map_version_;
+  }
+  response.step = exchange.request.step;
+  if (exchange.client != nullptr) ApplyPushes(exchange);
+  response.applied_shards = exchange.applied;
+  response.duplicate_shards = exchange.duplicate;
+  const std::vector<char*> spaces = WriteResponse(exchange.method, out, response, exchange.pulled_bytes);
+  for (size_t i = 0; i < spaces.size(); ++i) RunPull(exchange.pulls[i], spaces[i]);
+  std::atomic<uint64_t>& calls = exchange.method == Method::kPull   ? counters_.pulls
+                                 : exchange.method == Method::kPush ? counters_.pushes
+                                                                    : counters_.steps;
+  calls.fetch_add(1, std::memory_order_relaxed);
+  counters_.sent_bytes.fetch_add(ResponseBytes(exchange), std::memory_order_relaxed);
+}
+
+void Store::Pull(Table& table, std::string_view keys, uint32_t flags, char* out) {
+  Part part;
+  part.table_id = table.id();
+  part.dim = table.dim();
+  part.flags = flags;
+  part.keys = keys;
+  std::vector<Piece> pieces;
+  pieces.push_back(CheckPart(part, false));
+  Arrange(pieces[0]);
+  CheckMemory(pieces);
+  RunPull(pieces[0], out);
+  counters_.pulls.fetch_add(1, std::memory_order_relaxed);
+}
+
+uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows, uint32_t flags) {
+  Part part;
+  part.table_id = table.id();
+  part.dim = table.dim();
+  part.flags = flags;
+  part.keys = keys;
+  part.rows = rows;
+  std::vector<Piece> pieces;
+  pieces.push_back(CheckPart(part, true));
+  Piece& piece = pieces[0];
+  CheckGradients(piece);
+  if ((flags & kUnique) == 0) MergeRepeats(piece);
+  Arrange(piece);
+  CheckMemory(pieces);
+  uint64_t removed = 0;
+  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+    const Run run = piece.RunOf(stripe);
+    if (run.size() == 0) continue;
+    const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+    const uint32_t before = table.StripeRows(stripe);
+    if ((flags & kDelete) != 0) {
+      ApplyPiece(piece, stripe, run);
+      removed += before - table.StripeRows(stripe);
+    } else {
+      const Table::Room room(&table, stripe, run);
+      ApplyPiece(piece, stripe, run);
+    }
+  }
+  counters_.pushes.fetch_add(1, std::memory_order_relaxed);
+  return removed;
+}
+
+namespace {
+
+// A scan's position: the stripe + 1, and the rows of it yet to be seen. Rows are seen from the last to the first,
+// since a deletion moves the last row to a lower position, and an insertion appends.
+constexpr uint32_t kPositionBits = 40;
+constexpr uint64_t kWholeStripe = (uint64_t{1} << kPositionBits) - 1;
+
+}  // namespace
+
+Store::Scanned Store::Scan(const Table& table, uint64_t position, uint32_t rows_max) const {
+  uint64_t stripe = position == 0 ? 0 : (position >> kPositionBits) - 1;
+  uint64_t left = position == 0 ? kWholeStripe : position & kWholeStripe;
+  if (stripe >= kStripes) {
+    throw StatusError("BadRequest", Format("table '%s': %llu is no position of a scan; wanted 0 or one answered",
+                                           table.name().c_str(), Wide(position)));
+  }
+  if (rows_max == 0) {
+    throw StatusError("BadRequest", Format("table '%s': rows_max is 0, wanted at least 1", table.name().c_str()));
+  }
+  const uint64_t row_bytes = table.layout().weight_bytes;
+  if (limits_.message_bytes != 0) {
+    const uint64_t fit = std::max<uint64_t>(1, (limits_.message_bytes - std::min<uint64_t>(limits_.message_bytes, 4096)) /
+                                                   (row_bytes + sizeof(uint64_t)));
+    rows_max = static_cast<uint32_t>(std::min<uint64_t>(rows_max, fit));
+  }
+  Scanned scanned{};
+  uint64_t count = 0;
+  for (; stripe < kStripes; ++stripe, left = kWholeStripe) {
+    const std::shared_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+    left = std::min<uint64_t>(left, table.StripeRows(static_cast<uint32_t>(stripe)));
+    const uint64_t n = std::min<uint64_t>(left, rows_max - count);
+    scanned.keys.resize((count + n) * sizeof(uint64_t));
+    scanned.rows.resize((count + n) * row_bytes);
+    for (uint64_t i = 0; i < n; ++i, ++count) {
+      const auto at = static_cast<uint32_t>(--left);
+      const uint64_t key = table.KeyAt(static_cast<uint32_t>(stripe), at);
+      std::memcpy(scanned.keys.data() + count * sizeof key, &key, sizeof key);
+      table.CopyWeights(static_cast<uint32_t>(stripe), at, scanned.rows.data() + count * row_bytes);
+    }
+    if (left > 0) {
+      scanned.position = (stripe + 1) << kPositionBits | left;
+      return scanned;
+    }
+    if (count == rows_max && stripe + 1 < kStripes) {
+      scanned.position = (stripe + 2) << kPositionBits | kWholeStripe;
+      return scanned;
+    }
+  }
+  return scanned;
+}
+
+Store::Changes Store::TakeChanges(Table& table) {
+  Changes changes;
+  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+    const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+    table.TakeChanges(stripe, &changes.changed, &changes.deleted);
+  }
+  return changes;
+}
+
+}  // namespace tablebay

@@ -1,0 +1,426 @@
+#include "tablebay/table.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "tablebay/status.h"
+
+namespace tablebay {
+namespace {
+
+constexpr uint32_t kBlock = 16;  // keys handled together; the next block's rows and the one after's buckets are on their way
+constexpr uint64_t kCacheLine = 64;
+
+uint64_t StoredKey(const char* row) {
+  uint64_t key;
+  std::memcpy(&key, row, sizeof key);
+  return key;
+}
+
+// The CPU itself follows a row that is longer than this.
+constexpr uint64_t kPrefetchBytesMax = 8 * kCacheLine;
+
+template <bool kWrite>
+void PrefetchRow(const char* row, uint64_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(row);
+  for (uintptr_t line = begin & ~uintptr_t{kCacheLine - 1}; line < begin + bytes; line += kCacheLine) {
+    __builtin_prefetch(reinterpret_cast<const char*>(line), kWrite ? 1 : 0, 2);
+  }
+}
+
+// base^exponent by squaring: the same bits everywhere, which std::pow does not promise.
+double Power(double base, uint64_t exponent) {
+  double result = 1.0;
+  for (; exponent != 0; exponent >>= 1, base *= base) {
+    if ((exponent & 1) != 0) result *= base;
+  }
+  return result;
+}
+
+}  // namespace
+
+// For index entries that move.
+struct Table::HashAt {
+  const Table& table;
+  const Stripe& stripe;
+  uint64_t operator()(uint32_t position) const { return HashKey(StoredKey(table.Row(stripe, position))); }
+  void Prefetch(uint32_t position) const { __builtin_prefetch(table.Row(stripe, position)); }
+};
+
+Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* bytes_total)
+    : checked_(checked),
+      id_(id),
+      initial_base_(HashKey(checked.options.seed + 0x9e3779b97f4a7c15ULL * (uint64_t{id} + 1))),
+      arena_(checked.layout.row_bytes, bytes_total),
+      slab_shift_(arena_.rows_per_slab_log2()),
+      slab_mask_((1u << arena_.rows_per_slab_log2()) - 1) {
+  for (uint32_t s = 0; s < kStripes; ++s) stripes_.emplace_back(bytes_total);
+
+  const Parameters& parameters = checked_.options.optimizer_parameters;
+  const auto parameter = [&](const char* name) {
+    const auto found = parameters.find(name);
+    return found == parameters.end() ? 0.0 : found->second;
+  };
+  learning_rate_.store(static_cast<float>(parameter("learning_rate")));
+  for (size_t slot = 0; slot < checked_.optimizer->slots.size(); ++slot) {
+    initial_slots_.insert(initial_slots_.end(), dim(), checked_.optimizer->initial_slot(parameters, slot));
+  }
+  update_.dim = dim();
+  update_.weights = layout().weights;
+  update_.slots = layout().slots;
+  update_.step = layout().step;
+  update_.epsilon = static_cast<float>(parameter("epsilon"));
+  update_.beta1 = static_cast<float>(parameter("beta1"));
+  update_.beta2 = static_cast<float>(parameter("beta2"));
+  if (checked_.optimizer->counts_steps) {
+    for (uint64_t t = 0;; ++t) {
+      const double first = 1.0 - Power(parameter("beta1"), t);
+      const double second = std::sqrt(1.0 - Power(parameter("beta2"), t));
+      corrections1_.push_back(static_cast<float>(first));
+      corrections2_.push_back(static_cast<float>(second));
+      if (corrections1_.back() == 1.0f && corrections2_.back() == 1.0f) break;
+    }
+  }
+  update_.corrections1 = corrections1_.data();
+  update_.corrections2 = corrections2_.data();
+  update_.corrections = static_cast<uint32_t>(corrections1_.size());
+}
+
+uint64_t Table::bytes() const {
+  uint64_t bytes = arena_.bytes();
+  for (const Stripe& stripe : stripes_) bytes += stripe.index.bytes();
+  return bytes;
+}
+
+uint32_t Table::Find(const Stripe& stripe, uint64_t key, uint64_t hash) const {
+  return stripe.index.Find(hash, [&](uint32_t position) { return StoredKey(Row(stripe, position)) == key; });
+}
+
+// A rolling pipeline: while a block is handled, the rows of the next one and the index buckets of the one after
+// are being fetched. `prefetch_bytes` of each row, from its start.
+template <bool kOrdered, Table::Access kAccess, class Visit>
+void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const {
+  struct Block {
+    uint64_t keys[kBlock];
+    uint64_t hashes[kBlock];
+    uint32_t positions[kBlock];
+    char* rows[kBlock];
+  } ring[3];
+  const uint64_t bytes_ahead = std::min<uint64_t>(prefetch_bytes, kPrefetchBytesMax);
+  const uint32_t count = run.size();
+  const uint32_t blocks = (count + kBlock - 1) / kBlock;
+  const auto size_of = [&](uint32_t b) { return std::min(kBlock, count - b * kBlock); };
+  // In registers: the compiler must take it that a written row changes any of these.
+  const Index::View index(stripe.index);
+  char* const* const slabs = stripe.slabs.data();
+  const uint32_t slab_shift = slab_shift_;
+  const uint32_t slab_mask = slab_mask_;
+  const uint64_t row_bytes = checked_.layout.row_bytes;
+  const char* const keys = run.keys;
+  const uint32_t* const order = run.order;
+
+  for (uint32_t b = 0; b < blocks + 2; ++b) {
+    if (b < blocks) {
+      Block& block = ring[b % 3];
+      const uint32_t first = run.begin + b * kBlock;
+      for (uint32_t j = 0, n = size_of(b); j < n; ++j) {
+        const uint64_t key = LoadKey(keys, kOrdered ? order[first + j] : first + j);
+        const uint64_t hash = HashKey(key);
+        block.keys[j] = key;
+        block.hashes[j] = hash;
+        index.Prefetch(hash);
+      }
+    }
+    if (b >= 1 && b - 1 < blocks) {
+      Block& block = ring[(b - 1) % 3];
+      for (uint32_t j = 0, n = size_of(b - 1); j < n; ++j) {
+        uint32_t first = Index::kNone;
+        char* row = nullptr;
+        index.Guess(block.hashes[j], [&](uint32_t position) {
+          char* const candidate = slabs[position >> slab_shift] + (position & slab_mask) * row_bytes;
+          PrefetchRow<kAccess == Access::kWrite>(candidate, bytes_ahead);
+          if (row != nullptr) return;
+          row = candidate;
+          first = position;
+        });
+        block.positions[j] = first;
+        block.rows[j] = row;
+      }
+    }
+    if (b >= 2) {
+      Block& block = ring[(b - 2) % 3];
+      const uint32_t n = size_of(b - 2);
+      for (uint32_t j = 0; j < n; ++j) {
+        if (block.rows[j] != nullptr && StoredKey(block.rows[j]) == block.keys[j]) [[likely]] continue;
+        block.positions[j] = Find(stripe, block.keys[j], block.hashes[j]);
+        block.rows[j] = block.positions[j] == Index::kNone ? nullptr : Row(stripe, block.positions[j]);
+      }
+      visit(run.begin + (b - 2) * kBlock, n, block.rows, block.positions, block.keys, block.hashes);
+    }
+  }
+}
+
+template <Table::Access kAccess, class Visit>
+void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const {
+  if (run.order == nullptr) {
+    VisitBlocks<false, kAccess>(stripe, run, prefetch_bytes, visit);
+  } else {
+    VisitBlocks<true, kAccess>(stripe, run, prefetch_bytes, visit);
+  }
+}
+
+void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_t bytes, char* out,
+                 std::vector<uint32_t>* missing) const {
+  const Stripe& stripe = stripes_[stripe_index];
+  const Kernels& kernels = ActiveKernels();
+  ForBlocks<Access::kRead>(stripe, run, offset + bytes,
+        [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
+          if (run.order == nullptr) {
+            kernels.copy_rows(rows, n, offset, bytes, out + uint64_t{first} * bytes);
+          } else {
+            for (uint32_t j = 0; j < n; ++j) {
+              kernels.copy_rows(rows + j, 1, offset, bytes, out + uint64_t{run.order[first + j]} * bytes);
+            }
+          }
+          if (missing == nullptr) return;
+          for (uint32_t j = 0; j < n; ++j) {
+            if (rows[j] == nullptr) missing->push_back(run.At(first + j));
+          }
+        });
+}
+
+void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
+  const RowLayout& at = layout();
+  const uint64_t state_bytes = at.state_bytes();
+  ForBlocks<Access::kRead>(stripes_[stripe_index], run, at.row_bytes,
+        [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
+          for (uint32_t j = 0; j < n; ++j) {
+            char* state = out + run.At(first + j) * state_bytes;
+            const char* slots =
+                rows[j] == nullptr ? reinterpret_cast<const char*>(initial_slots_.data()) : rows[j] + at.slots;
+            std::memcpy(state, slots, at.slot_bytes);
+            if (at.step == 0) continue;
+            if (rows[j] == nullptr) {
+              std::memset(state + at.slot_bytes, 0, 4);
+            } else {
+              std::memcpy(state + at.slot_bytes, rows[j] + at.step, 4);
+            }
+          }
+        });
+}
+
+void Table::Contains(uint32_t stripe_index, const Run& run, char* out) const {
+  ForBlocks<Access::kRead>(stripes_[stripe_index], run, sizeof(uint64_t),
+        [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
+          for (uint32_t j = 0; j < n; ++j) out[run.At(first + j)] = rows[j] != nullptr ? 1 : 0;
+        });
+}
+
+uint64_t Table::CountMissing(uint32_t stripe_index, const Run& run) const {
+  uint64_t missing = 0;
+  ForBlocks<Access::kRead>(stripes_[stripe_index], run, sizeof(uint64_t),
+        [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
+          for (uint32_t j = 0; j < n; ++j) missing += rows[j] == nullptr ? 1 : 0;
+        });
+  return missing;
+}
+
+uint64_t Table::BytesForNew(uint64_t rows) const {
+  constexpr uint64_t kIndexBytesPerRow = 14;  // at most: index.h
+  return rows * (layout().row_bytes + kIndexBytesPerRow);
+}
+
+Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(table), stripe_(stripe_index) {
+  Stripe& stripe = table->stripes_[stripe_index];
+  const uint64_t rows = uint64_t{stripe.rows} + run.size();
+  if (rows >= Index::kNone) {
+    throw StatusError("ResourceExhausted",
+                      Format("table '%s': stripe %u has %u rows, and cannot hold %u more", table->name().c_str(),
+                             stripe_index, stripe.rows, run.size()));
+  }
+  stripe.index.Advance(run.size() / 4 + 1, HashAt{*table, stripe});
+  // Growing an index for keys that turn out to be there already would waste memory: count first.
+  uint64_t new_entries = run.size();
+  // (A small stripe's index is not worth a count.)
+  constexpr uint64_t kSmall = 4096;
+  if (rows > kSmall && stripe.index.BytesToReserve(new_entries) > 0) {
+    new_entries = table->CountMissing(stripe_index, run);
+  }
+  stripe.index.Reserve(new_entries, HashAt{*table, stripe});
+  const uint64_t words = (rows + 63) / 64;
+  if (stripe.dirty.size() < words) stripe.dirty.resize(words);
+  const uint64_t slabs = (rows + table->slab_mask_) >> table->slab_shift_;
+  slabs_before_ = stripe.slabs.size();
+  slabs_reserved_ = slabs > slabs_before_ ? slabs - slabs_before_ : 0;
+  if (slabs_reserved_ == 0) return;
+  if (stripe.slabs.capacity() < slabs) stripe.slabs.reserve(std::max<uint64_t>(slabs, 2 * slabs_before_));
+  table->arena_.Reserve(slabs_reserved_);
+}
+
+Table::Room::~Room() {
+  if (slabs_reserved_ == 0) return;
+  const uint64_t taken = table_->stripes_[stripe_].slabs.size() - slabs_before_;
+  table_->arena_.Unreserve(slabs_reserved_ - taken);
+}
+
+void Table::Initialise(uint64_t key, char* weights) const {
+  const std::string& initializer = checked_.options.initializer;
+  const Parameters& parameters = checked_.options.initializer_parameters;
+  const Kernels& kernels = ActiveKernels();
+  const uint64_t base = HashKey(key ^ initial_base_);
+  const auto parameter = [&](const char* name) { return static_cast<float>(parameters.at(name)); };
+  switch (initializer[0]) {
+    case 'U': return kernels.fill_uniform(weights, dim(), base, parameter("low"), parameter("high"));
+    case 'N': return kernels.fill_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
+    case 'C': {
+      const float value = parameter("value");
+      for (uint32_t c = 0; c < dim(); ++c) std::memcpy(weights + c * sizeof value, &value, sizeof value);
+      return;
+    }
+    default: std::memset(weights, 0, layout().weight_bytes);
+  }
+}
+
+uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
+  // A run may name a key twice: the second finds the row of the first.
+  if (const uint32_t found = Find(stripe, key, hash); found != Index::kNone) return found;
+  const uint32_t position = stripe.rows++;
+  if (position >> slab_shift_ == stripe.slabs.size()) stripe.slabs.push_back(arena_.TakeSlab());
+  char* row = Row(stripe, position);
+  const RowLayout& at = layout();
+  std::memcpy(row, &key, sizeof key);
+  if (at.step != 0) std::memset(row + at.step, 0, 4);
+  Initialise(key, row + at.weights);
+  if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
+  stripe.index.Insert(hash, position, HashAt{*this, stripe});
+  rows_.fetch_add(1, std::memory_order_relaxed);
+  return position;
+}
+
+void Table::Touch(Stripe& stripe, uint32_t position, char* row) {
+  std::memcpy(row + RowLayout::kVersion, &stripe.version, sizeof stripe.version);
+  stripe.dirty[position >> 6] |= uint64_t{1} << (position & 63);
+}
+
+void Table::Create(uint32_t stripe_index, const Run& run) {
+  Stripe& stripe = stripes_[stripe_index];
+  ++stripe.version;
+  ForBlocks<Access::kWrite>(stripe, run, sizeof(uint64_t),
+        [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t* hashes) {
+          for (uint32_t j = 0; j < n; ++j) {
+            if (rows[j] != nullptr) continue;
+            const uint32_t position = Insert(stripe, keys[j], hashes[j]);
+            Touch(stripe, position, Row(stripe, position));
+          }
+        });
+}
+
+void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) {
+  Stripe& stripe = stripes_[stripe_index];
+  ++stripe.version;
+  const RowLayout& at = layout();
+  const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
+  Update update = update_;
+  update.learning_rate = learning_rate();
+  ForBlocks<Access::kWrite>(stripe, run, at.row_bytes,
+        [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
+            const uint64_t* hashes) {
+          const char* block[kBlock];
+          for (uint32_t j = 0; j < n; ++j) {
+            block[j] = gradients + uint64_t{run.At(first + j)} * at.weight_bytes;
+            if (rows[j] == nullptr) {
+              positions[j] = Insert(stripe, keys[j], hashes[j]);
+              rows[j] = Row(stripe, positions[j]);
+            }
+            Touch(stripe, positions[j], rows[j]);
+          }
+          update.rows = rows;
+          update.gradients = block;
+          update.count = n;
+          kernel(update);
+        });
+}
+
+void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
+  Stripe& stripe = stripes_[stripe_index];
+  ++stripe.version;
+  const RowLayout& at = layout();
+  ForBlocks<Access::kWrite>(stripe, run, at.row_bytes,
+        [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
+            const uint64_t* hashes) {
+          for (uint32_t j = 0; j < n; ++j) {
+            if (rows[j] == nullptr) {
+              positions[j] = Insert(stripe, keys[j], hashes[j]);
+              rows[j] = Row(stripe, positions[j]);
+            }
+            std::memcpy(rows[j] + at.weights, new_rows + uint64_t{run.At(first + j)} * at.weight_bytes,
+                        at.weight_bytes);
+            Touch(stripe, positions[j], rows[j]);
+          }
+        });
+}
+
+void Table::Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash) {
+  stripe.index.Erase(hash, position);
+  const uint32_t last = --stripe.rows;
+  const auto is_dirty = [&](uint32_t p) { return (stripe.dirty[p >> 6] >> (p & 63) & 1) != 0; };
+  const uint64_t bit = uint64_t{1} << (position & 63);
+  if (last != position) {
+    const char* moved = Row(stripe, last);
+    stripe.index.Reposition(HashKey(StoredKey(moved)), last, position);
+    std::memcpy(Row(stripe, position), moved, layout().row_bytes);
+    stripe.dirty[position >> 6] = is_dirty(last) ? stripe.dirty[position >> 6] | bit : stripe.dirty[position >> 6] & ~bit;
+  }
+  stripe.dirty[last >> 6] &= ~(uint64_t{1} << (last & 63));
+  if (stripe.changes_taken) stripe.tombstones.push_back(key);
+  // One slab is kept beyond the last row, so that a row that comes and goes does not map and unmap each time.
+  const uint64_t wanted = ((uint64_t{stripe.rows} + slab_mask_) >> slab_shift_) + 1;
+  while (stripe.slabs.size() > wanted) {
+    arena_.GiveBack(stripe.slabs.back());
+    stripe.slabs.pop_back();
+  }
+  rows_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+uint64_t Table::Delete(uint32_t stripe_index, const Run& run) {
+  Stripe& stripe = stripes_[stripe_index];
+  ++stripe.version;
+  uint64_t removed = 0;
+  // One by one: a removal moves rows, so nothing looked up before it holds.
+  for (uint32_t i = run.begin; i < run.end; ++i) {
+    const uint64_t key = LoadKey(run.keys, run.At(i));
+    const uint64_t hash = HashKey(key);
+    const uint32_t position = Find(stripe, key, hash);
+    if (position == Index::kNone) continue;
+    Remove(stripe, position, key, hash);
+    ++removed;
+  }
+  return removed;
+}
+
+uint64_t Table::KeyAt(uint32_t stripe, uint32_t position) const { return StoredKey(Row(stripes_[stripe], position)); }
+
+void Table::CopyWeights(uint32_t stripe, uint32_t position, char* out) const {
+  std::memcpy(out, Row(stripes_[stripe], position) + layout().weights, layout().weight_bytes);
+}
+
+void Table::TakeChanges(uint32_t stripe_index, std::vector<uint64_t>* changed, std::vector<uint64_t>* deleted) {
+  Stripe& stripe = stripes_[stripe_index];
+  for (size_t word = 0; word < stripe.dirty.size(); ++word) {
+    for (uint64_t bits = stripe.dirty[word]; bits != 0; bits &= bits - 1) {
+      const auto position = static_cast<uint32_t>(word * 64 + static_cast<uint32_t>(__builtin_ctzll(bits)));
+      changed->push_back(StoredKey(Row(stripe, position)));
+    }
+    stripe.dirty[word] = 0;
+  }
+  std::sort(stripe.tombstones.begin(), stripe.tombstones.end());
+  stripe.tombstones.erase(std::unique(stripe.tombstones.begin(), stripe.tombstones.end()), stripe.tombstones.end());
+  for (const uint64_t key : stripe.tombstones) {
+    if (Find(stripe, key, HashKey(key)) == Index::kNone) deleted->push_back(key);
+  }
+  stripe.tombstones.clear();
+  stripe.changes_taken = true;
+}
+
+}  // namespace tablebay
