@@ -24,9 +24,8 @@ class BaseTable(ABC):
     int64, other CPU arrays by DLPack, buffers of format q or Q, and flat lists of Python ints (which are
     converted) do as well. Every 64-bit value is a key; -1 and 2^64 - 1 are the same one. Keys may repeat.
     Gradients and rows have exactly the table's dtype, shape keys.shape + (dim,), and are C-contiguous; they
-    may be read-only. Nothing is
-    copied or cast silently: BadType names the dtype found and the one wanted, BadRequest the shape or layout.
-    A call without keys does nothing. Safe in threads.
+    may be read-only. Nothing is copied or cast silently: BadType names the dtype found and the one wanted,
+    BadRequest the shape or layout. A call without keys does nothing. Safe in threads.
     """
 
     def __init__(self, spec: TableSpec, state_names: Sequence[str]) -> None:

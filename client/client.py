@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +44,7 @@ class Client:
         self._lock = threading.Lock()
         self._reporting = threading.Lock()
         self._reports = 0
+        self._barriers: Counter[str] = Counter()
 
     # -- who and where --
 
@@ -171,11 +173,11 @@ class Client:
             control.report(request, self._session.timeout)
 
     def barrier(self, name: str, timeout: float | None = None) -> None:
-        """Wait until every worker has called barrier(name).
+        """Wait until every worker has called barrier(name), as often as this one has by now.
 
         timeout: seconds, without end by default; then DeadlineExceeded says how many had come. A server that
-            cannot be
-        reached for the client's own timeout is Unavailable all the same. What pushes left open is sent first.
+            cannot be reached for the client's own timeout is Unavailable all the same.
+        What pushes left open is sent first.
         """
         if not isinstance(name, str):
             raise errors.BadType(f"barrier: found {type(name).__name__} as its name, wanted str")
@@ -183,9 +185,12 @@ class Client:
         session.check()
         session.flush(session.deadline())
         deadline = None if timeout is None else session.deadline(timeout)
+        # A released name stays released, so that a lost answer can be asked for again: the second use of a
+        # name is another name.
+        use = self._barriers[name] + 1
         who = session.identity
         request = tablebay_pb2.BarrierRequest(
-            name=name,
+            name=name if use == 1 else f"{name}#{use}",
             client_high=who.client_high,
             client_low=who.client_low,
             incarnation=who.incarnation,
@@ -196,6 +201,7 @@ class Client:
             with session.speaking() as control:
                 answer = control.barrier(request, session.timeout)
             if answer.released:
+                self._barriers[name] = use
                 return
             if deadline is not None and deadline.passed():
                 raise errors.DeadlineExceeded(

@@ -31,9 +31,7 @@ LOG_FORMAT = "TABLEBAY_LOG_FORMAT"
 # What torch.distributed reads.
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 
-_IDENTITY = frozenset(
-    {JOB, ROLE, RANK, WORKERS, GENERATION, SERVERS, INDEX, TABLES, *DISTRIBUTED}
-)
+_IDENTITY = frozenset({JOB, ROLE, RANK, WORKERS, GENERATION, SERVERS, INDEX, TABLES, *DISTRIBUTED})
 
 # A server's HTTP port is one above its data port, its control port two above.
 DATA_PORT, HTTP_PORT, CONTROL_PORT = 7070, 7071, 7072
@@ -66,7 +64,12 @@ def control_port(data_port: int) -> int:
 def split_address(address: str) -> tuple[str, int]:
     """The host and data port of `host:port`. Raises BadRequest."""
     host, _, port = address.rpartition(":")
-    if not _HOST.fullmatch(host) or not port.isascii() or not port.isdecimal() or not 1 <= int(port) <= DATA_PORT_MAX:
+    if (
+        not _HOST.fullmatch(host)
+        or not port.isascii()
+        or not port.isdecimal()
+        or not 1 <= int(port) <= DATA_PORT_MAX
+    ):
         raise BadRequest(
             f"address {_shown(address)}: wanted host:port with a data port of 1 to {DATA_PORT_MAX}, "
             "such as localhost:7070"
@@ -87,11 +90,15 @@ def expand_pattern(pattern: str) -> list[str]:
             host, port = split_address(address)
             addresses.append(f"{host}:{port}")
             if len(addresses) > SERVERS_MAX:
-                raise BadRequest(f"addresses {_shown(pattern)}: more than {SERVERS_MAX}, which is the most there can be")
+                raise BadRequest(
+                    f"addresses {_shown(pattern)}: more than {SERVERS_MAX}, which is the most there can be"
+                )
     seen: set[str] = set()
     for address in addresses:
         if address in seen:
-            raise BadRequest(f"addresses {_shown(pattern)}: {address} is named twice, wanted each server once")
+            raise BadRequest(
+                f"addresses {_shown(pattern)}: {address} is named twice, wanted each server once"
+            )
         seen.add(address)
     return addresses
 
@@ -104,8 +111,8 @@ def _expand(text: str, pattern: str) -> Iterator[str]:
     bounds = _BOUNDS.fullmatch(brace[1])
     if bounds is None or int(bounds[1]) > int(bounds[2]):
         raise BadRequest(
-            f"addresses {_shown(pattern)}: found {_shown(brace[0])}, wanted {{first..last}} or {{first..last..step}} "
-            "with first <= last"
+            f"addresses {_shown(pattern)}: found {_shown(brace[0])}, wanted {{first..last}} or "
+            "{first..last..step} with first <= last"
         )
     for number in range(int(bounds[1]), int(bounds[2]) + 1, int(bounds[3] or 1)):
         yield from _expand(f"{text[: brace.start()]}{number}{text[brace.end() :]}", pattern)
@@ -127,7 +134,7 @@ def number(environment: Mapping[str, str], name: str, low: int, high: int, defau
 
 @dataclass(frozen=True)
 class WorkerEnvironment:
-    """Who a worker is. servers: a pattern for `expand_pattern`. rank: None for a process that is no rank of the job."""
+    """Who a worker is. servers: a pattern for `expand_pattern`. rank: None for no rank of the job."""
 
     job: str
     rank: int | None
@@ -142,14 +149,16 @@ class WorkerEnvironment:
         servers = found.get(SERVERS, "")
         if not servers:
             raise BadRequest(
-                f"{SERVERS} is not set, so the servers are unknown: give connect() an address such as 'localhost:7070', "
-                "or start this process with `tablebay run`"
+                f"{SERVERS} is not set, so the servers are unknown: give connect() an address, such as "
+                "'localhost:7070', or start this process with `tablebay run`"
             )
         rank = number(found, RANK, 0, 2**32 - 1, None)
         workers = number(found, WORKERS, 1, 2**32 - 1, 1 if rank is None else None)
         if workers is None:
             raise BadRequest(f"{WORKERS} is not set, but {RANK} is; wanted both")
         if rank is not None and rank >= workers:
-            raise BadRequest(f"{RANK} is {rank} and {WORKERS} is {workers}, wanted a rank below the number of workers")
+            raise BadRequest(
+                f"{RANK} is {rank} and {WORKERS} is {workers}, wanted a rank below the number of workers"
+            )
         generation = number(found, GENERATION, 0, 2**32 - 1, 0) or 0
         return cls(job=found.get(JOB, ""), rank=rank, workers=workers, generation=generation, servers=servers)

@@ -21,8 +21,8 @@ TablebayError
 ├─ JobInvalid             (ValueError) what is wrong with a job file
 └─ JobFailed              a run that ended badly
 
-On the wire an error is a gRPC status: its code as `status_code` says, its message the text, and the class's name in
-the trailing metadata under ERROR_METADATA.
+On the wire an error is a gRPC status: its code as `status_code` says, its message the text, and the class's
+name in the trailing metadata under ERROR_METADATA.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ERROR_METADATA = "tablebay-error"
 
 
 class TablebayError(Exception):
-    """Any error that Tablebay raises on purpose. Its text names the thing, the value found and the value wanted."""
+    """Any error raised on purpose. Its text names the thing, the value found and the value wanted."""
 
 
 class Unavailable(TablebayError):
@@ -105,7 +105,7 @@ class Closed(TablebayError):
 
 
 class JobInvalid(TablebayError, ValueError):
-    """A job file that cannot be run. problems: each with its field's path. source: the file's name, if it has one."""
+    """A job file that cannot be run. problems: each with its field's path. source: the file's name."""
 
     def __init__(self, problems: Sequence[str], source: str = "") -> None:
         self.problems = list(problems)
@@ -150,6 +150,6 @@ def status_code(error: BaseException | type[BaseException]) -> str:
 
 
 def error_named(kind: str, message: str) -> TablebayError:
-    """An error of the class of that name; of a name that this version does not know, a TablebayError that says it."""
+    """An error of the class of that name; for an unknown name, a TablebayError that says it."""
     cls = _ON_THE_WIRE.get(kind)
     return cls(message) if cls is not None else TablebayError(f"{kind}: {message}")

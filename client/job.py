@@ -44,7 +44,20 @@ JOB_NAME_CHARACTERS_MAX = 40
 
 # Of the variables that begin with TABLEBAY_, those that belong to the user; all others tell a process who it
 # is.
-_OWN_VARIABLES = frozenset({LOG_LEVEL, LOG_FORMAT})
+# The last seven are settings of tablebay-server.
+OWN_VARIABLES = frozenset(
+    {
+        LOG_LEVEL,
+        LOG_FORMAT,
+        "TABLEBAY_CLIENTS_MAX",
+        "TABLEBAY_GRACE_SECONDS",
+        "TABLEBAY_KEYS_MAX",
+        "TABLEBAY_MEMORY_LIMIT_BYTES",
+        "TABLEBAY_MESSAGE_BYTES_MAX",
+        "TABLEBAY_REQUESTS_MAX",
+        "TABLEBAY_THREADS",
+    }
+)
 
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _DNS_LABEL_WORDS = (
@@ -173,7 +186,7 @@ class EnvironmentVariable(_PodModel):
     def _one_source(self) -> EnvironmentVariable:
         if self.value is not None and self.value_from is not None:
             raise ValueError(f"variable {self.name} has both value and valueFrom; wanted one of them")
-        reserved = self.name.startswith("TABLEBAY_") and self.name not in _OWN_VARIABLES
+        reserved = self.name.startswith("TABLEBAY_") and self.name not in OWN_VARIABLES
         if reserved or self.name in DISTRIBUTED:
             raise ValueError(f"found {self.name}, which Tablebay sets itself; wanted another name, or none")
         return self

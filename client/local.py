@@ -32,11 +32,14 @@ from tablebay.client.ports import HOST, free_block
 from tablebay.client.processes import Process, ProcessGroup
 from tablebay.client.report import REPORT_FILE, Figures, figures, report, write_report
 from tablebay.client.tables import dump_tables
+from tablebay.ps_server import memory
 
 BLOCKS_TRIED = 8
 TICK_S = 0.1
 FIGURES_EVERY_S = 1.0
 FIGURES_TIMEOUT_S = 10.0
+_GRACE = "TABLEBAY_GRACE_SECONDS"
+_MEMORY_LIMIT = "TABLEBAY_MEMORY_LIMIT_BYTES"
 
 
 class Interrupted(Exception):
@@ -179,6 +182,9 @@ class _Run:
             names.TABLES: dump_tables(spec.tables),
         }
         environment.setdefault(names.LOG_FORMAT, "text")
+        # Alone, each would take most of the machine's memory, and longer to end than it gets here.
+        environment.setdefault(_GRACE, f"{0.8 * self._options.server_grace_s:g}")
+        environment.setdefault(_MEMORY_LIMIT, str(memory.default_limit() // spec.servers.replicas))
         # -P: a file of the user's current directory must not stand in for one of the server's modules.
         command = [sys.executable, "-P", "-m", "tablebay.ps_server.main", "--host", HOST]
         command += ["--data-port", str(self._data_port(index)), "--exit-with-parent"]

@@ -35,8 +35,8 @@ def check(job: TrainingJob) -> None:
     container = job.spec.workers.container
     if not container.command:
         problem = (
-            f"spec.workers.template.spec.containers[{container.name}].command: a required field is missing for a "
-            "local run, which has no image to take it from; wanted a command such as [python, train.py]"
+            f"spec.workers.template.spec.containers[{container.name}].command: a required field is missing "
+            "for a local run, which has no image to take it from; wanted a command such as [python, train.py]"
         )
         raise JobInvalid([problem])
 

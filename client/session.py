@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from google.protobuf.message import DecodeError
@@ -63,26 +64,39 @@ class Greeting:
 
 
 class Outgoing:
-    """The requests of one call to one server, sent in order: the last tells it that a push is whole."""
+    """The requests of one call to one server, sent in order: the last tells it that a push is whole.
+
+    encode: makes the requests when the first is wanted, so that one server's are under way while the next's
+        are made. It reads the caller's arrays, so it must have run when the caller has them back.
+    """
 
     def __init__(
-        self, server: int, method: str, requests: Sequence[bytes], accept: Callable[[int, int, bytes], int]
+        self,
+        server: int,
+        method: str,
+        encode: Callable[[], Sequence[bytes]],
+        accept: Callable[[int, int, bytes], int],
     ):
         self.server = server
         self.method = method
-        self.requests = requests
         self.answered = 0
+        self.done = False
+        self._encode = encode
         self._accept = accept
+        self._requests: Sequence[bytes] | None = None
 
     @property
-    def done(self) -> bool:
-        """Whether the server has answered every request."""
-        return self.answered == len(self.requests)
+    def requests(self) -> Sequence[bytes]:
+        """Made once, and the same for ever."""
+        if self._requests is None:
+            self._requests = self._encode()
+        return self._requests
 
     def accept(self, response: bytes) -> int:
         """Keep an answer to the request last sent; returns the server's epoch. Raises CorruptMessage."""
         epoch = self._accept(self.server, self.answered, response)
         self.answered += 1
+        self.done = self.answered == len(self.requests)
         return epoch
 
 
@@ -134,8 +148,8 @@ class Session:
         if os.getpid() != self._process:
             raise errors.Forked(
                 f"this client was made in process {self._process} and is used in process {os.getpid()}, "
-                "which was forked from it: its connections cannot be shared. Connect in each process, and start "
-                "processes with 'spawn' (multiprocessing.get_context('spawn'))"
+                "which was forked from it: its connections cannot be shared. Start processes with 'spawn' "
+                "(multiprocessing.get_context('spawn')), and connect in each"
             )
         if self._closed:
             raise errors.Closed("this client has been closed; make another with tb.connect()")
@@ -278,6 +292,8 @@ class Session:
             self._settled(letter)
 
     def _keep(self, letter: Letter) -> None:
+        for out in letter.outgoing:
+            _ = out.requests  # made now: the caller may change its gradients from here on
         with self._lock:
             if letter not in self._unsettled:
                 self._unsettled.append(letter)
@@ -311,7 +327,7 @@ class Session:
                     f"server {server} answered what cannot be read: {error}"
                 ) from None
 
-        return Outgoing(server, "Step", [request.SerializeToString()], accept)
+        return Outgoing(server, "Step", lambda: [request.SerializeToString()], accept)
 
     def _outgoing(
         self,
@@ -327,25 +343,21 @@ class Session:
             return epoch
 
         who = self.identity
-        return [
-            Outgoing(
+
+        def encode(server: int) -> list[bytes]:
+            return call.requests(
                 server,
-                method,
-                call.requests(
-                    server,
-                    who.client_high,
-                    who.client_low,
-                    who.incarnation,
-                    self._shard_map_version,
-                    self._epochs[server],
-                    step,
-                    oldest_step,
-                    cursor,
-                ),
-                accept,
+                who.client_high,
+                who.client_low,
+                who.incarnation,
+                self._shard_map_version,
+                self._epochs[server],
+                step,
+                oldest_step,
+                cursor,
             )
-            for server in servers
-        ]
+
+        return [Outgoing(server, method, partial(encode, server), accept) for server in servers]
 
     # -- the exchange --
 
@@ -364,8 +376,7 @@ class Session:
         deadline: Deadline,
         under_way: list[tuple[Outgoing, Answer]] | None = None,
     ) -> None:
-        """Send every request, to all servers at once, and again while a server is unavailable and time is
-        left.
+        """Send every request, to all servers at once, and again while one is unavailable and time is left.
 
         under_way: what `send_first` began.
         """

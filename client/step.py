@@ -62,9 +62,8 @@ class Step:
     def push(self, updates: Mapping[RemoteTable, tuple[Any, Any]], cursor: bytes = b"") -> None:
         """Apply gradients to several tables as one step; on each shard all of it or nothing. Once in a block.
 
-        updates: (keys, gradients) by table; may be empty. cursor: at most 1 KiB, kept with the step for
-            whoever takes
-        this client's rank next.
+        updates: (keys, gradients) by table; may be empty.
+        cursor: at most 1 KiB, kept with the step for whoever takes this client's rank next.
         """
         self._require_block()
         if self._pushed:

@@ -318,7 +318,7 @@ def _by_name(what: str, classes: Mapping[str, type[Any]], name: str, parameters:
 def differences(found: TableSpec, wanted: TableSpec, fields: Collection[str] | None = None) -> list[str]:
     """Each field in which two specs differ, as `dim: found 16, wanted 32`. fields: those to look at."""
     result = []
-    for field in dataclass_fields(found):  # type: ignore[arg-type]
+    for field in dataclass_fields(found):
         if fields is not None and field.name not in fields:
             continue
         left, right = getattr(found, field.name), getattr(wanted, field.name)

@@ -6,6 +6,7 @@ transport tries once; retries are the business of those who call it. It raises t
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -19,8 +20,20 @@ DATA_SERVICE = "tablebay.v1.Data"
 CONTROL_SERVICE = "tablebay.v1.Control"
 
 MESSAGE_BYTES_MAX = 64 * 1024 * 1024
-# The trailing metadata by which a server names the class of its error.
-ERROR_METADATA = "tablebay-error"
+# The process that started gRPC; its threads are not in a child that is forked from it, where one call in
+# seven was seen to abort the process.
+_grpc_process: list[int] = []
+
+
+def _require_own_grpc() -> None:
+    if not _grpc_process:
+        _grpc_process.append(os.getpid())
+    elif _grpc_process[0] != os.getpid():
+        raise errors.Forked(
+            f"process {_grpc_process[0]} has connected to servers, and process {os.getpid()} was forked from "
+            "it, where gRPC cannot be used. Start processes with 'spawn' "
+            "(multiprocessing.get_context('spawn')), or fork before anything connects"
+        )
 
 
 class Answer(Protocol):
@@ -58,6 +71,7 @@ class GrpcTransport:
     """
 
     def __init__(self, addresses: Sequence[str], *, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+        _require_own_grpc()
         self._addresses = tuple(addresses)
         self._control_addresses = tuple(control_address(address) for address in self._addresses)
         self._options = _options(message_bytes_max)
@@ -112,13 +126,8 @@ class GrpcTransport:
 
 def control_address(address: str) -> str:
     """The control port's address of a server whose data port is `address`. Raises BadRequest."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < environment.control_port(int(port)) <= 65535:
-        raise errors.BadRequest(
-            f"address '{address}': wanted host:port, such as localhost:{environment.DATA_PORT}, with room for the "
-            "control port above"
-        )
-    return f"{host}:{environment.control_port(int(port))}"
+    host, port = environment.split_address(address)
+    return f"{host}:{environment.control_port(port)}"
 
 
 def _options(message_bytes_max: int) -> list[tuple[str, int]]:
@@ -204,13 +213,19 @@ _BY_CODE: dict[grpc.StatusCode, type[errors.TablebayError]] = {
 }
 
 
+# What gRPC itself answers for a server that has too many calls: it may have room in a moment.
+_OVERLOADED = "Concurrent RPC limit exceeded"
+
+
 def _error_of(error: Any, what: str) -> errors.TablebayError:
     details = str(error.details())
     for key, value in error.trailing_metadata() or ():
-        if key == ERROR_METADATA:
+        if key == errors.ERROR_METADATA:
             # A server's own words name the thing; where they came from is added.
             return errors.error_named(str(value), f"{details} ({what})")
     code = error.code()
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _OVERLOADED in details:
+        return errors.Unavailable(f"{what}: {details}")
     cls = _BY_CODE.get(code)
     if cls is None:
         return errors.TablebayError(f"{what}: {code.name}: {details}")

@@ -96,6 +96,40 @@ def quickstart(
     )
 
 
+@app.command(
+    # What is not the command's own is the server's, which says so itself where it is nobody's.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="[--job-file JOB.YAML] [OPTIONS OF tablebay-server]",
+)
+def serve(
+    context: typer.Context,
+    job_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--job-file", help="Make the tables that this job declares, under its name.", show_default=False
+        ),
+    ] = None,
+    show_help: Annotated[
+        bool, typer.Option("--help", "-h", help="Show this message and those of tablebay-server.")
+    ] = False,
+) -> None:
+    """Run one server in the foreground, until Ctrl-C or SIGTERM.
+
+    Every other option is one of tablebay-server, such as --data-port 7070 and --host 0.0.0.0.
+    """
+    from tablebay.client.cli.serve import Conflict
+    from tablebay.client.cli.serve import serve as run_server
+
+    if show_help:
+        typer.echo(context.get_help() + "\n")
+    _takes_no_arguments(context)
+    given = [*context.args, "--help"] if show_help else context.args
+    try:
+        raise typer.Exit(run_server(given, job_file=job_file))
+    except Conflict as error:
+        raise UsageError(str(error), context) from None
+
+
 @app.command()
 def version(context: typer.Context, output: OutputOption = Output.table) -> None:
     """Print which Tablebay this is: version, commit, Python, instruction set."""
@@ -107,8 +141,8 @@ def version(context: typer.Context, output: OutputOption = Output.table) -> None
 
 def _takes_no_arguments(context: typer.Context) -> None:
     if context.obj:
-        raise typer.BadParameter(
-            f"found {' '.join(context.obj)!r} after --, which this command does not take"
+        raise UsageError(
+            f"found {' '.join(context.obj)!r} after --, which this command does not take", context
         )
 
 
@@ -141,6 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output is gone. The interpreter would complain of the rest of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except SystemExit as error:
+        # argparse, in tablebay-server, has said why.
+        return error.code if isinstance(error.code, int) else FAILED
     except Exception as error:  # noqa: BLE001 - a user gets one line of any error, and the traceback on request
         if debug:
             traceback.print_exc()

@@ -130,7 +130,7 @@ class NumpyClient:
 
     def pull_latency(self) -> SimpleNamespace:
         """Made-up latencies."""
-        return SimpleNamespace(p50_ms=1.25, p99_ms=4.5)
+        return SimpleNamespace(quantile=lambda q: 1.25e-3 if q < 0.9 else 4.5e-3)
 
 
 class Cluster:

@@ -1,0 +1,173 @@
+# `make` lists the targets. Everything but Python 3.11+, a C++ compiler and make comes from the package index.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+UV := $(BIN)/uv
+UV_VERSION := 0.13.9
+# Options for pytest, and where its results go: make test PYTEST_FLAGS='-k wire'.
+PYTEST_FLAGS ?=
+RESULTS := build/results
+PYTEST = $(PY) -Im pytest --junit-xml=$(RESULTS)/$@.xml $(PYTEST_FLAGS)
+
+NATIVE_SOURCES := CMakeLists.txt $(shell find native/src native/include -name '*.cc' -o -name '*.h')
+# Whatever runs C++ in several ways; the rest would only be slower.
+SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/integration/test_client_*.py)
+CXX_SOURCES := $(shell find native bench -name '*.cc' -o -name '*.h')
+
+export UV_NO_PROGRESS := 1
+unexport PYTHONPATH VIRTUAL_ENV
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- set-up: each step leaves a stamp, so that a second call takes no time
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Tablebay needs Python 3.11 or later, found " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(VENV)/.dependencies: $(VENV)/.made pyproject.toml constraints.txt
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --requirement pyproject.toml --group build
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.dependencies
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra operator --group dev
+	@touch $@
+
+# Python files are used where they lie; only a change of C++ or of the packaging comes here. The build folder stays,
+# so that only what changed is compiled.
+# A new commit compiles the one file that says which commit it is.
+$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE_SOURCES) client/package/__init__.py $(wildcard .git/logs/HEAD)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) pip install --quiet --python $(PY) --no-build-isolation --no-deps --reinstall-package tablebay --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.dev $(VENV)/.installed ## make .venv with all that developing needs, and build the native core into it
+
+# ---- use
+
+.PHONY: demo
+demo: $(VENV)/.installed ## train on 327,346 flights: 2 servers, 2 workers; report in build/demo
+	$(BIN)/tablebay run examples/flights/job.yaml --run-dir build/demo
+	@echo "report: build/demo/report.json"
+
+# ---- checks
+
+# The folders as they install, as links: for tools that do not follow an editable install.
+define make_tree
+	rm -rf $(1)
+	mkdir -p $(1)/tablebay/operator
+	ln -s $(CURDIR)/{client,examples,native,ps_server} $(1)/tablebay/
+	ln -s $(CURDIR)/client/package/{__init__.py,py.typed} $(1)/tablebay/
+	ln -s $(CURDIR)/operator/*.py $(1)/tablebay/operator/
+	touch $(1)/tablebay/operator/__init__.py
+endef
+SITE = $$($(1) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+build/tree/.made: Makefile $(wildcard operator/*.py)
+	$(call make_tree,build/tree)
+	@touch $@
+
+.PHONY: lint
+lint: setup build/tree/.made ## ruff, mypy --strict, import-linter, clang-format
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	$(BIN)/mypy
+	PYTHONPATH="build/tree:$(call SITE,$(PY))" $(PY) -S $(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: setup ## write the files as lint wants them
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format --quiet
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+.PHONY: test
+test: lint ## lint, and every test that takes no long time
+	$(PYTEST)
+
+.PHONY: test-deep
+test-deep: setup test-long sanitize ## all seeds, wheel, lowest dependencies, sanitizers
+
+.PHONY: test-long
+test-long: setup
+	TABLEBAY_DEEP=1 $(PYTEST) -m deep
+
+.PHONY: test-lower-bounds
+test-lower-bounds: setup ## the wheel beside the lowest dependencies that pyproject.toml allows
+	TABLEBAY_DEEP=1 $(PYTEST) -m deep tests/unit/test_packaging_wheel.py -k lowest
+
+.PHONY: sanitize
+sanitize: sanitize-address sanitize-thread ## the tests of the native core under address, undefined and thread sanitizers
+
+# A virtual environment of its own, in which `tablebay` is a folder of links and a core with the sanitizer in it.
+# The preloaded C++ library lets the sanitizer see exceptions; Python itself leaks on purpose.
+.PHONY: sanitize-address sanitize-thread
+sanitize-address: KIND := address,undefined
+sanitize-address: PRELOAD := libasan.so libubsan.so libstdc++.so
+sanitize-thread: KIND := thread
+sanitize-thread: PRELOAD := libtsan.so libstdc++.so
+sanitize-address sanitize-thread: setup
+	$(BIN)/cmake -S . -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" -DTABLEBAY_SANITIZE=$(KIND) \
+	  -DSKBUILD_PROJECT_VERSION="$$($(PY) -c 'import tablebay; print(tablebay.__version__)')" \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(PY)" -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)" >/dev/null
+	$(BIN)/cmake --build build/$@
+	$(call make_tree,build/$@/tree)
+	rm build/$@/tree/tablebay/native
+	mkdir build/$@/tree/tablebay/native
+	ln -s $(CURDIR)/native/*.py* build/$@/tree/tablebay/native/
+	cp build/$@/_core.*.so build/$@/tree/tablebay/native/
+	rm -rf build/$@/venv
+	$(UV) venv --quiet --python $(PY) build/$@/venv
+	printf '%s\n' "$(CURDIR)/build/$@/tree" "$(call SITE,$(PY))" > "$(call SITE,build/$@/venv/bin/python)/tablebay.pth"
+	LD_PRELOAD="$$(for name in $(PRELOAD); do $${CXX:-g++} -print-file-name=$$name; done | tr '\n' ' ')" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 \
+	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(PYTEST_FLAGS) $(SANITIZED_TESTS)
+
+# ---- figures
+
+.PHONY: bench
+bench: setup ## the benchmarks, written to build/bench.json: make bench ONLY=table,grpc
+	$(PY) bench/run.py $(if $(ONLY),--only $(ONLY))
+
+# ---- generated files
+
+.PHONY: proto
+proto: $(VENV)/.dev ## write client/proto/tablebay_pb2*.py from tablebay.proto
+	$(PY) client/proto/generate.py
+
+.PHONY: stubs
+stubs: setup ## write native/_core.pyi from the built core
+	$(PY) native/stubs.py
+
+.PHONY: constraints
+constraints: $(VENV)/.made ## write constraints.txt: the newest versions that pyproject.toml allows
+	$(UV) pip compile --quiet --upgrade pyproject.toml --extra operator --group dev --universal --python-version 3.11 \
+	  --no-annotate --no-header --output-file constraints.txt
+
+# ---- what is shipped
+
+.PHONY: wheel
+wheel: setup ## a manylinux wheel in dist/
+	rm -rf build/wheelhouse dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(UV) build --quiet --wheel --no-build-isolation --python $(PY) --out-dir build/wheelhouse .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PY) -m auditwheel repair --only-plat --wheel-dir dist build/wheelhouse/*.whl
+	@ls dist/*.whl
+
+.PHONY: image
+image: ## the container image (needs docker): make image IMAGE=name:tag BASE=python:3.12-slim
+	docker build --tag $(or $(IMAGE),localhost/tablebay:dev) $(if $(BASE),--build-arg BASE=$(BASE)) .
+
+.PHONY: clean
+clean: ## remove .venv and all that was built
+	rm -rf .venv build dist .tablebay .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

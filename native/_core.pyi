@@ -1,0 +1,134 @@
+# Written from the built core by native/stubs.py; change native/src/bindings.cc instead.
+"""
+Tablebay's tables, wire format and client-side routing in C++.
+"""
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import typing
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'DELETE', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'hash_keys', 'instruction_set', 'instruction_sets', 'shards_of', 'table_id', 'use_instruction_set', 'version']
+class StatusError(Exception):
+    pass
+class Store:
+    """
+    The tables of one server, or of a table in this process. Safe in threads.
+    """
+    def __init__(self, *, epoch: int = 1, memory_limit: int = 0, keys_max: int = 0, message_bytes_max: int = 0) -> None:
+        ...
+    def assign(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], rows: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> None:
+        ...
+    def contains(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.bool]:
+        ...
+    def counters(self) -> dict:
+        ...
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str) -> int:
+        ...
+    def delete(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> int:
+        ...
+    def forget(self, client_high: int, client_low: int) -> None:
+        ...
+    def handle_pull(self, request: typing.Any) -> bytes:
+        ...
+    def handle_push(self, request: typing.Any) -> bytes:
+        ...
+    def handle_step(self, request: typing.Any) -> bytes:
+        ...
+    def hello(self, client_high: int, client_low: int, incarnation: int) -> tuple[int, bytes]:
+        """
+        Makes a client known or raises its incarnation: the lowest step not applied for it, and the cursor kept with the step before.
+        """
+    def pull(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], out: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], create: bool) -> None:
+        ...
+    def push(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], gradients: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], unique: bool = False) -> None:
+        ...
+    def scan(self, table_id: int, position: int, rows_max: int) -> tuple[bytes, bytes, int]:
+        ...
+    def set_learning_rate(self, table_id: int, value: float) -> None:
+        ...
+    def set_shard_map(self, owners: numpy.typing.NDArray[numpy.uint16], index: int, version: int) -> None:
+        ...
+    def state(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint8]:
+        ...
+    def table_info(self, table_id: int) -> dict:
+        ...
+    def take_changes(self, table_id: int) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]]:
+        """
+        Keys of rows changed, and of rows deleted, since this was last asked; first, all rows.
+        """
+    @property
+    def epoch(self) -> int:
+        ...
+class Plan:
+    """
+    Unique keys of a call in order of (server, shard), and where each given key went.
+    """
+    def intersect(self, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint32]:
+        """
+        Plan positions whose key is among `keys`, ascending.
+        """
+    def inverse(self) -> numpy.typing.NDArray[numpy.uint32]:
+        ...
+    def keys(self) -> numpy.typing.NDArray[numpy.uint64]:
+        ...
+    @property
+    def count(self) -> int:
+        ...
+    @property
+    def unique(self) -> int:
+        ...
+class Router:
+    """
+    Which server has which shard.
+    """
+    def __init__(self, owners: numpy.typing.NDArray[numpy.uint16], servers: int) -> None:
+        ...
+    def plan(self, keys: numpy.typing.NDArray[numpy.uint64]) -> Plan:
+        ...
+class Call:
+    """
+    One call to all servers: its requests, its answers, the rows gathered from them.
+    """
+    def __init__(self, kind: str, pulls: list, pushes: list, message_bytes_max: int) -> None:
+        ...
+    def accept(self, server: int, piece: int, response: bytes) -> tuple:
+        """
+        (epoch, shard_map_version, applied_shards, duplicate_shards) of an answer, which is kept for finish().
+        """
+    def finish(self) -> None:
+        ...
+    def requests(self, server: int, client_high: int, client_low: int, incarnation: int, shard_map_version: int, epoch: int, step: int, oldest_step: int, cursor: bytes) -> list:
+        ...
+    def servers(self) -> list[int]:
+        ...
+def commit() -> str:
+    ...
+def crc32c(data: typing.Any, initial: int = 0) -> int:
+    ...
+def crc32c_portable(data: typing.Any, initial: int = 0) -> int:
+    """
+    The way without instructions of the CPU; for tests.
+    """
+def hash_keys(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint64]:
+    ...
+def instruction_set() -> str:
+    ...
+def instruction_sets() -> list[str]:
+    """
+    Those this CPU can use, best last.
+    """
+def shards_of(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint16]:
+    ...
+def table_id(name: str) -> int:
+    ...
+def use_instruction_set(name: str) -> None:
+    ...
+def version() -> str:
+    ...
+ASSIGN: int = 4
+CONTAINS: int = 32
+DELETE: int = 8
+READ_ONLY: int = 2
+SHARDS: int = 1024
+STATE: int = 16
+UNIQUE: int = 1

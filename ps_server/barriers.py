@@ -1,0 +1,76 @@
+"""Barriers: names that are released once enough clients have come. Held by server 0.
+
+A released name stays released: a client whose answer was lost asks again, and a worker that was restarted
+behind the barrier passes it. So a name is for one use; the SDK adds a number to a name that it uses again.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from tablebay.client.errors import BadRequest, ResourceExhausted
+from tablebay.ps_server.members import ClientId
+from tablebay.ps_server.telemetry import Events
+
+NAME_CHARACTERS_MAX = 256
+BARRIERS_MAX = 65_536
+
+_EVENTS = Events(__name__)
+
+
+@dataclass
+class _Barrier:
+    workers: int
+    arrived: set[ClientId] = field(default_factory=set)
+
+
+class Barriers:
+    """Safe in threads; no call waits."""
+
+    def __init__(self, barriers_max: int = BARRIERS_MAX) -> None:
+        self._barriers_max = barriers_max
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Barrier] = {}
+        self._released: dict[str, int] = {}
+
+    def arrive(self, name: str, client: ClientId, workers: int) -> tuple[bool, int]:
+        """A client is at the barrier: whether it is released, and how many clients have come.
+
+        A rank counts once, whichever of its processes came. Raises BadRequest where clients disagree on
+        `workers`.
+        """
+        if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
+            raise BadRequest(
+                f"a barrier's name has {len(name)} characters, wanted 1 to {NAME_CHARACTERS_MAX}"
+            )
+        if workers < 1:
+            raise BadRequest(f"barrier '{name}': workers is {workers}, wanted at least 1")
+        with self._lock:
+            if name in self._released:
+                return True, self._released[name]
+            barrier = self._waiting.get(name)
+            if barrier is None:
+                self._make_room()
+                barrier = self._waiting[name] = _Barrier(workers)
+            if barrier.workers != workers:
+                raise BadRequest(
+                    f"barrier '{name}': workers is {workers}, and {barrier.workers} to those who came before"
+                )
+            barrier.arrived.add(client)
+            arrived = len(barrier.arrived)
+            if arrived < workers:
+                return False, arrived
+            del self._waiting[name]
+            self._released[name] = arrived
+        _EVENTS.info("barrier.released", barrier=name, workers=workers)
+        return True, arrived
+
+    def _make_room(self) -> None:
+        """Forget the name released longest ago. Raises ResourceExhausted where none is."""
+        if len(self._waiting) + len(self._released) < self._barriers_max:
+            return
+        oldest = next(iter(self._released), None)
+        if oldest is None:
+            raise ResourceExhausted(f"{len(self._waiting)} barriers wait, which is the most there can be")
+        del self._released[oldest]

@@ -1,0 +1,204 @@
+"""The two gRPC ports: bytes to Service.handle and back, errors as statuses."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tablebay.client.environment import control_port
+from tablebay.client.errors import ERROR_METADATA, TablebayError, status_code
+from tablebay.client.proto import tablebay_pb2
+from tablebay.ps_server.service import DATA_METHODS, Service
+from tablebay.ps_server.telemetry import Events
+
+DATA_SERVICE = "tablebay.v1.Data"
+CONTROL_SERVICE = "tablebay.v1.Control"
+_SERVICES = tablebay_pb2.DESCRIPTOR.services_by_name
+
+METADATA_BYTES_MAX = 8 * 1024
+# Of an error's text: it travels as metadata, which the client bounds too.
+DETAILS_BYTES_MAX = 2 * 1024
+CONNECTIONS_MAX = 4096
+STREAMS_PER_CONNECTION = 256
+CONTROL_THREADS = 16
+
+_EVENTS = Events(__name__)
+
+
+class CannotListen(Exception):
+    """A port cannot be had."""
+
+
+class GrpcServer:
+    """The data port and the control port of a service, from `start` to `stop`.
+
+    threads: data calls handled at once. requests_max: calls under way on each port; more get
+        RESOURCE_EXHAUSTED.
+    Raises CannotListen naming the port.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        host: str,
+        data_port: int,
+        message_bytes_max: int,
+        threads: int,
+        requests_max: int,
+    ) -> None:
+        self._service = service
+        options = _options(message_bytes_max)
+        self._data = _server("data", requests_max, options)
+        self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", threads),))
+        self._control = _server("control", requests_max, options)
+        self._control.add_generic_rpc_handlers((self._handlers(CONTROL_SERVICE, "Control", CONTROL_THREADS),))
+        self._health = self._add_health()
+        reflection.enable_server_reflection(
+            (DATA_SERVICE, CONTROL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._control
+        )
+        _listen(self._data, "data", host, data_port)
+        _listen(self._control, "control", host, control_port(data_port))
+
+    def start(self) -> None:
+        """Begin to answer, and say so to health checks."""
+        self._control.start()
+        self._data.start()
+        self._say_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def drain(self) -> None:
+        """Say to health checks that the server takes no new calls."""
+        self._say_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    def stop(self, grace_s: float) -> bool:
+        """Refuse new calls and wait for those under way; False when some were not done in time."""
+        ended = self._data.stop(grace_s).wait(grace_s + 1.0)
+        self._control.stop(min(grace_s, 1.0)).wait(2.0)
+        return ended and self._service.in_flight == 0
+
+    def _add_health(self) -> health.HealthServicer:
+        # A watch holds no thread of the port's pool.
+        servicer = health.HealthServicer(
+            experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "health")
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._control)
+        return servicer
+
+    def _say_health(self, status: Any) -> None:
+        for name in ("", DATA_SERVICE, CONTROL_SERVICE):
+            self._health.set(name, status)
+
+    def _handlers(self, full_name: str, name: str, threads: int) -> Any:
+        """Every method of a proto service, bytes in and bytes out: no (de)serializers."""
+        gate = threading.BoundedSemaphore(threads)
+        return grpc.method_handlers_generic_handler(
+            full_name,
+            {
+                method.name: grpc.unary_unary_rpc_method_handler(_behavior(self._service, method.name, gate))
+                for method in _SERVICES[name].methods
+            },
+        )
+
+
+def _behavior(
+    service: Service, method: str, gate: threading.BoundedSemaphore
+) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    """What gRPC calls once the whole request is there.
+
+    The pool's threads also wait for requests to arrive, and a slow sender can hold one for as long as it
+    likes: so the pool is as large as the bound on calls, and the gate bounds those that work.
+    """
+
+    def call(request: bytes, context: grpc.ServicerContext) -> bytes:
+        with gate:
+            # Its deadline may have passed while it waited; then nobody wants the answer.
+            if not context.is_active():
+                return b""
+            try:
+                return service.handle(method, request)
+            except Exception as error:  # noqa: BLE001 - each becomes a status
+                _refuse(context, method, error)
+
+    return call
+
+
+def _refuse(context: grpc.ServicerContext, method: str, error: Exception) -> NoReturn:
+    if isinstance(error, TablebayError):
+        details, kind = str(error), type(error).__name__
+    else:
+        _EVENTS.failure("request.failed", error, method=method)
+        details, kind = f"{method}: a fault in the server; its log says more", TablebayError.__name__
+    context.set_trailing_metadata(((ERROR_METADATA, kind),))
+    context.abort(grpc.StatusCode[status_code(error)], _cut(details))
+
+
+def _cut(details: str) -> str:
+    # Escaped for metadata a character can take three bytes for each of its own.
+    shown = details.encode(errors="replace")[
+        : DETAILS_BYTES_MAX // 3 if not details.isascii() else DETAILS_BYTES_MAX
+    ]
+    text = shown.decode(errors="ignore")
+    return text if len(text) == len(details) else f"{text}..."
+
+
+def _options(message_bytes_max: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+        # Two servers would share a port without a word otherwise.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
+        # Identity alone: a small compressed message can become any size.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS_MAX),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # A peer that vanished is noticed; one that pings more often than every 20 s is told off, then cut
+        # off.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    ]
+
+
+def _server(name: str, requests_max: int, options: Iterable[tuple[str, int]]) -> grpc.Server:
+    return grpc.server(
+        ThreadPoolExecutor(requests_max, f"grpc-{name}"),
+        options=list(options),
+        maximum_concurrent_rpcs=requests_max,
+    )
+
+
+def _listen(server: grpc.Server, name: str, host: str, port: int) -> None:
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        if server.add_insecure_port(address) == port:
+            return
+        reason = "it cannot be bound"
+    except RuntimeError as error:
+        # gRPC does not say why; a plain socket does.
+        reason = why_not(host, port) or str(error)
+    raise CannotListen(f"{name} port {address}: {reason}")
+
+
+def why_not(host: str, port: int) -> str | None:
+    """Why a port cannot be had, or None when a plain socket can have it."""
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return None
+    except OSError as error:
+        # Without the address, which create_server adds to the text of the system's.
+        return os.strerror(error.errno) if error.errno else str(error)
+
+
+__all__ = ["CONTROL_SERVICE", "DATA_METHODS", "DATA_SERVICE", "CannotListen", "GrpcServer", "why_not"]

@@ -1,0 +1,199 @@
+"""Requests counted and timed, and all of a server's figures in the form that Prometheus reads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+# Seconds; the last bucket is everything beyond.
+BUCKETS = (5e-05, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The calls of one method so far."""
+
+    in_flight: int
+    codes: Mapping[str, int]
+    buckets: tuple[int, ...]
+    seconds: float
+    received_bytes: int
+    sent_bytes: int
+
+
+class MethodFigures:
+    """Counts and times the calls of one method. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._codes = {"OK": 0}
+        self._buckets = [0] * (len(BUCKETS) + 1)
+        self._seconds = 0.0
+        self._received_bytes = 0
+        self._sent_bytes = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Calls being handled now."""
+        return self._in_flight
+
+    def begin(self, received_bytes: int) -> float:
+        """A call came; returns what `end` wants."""
+        with self._lock:
+            self._in_flight += 1
+            self._received_bytes += received_bytes
+        return time.perf_counter()
+
+    def end(self, began: float, code: str, sent_bytes: int) -> None:
+        """The call is over, with that gRPC status code."""
+        seconds = time.perf_counter() - began
+        bucket = bisect_left(BUCKETS, seconds)
+        with self._lock:
+            self._in_flight -= 1
+            self._codes[code] = self._codes.get(code, 0) + 1
+            self._buckets[bucket] += 1
+            self._seconds += seconds
+            self._sent_bytes += sent_bytes
+
+    def read(self) -> Counted:
+        """All figures, of one moment."""
+        with self._lock:
+            return Counted(
+                self._in_flight,
+                dict(self._codes),
+                tuple(self._buckets),
+                self._seconds,
+                self._received_bytes,
+                self._sent_bytes,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A server's figures at one moment. tables: (name, rows, bytes). counters: as Store.counters()."""
+
+    version: str
+    commit: str
+    instruction_set: str
+    epoch: int
+    draining: bool
+    memory_limit: int
+    clients: int
+    counters: Mapping[str, int]
+    tables: Iterable[tuple[str, int, int]]
+    methods: Mapping[str, MethodFigures] = field(default_factory=dict)
+
+
+class ServerCollector(Collector):
+    """Reads one snapshot a scrape; nothing is done for metrics between scrapes but counting."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering takes no snapshot."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the server."""
+        found = self._snapshot()
+        yield from _of_server(found)
+        yield from _of_requests(found.methods)
+        yield from _of_keys(found.counters)
+        yield from _of_tables(found.tables)
+
+
+def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
+    """A registry with the server's metrics and those of its process."""
+    result = CollectorRegistry(auto_describe=False)
+    ProcessCollector(registry=result)
+    PlatformCollector(registry=result)
+    GCCollector(registry=result)
+    result.register(ServerCollector(snapshot))
+    return result
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _of_server(found: Snapshot) -> Iterator[Metric]:
+    info = GaugeMetricFamily(
+        "tablebay_build_info", "Build of the server", labels=("version", "commit", "simd")
+    )
+    info.add_metric((found.version, found.commit, found.instruction_set), 1)
+    yield info
+    yield _gauge("tablebay_epoch", "Number of this life of the server", found.epoch)
+    yield _gauge("tablebay_draining", "1 while the server takes no more data calls", found.draining)
+    yield _gauge("tablebay_clients", "Clients known", found.clients)
+    yield _gauge("tablebay_memory_bytes", "Memory of rows, indexes and step windows", found.counters["bytes"])
+    yield _gauge("tablebay_memory_limit_bytes", "Limit of that memory, 0 without one", found.memory_limit)
+
+
+def _of_requests(methods: Mapping[str, MethodFigures]) -> Iterator[Metric]:
+    total = CounterMetricFamily("tablebay_requests", "Requests finished", labels=("method", "code"))
+    duration = HistogramMetricFamily(
+        "tablebay_request_duration_seconds",
+        "Time in the server, from the whole request on",
+        labels=("method",),
+    )
+    in_flight = GaugeMetricFamily("tablebay_requests_in_flight", "Requests being handled", labels=("method",))
+    received = CounterMetricFamily("tablebay_received_bytes", "Bytes of requests", labels=("method",))
+    sent = CounterMetricFamily("tablebay_sent_bytes", "Bytes of answers", labels=("method",))
+    for method, figures in methods.items():
+        counted = figures.read()
+        for code, number in counted.codes.items():
+            total.add_metric((method, code), number)
+        duration.add_metric((method,), _cumulative(counted.buckets), counted.seconds)
+        in_flight.add_metric((method,), counted.in_flight)
+        received.add_metric((method,), counted.received_bytes)
+        sent.add_metric((method,), counted.sent_bytes)
+    yield from (total, duration, in_flight, received, sent)
+
+
+def _cumulative(buckets: tuple[int, ...]) -> list[tuple[str, float]]:
+    names = [*(str(bound) for bound in BUCKETS), "+Inf"]
+    so_far = 0
+    result: list[tuple[str, float]] = []
+    for name, number in zip(names, buckets, strict=True):
+        so_far += number
+        result.append((name, so_far))
+    return result
+
+
+def _of_keys(counters: Mapping[str, int]) -> Iterator[Metric]:
+    lookup = CounterMetricFamily("tablebay_lookup_keys", "Keys looked up by pulls", labels=("result",))
+    # Read one after the other while calls go on: the difference may be off by a call, never below 0.
+    lookup.add_metric(("hit",), max(0, counters["keys_pulled"] - counters["keys_missing"]))
+    lookup.add_metric(("missing",), counters["keys_missing"])
+    yield lookup
+    push = CounterMetricFamily("tablebay_push_keys", "Keys of pushes", labels=("result",))
+    push.add_metric(("applied",), counters["keys_pushed"])
+    push.add_metric(("duplicate",), counters["keys_duplicate"])
+    push.add_metric(("nonfinite",), counters["nonfinite_rows"])
+    yield push
+    for name, text in (
+        ("pushes_applied", "Pushes and steps applied"),
+        ("duplicates", "Pushes and steps sent again, all of which had been applied"),
+        ("duplicates_changed", "Shards on which a step was sent again with other content"),
+        ("rows_created", "Rows made"),
+        ("rows_deleted", "Rows removed"),
+    ):
+        yield CounterMetricFamily(f"tablebay_{name}", text, value=counters[name])
+
+
+def _of_tables(tables: Iterable[tuple[str, int, int]]) -> Iterator[Metric]:
+    rows = GaugeMetricFamily("tablebay_table_rows", "Rows in the table", labels=("table",))
+    size = GaugeMetricFamily("tablebay_table_bytes", "Memory of the table", labels=("table",))
+    for name, row_count, byte_count in tables:
+        rows.add_metric((name,), row_count)
+        size.add_metric((name,), byte_count)
+    yield from (rows, size)

@@ -1,0 +1,414 @@
+"""The server's methods: a request's bytes in, the answer's bytes out, no gRPC.
+
+Pull, Push and Step go to the native core as they are. No method waits for another client.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+
+from tablebay.client.environment import PROTOCOL_MAJOR, PROTOCOL_MINOR, VERSION
+from tablebay.client.errors import (
+    BadRequest,
+    NotRegistered,
+    ResourceExhausted,
+    TablebayError,
+    TableMismatch,
+    Unavailable,
+    Unimplemented,
+    error_named,
+    status_code,
+)
+from tablebay.client.proto import tablebay_pb2
+from tablebay.client.routing import ShardMap
+from tablebay.client.tables import TableSpec, differences
+from tablebay.native import _core
+from tablebay.ps_server.barriers import Barriers
+from tablebay.ps_server.members import CLIENTS_MAX, Clock, Member, Members
+from tablebay.ps_server.metrics import MethodFigures, Snapshot
+from tablebay.ps_server.progress import Progress
+from tablebay.ps_server.telemetry import Events
+
+MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+KEYS_MAX = 16_777_216
+TABLES_MAX = 4096
+_NAMES_SHOWN = 50
+
+DATA_METHODS = ("Pull", "Push", "Step")
+RESERVED_METHODS = ("Clock", "Checkpoint", "Restore", "Export", "MoveShards", "SubscribeDeltas")
+
+_EVENTS = Events(__name__)
+
+
+class Service:
+    """One server. Safe in threads.
+
+    index, servers: which of how many. epoch: number of this life of the server, by default its start time in
+        ns.
+    message_bytes_max: of one answer. memory_limit: bytes of rows, indexes and step windows; 0 is none.
+    keys_max: of one part. tables: made now. Raises TablebayError where they cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: int = 0,
+        servers: int = 1,
+        job: str = "local",
+        generation: int = 0,
+        epoch: int | None = None,
+        tables: Iterable[TableSpec] = (),
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+        memory_limit: int = 0,
+        keys_max: int = KEYS_MAX,
+        clients_max: int = CLIENTS_MAX,
+        clock: Clock = time.monotonic,
+        randomness: random.Random | None = None,
+    ) -> None:
+        self._index = index
+        self._servers = servers
+        self._job = job
+        self._message_bytes_max = message_bytes_max
+        self._memory_limit = memory_limit
+        epoch = time.time_ns() if epoch is None else epoch
+        self._store = _core.Store(
+            epoch=epoch, memory_limit=memory_limit, keys_max=keys_max, message_bytes_max=message_bytes_max
+        )
+        self._shard_map = ShardMap.even(servers)
+        self._store.set_shard_map(self._shard_map.owners, index, self._shard_map.version)
+        self._tables: dict[str, tuple[TableSpec, int]] = {}
+        self._tables_lock = threading.Lock()
+        self._progress = Progress(clock)
+        self._barriers = Barriers()
+        self._members = Members(
+            self._store,
+            job=job,
+            generation=generation,
+            index=index,
+            clock=clock,
+            randomness=random.SystemRandom() if randomness is None else randomness,
+            clients_max=clients_max,
+            # Above what server 0 gave before a restart, as long as ranks say Hello less than once a second.
+            first_incarnation=epoch // 1_000_000_000 % 2**31 + 1,
+            forgotten=self._progress.forget,
+        )
+        self._draining = False
+        self._data: dict[str, Callable[[bytes], bytes]] = {
+            "Pull": self._store.handle_pull,
+            "Push": self._store.handle_push,
+            "Step": self._store.handle_step,
+        }
+        self._control: dict[str, Callable[[bytes], Message]] = {
+            "Hello": _parsed(tablebay_pb2.HelloRequest, self._hello),
+            "CreateTable": _parsed(tablebay_pb2.CreateTableRequest, self._create_table),
+            "UpdateTable": _parsed(tablebay_pb2.UpdateTableRequest, self._update_table),
+            "DescribeTables": _parsed(tablebay_pb2.DescribeTablesRequest, self._describe_tables),
+            "GetShardMap": _parsed(
+                tablebay_pb2.GetShardMapRequest, lambda request: self._shard_map_message()
+            ),
+            "Scan": _parsed(tablebay_pb2.ScanRequest, self._scan),
+            "Barrier": _parsed(tablebay_pb2.BarrierRequest, self._barrier),
+            "Report": _parsed(tablebay_pb2.ReportRequest, self._report),
+            "Progress": _parsed(tablebay_pb2.ProgressRequest, lambda request: self._read_progress()),
+            "Stats": _parsed(tablebay_pb2.StatsRequest, lambda request: self._stats()),
+            "Drain": _parsed(tablebay_pb2.DrainRequest, lambda request: self._drain()),
+        }
+        self._figures = {method: MethodFigures() for method in (*self._data, *self._control)}
+        for spec in tables:
+            self._make_table(spec)
+
+    @property
+    def epoch(self) -> int:
+        """Number of this life of the server."""
+        return self._store.epoch
+
+    @property
+    def draining(self) -> bool:
+        """Whether data calls and whatever begins something are refused."""
+        return self._draining
+
+    @property
+    def in_flight(self) -> int:
+        """Data calls being handled now."""
+        return sum(self._figures[method].in_flight for method in DATA_METHODS)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the native core counts."""
+        return self._store.counters()
+
+    def handle(self, method: str, request: bytes) -> bytes:
+        """Answer a request. Raises TablebayError, and anything else where there is a fault in the server."""
+        figures = self._figures.get(method)
+        if figures is None:
+            raise Unimplemented(_no_such_method(method))
+        began = figures.begin(len(request))
+        code, sent = "OK", 0
+        try:
+            response = self._handle(method, request)
+            sent = len(response)
+            return response
+        except BaseException as error:
+            code = status_code(error)
+            raise
+        finally:
+            figures.end(began, code, sent)
+
+    def drain(self) -> None:
+        """Refuse data calls, and whatever begins something, from now on."""
+        if not self._draining:
+            self._draining = True
+            _EVENTS.info("server.draining", in_flight=self.in_flight)
+
+    def snapshot(self) -> Snapshot:
+        """All figures, for /metrics."""
+        return Snapshot(
+            version=VERSION,
+            commit=_core.commit(),
+            instruction_set=_core.instruction_set(),
+            epoch=self.epoch,
+            draining=self._draining,
+            memory_limit=self._memory_limit,
+            clients=len(self._members),
+            counters=self._store.counters(),
+            tables=[
+                (spec.name, info["rows"], info["bytes"])
+                for spec, table_id in self._known_tables()
+                for info in (self._store.table_info(table_id),)
+            ],
+            methods=self._figures,
+        )
+
+    def _handle(self, method: str, request: bytes) -> bytes:
+        data = self._data.get(method)
+        try:
+            if data is None:
+                return self._control[method](request).SerializeToString()
+            if self._draining:
+                self._refuse_draining()
+            response = data(request)
+        except _core.StatusError as error:
+            raise self._native_error(error) from None
+        except MemoryError:
+            raise ResourceExhausted(f"server {self._index} has no memory left for this call") from None
+        self._hear(request)
+        return response
+
+    def _native_error(self, error: Exception) -> TablebayError:
+        kind, text = error.args
+        if kind == "NotRegistered":
+            text = f"{text}: {self._table_names()}"
+        return error_named(kind, text)
+
+    def _hear(self, request: bytes) -> None:
+        """Notice who sent a data call, so that it is not idle. The sender is field 1, written first."""
+        if len(request) > 2 and request[0] == 0x0A and request[1] < 0x80:
+            try:
+                sender = tablebay_pb2.Sender.FromString(request[2 : 2 + request[1]])
+            except DecodeError:
+                return
+            self._members.hear((sender.client_high, sender.client_low))
+
+    def _refuse_draining(self) -> None:
+        raise Unavailable(f"server {self._index} is draining: it takes no new calls")
+
+    # -- clients --
+
+    def _hello(self, request: tablebay_pb2.HelloRequest) -> tablebay_pb2.HelloResponse:
+        if self._draining:
+            self._refuse_draining()
+        welcome = self._members.hello(request)
+        high, low = welcome.member.client
+        return tablebay_pb2.HelloResponse(
+            job=self._job,
+            server_index=self._index,
+            server_count=self._servers,
+            epoch=self.epoch,
+            client_high=high,
+            client_low=low,
+            incarnation=welcome.member.incarnation,
+            next_step=welcome.next_step,
+            cursor=welcome.cursor,
+            shard_map=self._shard_map_message(),
+            message_bytes_max=self._message_bytes_max,
+            protocol_major=PROTOCOL_MAJOR,
+            protocol_minor=PROTOCOL_MINOR,
+            server_version=VERSION,
+        )
+
+    def _barrier(self, request: tablebay_pb2.BarrierRequest) -> tablebay_pb2.BarrierResponse:
+        if self._draining:
+            self._refuse_draining()
+        member = self._speaker("Barrier", request)
+        released, arrived = self._barriers.arrive(request.name, member.client, request.workers)
+        return tablebay_pb2.BarrierResponse(released=released, arrived=arrived)
+
+    def _report(self, request: tablebay_pb2.ReportRequest) -> tablebay_pb2.ReportResponse:
+        self._progress.report(self._speaker("Report", request), request)
+        return tablebay_pb2.ReportResponse()
+
+    def _read_progress(self) -> tablebay_pb2.ProgressResponse:
+        self._require_server_0("Progress")
+        return self._progress.read()
+
+    def _speaker(
+        self, method: str, request: tablebay_pb2.BarrierRequest | tablebay_pb2.ReportRequest
+    ) -> Member:
+        self._require_server_0(method)
+        return self._members.check((request.client_high, request.client_low), request.incarnation)
+
+    def _require_server_0(self, method: str) -> None:
+        if self._index != 0:
+            raise BadRequest(
+                f"{method} came to server {self._index}, wanted server 0, which keeps these things"
+            )
+
+    # -- tables --
+
+    def _create_table(self, request: tablebay_pb2.CreateTableRequest) -> tablebay_pb2.Table:
+        if self._draining:
+            self._refuse_draining()
+        return self._table_message(*self._make_table(TableSpec.from_message(request.spec)))
+
+    def _make_table(self, spec: TableSpec) -> tuple[TableSpec, int]:
+        with self._tables_lock:
+            known = self._tables.get(spec.name)
+            if known is None:
+                if len(self._tables) >= TABLES_MAX:
+                    raise ResourceExhausted(
+                        f"table '{spec.name}' cannot be made: server {self._index} has {TABLES_MAX} tables, "
+                        "which is the most there can be"
+                    )
+                table_id = self._native_table(spec)
+                self._tables[spec.name] = (spec, table_id)
+                _EVENTS.info("table.created", table=spec.name, dim=spec.dim, optimizer=spec.optimizer.type)
+                return spec, table_id
+        problems = differences(known[0], spec)
+        if problems:
+            raise TableMismatch(f"table '{spec.name}' exists and differs: {'; '.join(problems)}")
+        return known
+
+    def _native_table(self, spec: TableSpec) -> int:
+        try:
+            return self._store.create_table(
+                spec.name,
+                spec.dim,
+                spec.dtype,
+                spec.optimizer.type,
+                spec.optimizer.parameters(),
+                spec.initializer.type,
+                spec.initializer.parameters(),
+                spec.seed,
+                spec.non_finite,
+            )
+        except _core.StatusError as error:
+            raise self._native_error(error) from None
+
+    def _update_table(self, request: tablebay_pb2.UpdateTableRequest) -> tablebay_pb2.Table:
+        if self._draining:
+            self._refuse_draining()
+        spec, table_id = self._table(request.name)
+        given = dict(request.optimizer_parameters)
+        fixed = sorted(set(given) - {"learning_rate"})
+        if fixed or not given:
+            found = ", ".join(name[:80] for name in fixed[:_NAMES_SHOWN]) or "nothing"
+            raise BadRequest(
+                f"table '{spec.name}': found {found} to change; only learning_rate may change live"
+            )
+        if "learning_rate" not in spec.optimizer.parameters():
+            raise BadRequest(
+                f"table '{spec.name}': its optimizer {spec.optimizer.type} has no learning_rate to change"
+            )
+        self._store.set_learning_rate(table_id, given["learning_rate"])
+        _EVENTS.info("table.updated", table=spec.name, learning_rate=given["learning_rate"])
+        return self._table_message(spec, table_id)
+
+    def _describe_tables(
+        self, request: tablebay_pb2.DescribeTablesRequest
+    ) -> tablebay_pb2.DescribeTablesResponse:
+        wanted = [self._table(name) for name in request.names] if request.names else self._known_tables()
+        return tablebay_pb2.DescribeTablesResponse(tables=[self._table_message(*table) for table in wanted])
+
+    def _scan(self, request: tablebay_pb2.ScanRequest) -> tablebay_pb2.ScanResponse:
+        _, table_id = self._table(request.table)
+        keys, rows, position = self._store.scan(table_id, request.position, request.rows_max)
+        return tablebay_pb2.ScanResponse(keys=keys, rows=rows, position=position)
+
+    def _table(self, name: str) -> tuple[TableSpec, int]:
+        with self._tables_lock:
+            known = self._tables.get(name)
+        if known is None:
+            raise NotRegistered(
+                f"table '{name[:80]}' does not exist on server {self._index}: {self._table_names()}"
+            )
+        return known
+
+    def _known_tables(self) -> list[tuple[TableSpec, int]]:
+        with self._tables_lock:
+            return list(self._tables.values())
+
+    def _table_names(self) -> str:
+        names = sorted(spec.name for spec, _ in self._known_tables())
+        if not names:
+            return "it has no tables"
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        return f"its tables are {', '.join(names[:_NAMES_SHOWN])}{more}"
+
+    def _table_message(self, spec: TableSpec, table_id: int) -> tablebay_pb2.Table:
+        info = self._store.table_info(table_id)
+        return tablebay_pb2.Table(
+            spec=spec.message(),
+            table_id=table_id,
+            rows=info["rows"],
+            bytes=info["bytes"],
+            row_bytes=info["row_bytes"],
+            state_bytes=info["state_bytes"],
+            state_names=info["state_names"],
+        )
+
+    # -- the server --
+
+    def _shard_map_message(self) -> tablebay_pb2.ShardMap:
+        shard_map = self._shard_map
+        return tablebay_pb2.ShardMap(
+            version=shard_map.version, servers=shard_map.servers, owners=shard_map.pack()
+        )
+
+    def _stats(self) -> tablebay_pb2.StatsResponse:
+        return tablebay_pb2.StatsResponse(
+            epoch=self.epoch,
+            tables=[self._table_message(*table) for table in self._known_tables()],
+            counters=self._store.counters(),
+            version=VERSION,
+            instruction_set=_core.instruction_set(),
+        )
+
+    def _drain(self) -> tablebay_pb2.DrainResponse:
+        self.drain()
+        return tablebay_pb2.DrainResponse(in_flight=self.in_flight)
+
+
+def _no_such_method(method: str) -> str:
+    what = "is reserved and not implemented" if method in RESERVED_METHODS else "is no method of this server"
+    return f"{method[:80]} {what} (tablebay {VERSION})"
+
+
+def _parsed(message: Any, handle: Callable[[Any], Message]) -> Callable[[bytes], Message]:
+    """`handle` of the message that the bytes hold. Raises BadRequest where they hold none."""
+
+    def call(request: bytes) -> Message:
+        try:
+            parsed = message.FromString(request)
+        except DecodeError as error:
+            raise BadRequest(
+                f"{message.DESCRIPTOR.name}: {len(request)} bytes that are no such message ({error})"
+            ) from None
+        return handle(parsed)
+
+    return call

@@ -1,0 +1,14 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadline: the machine's other work decides how long one example takes.
+settings.register_profile("short", deadline=None, max_examples=50, print_blob=True)
+settings.register_profile(
+    "deep", deadline=None, max_examples=1000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("deep" if os.environ.get("TABLEBAY_DEEP") == "1" else "short")

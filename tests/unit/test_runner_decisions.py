@@ -1,0 +1,104 @@
+"""What a local run does when a process ends."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tablebay.client.decisions import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    Ended,
+    Fail,
+    Finish,
+    Restart,
+    Standing,
+    Wait,
+    decide,
+    how,
+)
+
+LOG = "logs/worker-1.log"
+
+
+def worker(code: int) -> Ended:
+    """Worker 1, ended."""
+    return Ended(role="worker", number=1, code=code, log=LOG)
+
+
+def standing(
+    *, restarts: int = 0, restarts_max: int = 3, restarts_of_rank: int = 0, workers_left: int = 1
+) -> Standing:
+    """A run with one more worker and all restarts left, unless told otherwise."""
+    return Standing(
+        restarts=restarts,
+        restarts_max=restarts_max,
+        restarts_of_rank=restarts_of_rank,
+        workers_left=workers_left,
+    )
+
+
+def test_a_worker_that_is_done_waits_for_the_others() -> None:
+    """Code 0 with workers left asks for nothing."""
+    assert decide(worker(0), standing(workers_left=1)) == Wait()
+
+
+def test_the_last_worker_that_is_done_finishes_the_job() -> None:
+    """Code 0 with no worker left is the end, however many restarts were used."""
+    assert decide(worker(0), standing(workers_left=0, restarts=3)) == Finish()
+
+
+@pytest.mark.parametrize("code", [1, 42, -signal.SIGKILL, -signal.SIGSEGV])
+def test_a_failed_worker_is_started_again(code: int) -> None:
+    """Any code but 0, and any signal, uses a restart."""
+    assert decide(worker(code), standing()) == Restart(BACKOFF_FIRST_S)
+
+
+def test_each_restart_of_a_rank_waits_longer_up_to_a_bound() -> None:
+    """The wait doubles with each restart of the same rank and stays bounded after any number of them."""
+    waits = [
+        decide(worker(1), standing(restarts_max=10**6, restarts_of_rank=number)) for number in range(10_000)
+    ]
+    assert waits[:3] == [Restart(BACKOFF_FIRST_S), Restart(2 * BACKOFF_FIRST_S), Restart(4 * BACKOFF_FIRST_S)]
+    assert waits[-1] == Restart(BACKOFF_MAX_S)
+
+
+def test_the_restarts_of_all_workers_count_together() -> None:
+    """A worker that never failed before is not restarted when the others have used the job's restarts up."""
+    action = decide(worker(3), standing(restarts=3, restarts_max=3, restarts_of_rank=0))
+    assert action == Fail(
+        f"worker 1 exited with code 3 and no restart is left (3 of 3 used); its log is {LOG}"
+    )
+
+
+def test_a_job_without_restarts_fails_with_its_first_worker() -> None:
+    """maxRestarts 0 means what it says."""
+    action = decide(worker(-signal.SIGKILL), standing(restarts_max=0))
+    assert action == Fail(
+        f"worker 1 was killed by SIGKILL and no restart is left (0 of 0 used); its log is {LOG}"
+    )
+
+
+@pytest.mark.parametrize("code", [0, 1, -signal.SIGKILL])
+def test_a_server_that_ends_fails_the_job_and_says_that_its_rows_are_lost(code: int) -> None:
+    """There is no restart for a server: the next one would begin with empty tables."""
+    action = decide(Ended(role="server", number=0, code=code, log="logs/server-0.log"), standing())
+    assert isinstance(action, Fail)
+    assert action.reason.startswith(f"server 0 {how(code)}; without checkpoints its rows are lost")
+    assert "\n" not in action.reason
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "exited with code 0"),
+        (127, "exited with code 127"),
+        (-9, "was killed by SIGKILL"),
+        (-11, "was killed by SIGSEGV"),
+        (-63, "was killed by signal 63"),
+    ],
+)
+def test_codes_and_signals_are_said_in_words(code: int, words: str) -> None:
+    """Negative codes are signals, by name where they have one."""
+    assert how(code) == words
