@@ -1,0 +1,69 @@
+"""T3 of guarantee G1 through real gRPC: answers lost on the way, by a proxy that cuts the connection."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from faults.tcp_proxy import CuttingProxy
+
+import tablebay as tb
+from tablebay.client.environment import control_port
+from tablebay.client.ports import HOST, free_block
+
+
+def behind_proxies(data_port: int) -> tuple[CuttingProxy, CuttingProxy]:
+    """A proxy of the data port and one of the control port, on ports that belong together."""
+    port = free_block(3, randomness=random.Random())
+    assert port is not None
+    return CuttingProxy(data_port, port), CuttingProxy(control_port(data_port), control_port(port))
+
+
+def test_T3_G1_five_answers_lost_in_a_row_are_one_push(start_server: Callable[..., Any]) -> None:
+    """The connection dies five times after the push was applied; the client sends it again; it counts once."""
+    server = start_server()
+    data, control = behind_proxies(server.data_port)
+    keys = np.arange(500, dtype=np.uint64)
+    with tb.connect(f"{HOST}:{data.port}", rank=0, timeout=60.0) as client:
+        table = client.table("oracle", dim=1, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
+        table.push(keys, np.ones((500, 1), np.int64))
+        data.cut_answers(5)
+        table.push(keys, np.full((500, 1), 10, np.int64))
+        assert data.cut == 5
+        assert bool((table.pull(keys) == 11).all())
+        counted = client.stats()[0].counters
+        assert counted["pushes_applied"] == 2
+        # What the proxy cut may be a connection's first frames: not every cut answer is that of a push.
+        assert counted["duplicates"] >= 1
+        assert client.next_step == 2
+    data.close()
+    control.close()
+
+
+def test_T3_G9_a_push_that_a_restart_overtook_is_refused(start_server: Callable[..., Any]) -> None:
+    """kill -9 between the push and its answer: the retry reaches an empty server and is told so, not applied."""
+    server = start_server()
+    data, control = behind_proxies(server.data_port)
+    keys = np.arange(500, dtype=np.uint64)
+    rows = np.ones((500, 1), np.int64)
+    with tb.connect(f"{HOST}:{data.port}", timeout=30.0) as client:
+        table = client.table("oracle", dim=1, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
+        table.push(keys, rows)
+        first = server.process.pid
+        server.process.kill()
+        server.process.wait()
+        again = start_server(data_port=server.data_port)
+        assert again.process.pid != first
+        begin = time.monotonic()
+        try:
+            table.push(keys, rows)
+        except tb.ServerLost as error:
+            assert "epoch was" in str(error)
+        else:
+            raise AssertionError("the push was applied to a server without the rows it belongs to")
+        assert time.monotonic() - begin < 30
+    data.close()
+    control.close()
