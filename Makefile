@@ -58,7 +58,6 @@ setup: $(VENV)/.dev $(VENV)/.installed ## make .venv with all that developing ne
 .PHONY: demo
 demo: $(VENV)/.installed ## train on 327,346 flights: 2 servers, 2 workers; report in build/demo
 	$(BIN)/tablebay run examples/flights/job.yaml --run-dir build/demo
-	@echo "report: build/demo/report.json"
 
 # ---- checks
 

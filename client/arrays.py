@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tablebay.client.errors import BadRequest, BadType
+from tablebay.native import _core
 
 Keys = NDArray[np.uint64]
 Rows = NDArray[Any]
@@ -78,12 +79,8 @@ def as_out(out: Any, table: str, dtype: np.dtype[Any], shape: Shape) -> Rows:
 
 def first_nonfinite(rows: Rows) -> int | None:
     """Index of the first row of float32 (n, dim) that has a NaN or an infinity."""
-    # A sum shows whether there is any, at the speed of memory; it may also overflow, so it is only a hint.
-    with np.errstate(all="ignore"):
-        if np.isfinite(np.add.reduce(rows, axis=None)):
-            return None
-    bad = ~np.isfinite(rows).all(axis=1)
-    return int(bad.argmax()) if bad.any() else None
+    found: int | None = _core.first_nonfinite(rows)
+    return found
 
 
 def _keys_of_ints(keys: Sequence[Any], what: str) -> Keys:

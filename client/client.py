@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -306,7 +306,7 @@ def client_over(
     job: str = "",
     generation: int = 0,
     pace: Pace | None = None,
-    remake: Any = None,
+    remake: Callable[[int], Transport] | None = None,
 ) -> Client:
     """A client over any transport, which it closes. pace: its clock, sleep and randomness, for tests.
 

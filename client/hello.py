@@ -26,7 +26,8 @@ def greet(
     """Say Hello to server 0, which gives the client its identity, then to the others with that identity.
 
     Raises Unavailable when a server cannot be reached in time, Fenced when a newer process has the rank,
-    VersionMismatch, and BadRequest when the servers are not those of one job in their order.
+    VersionMismatch, WrongShard when shard maps differ, and BadRequest when the servers are not those of one
+    job in their order.
     """
     request = tablebay_pb2.HelloRequest(
         job=job,
@@ -87,6 +88,6 @@ def _check(
             f"{where} belongs to job '{answer.job}', server 0 to '{first.job}'; wanted one job"
         )
     if answer.shard_map != first.shard_map:
-        raise errors.Unavailable(
+        raise errors.WrongShard(
             f"{where} has shard map version {answer.shard_map.version}, server 0 {first.shard_map.version}"
         )

@@ -159,9 +159,7 @@ class _Model(BaseModel):
 
 
 class _PodModel(BaseModel):
-    """Below a pod template any field is let through: the API server checks them, and knows more of them each
-    year.
-    """
+    """Below a pod template any field is let through: the API server is the one that knows them all."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, alias_generator=to_camel)
 
@@ -331,9 +329,7 @@ class TrainingJob(_Model):
 
 
 def with_table_defaults(spec: Any) -> Any:
-    """`spec` with tableDefaults written into each table that does not set the field itself. Whole fields, not
-    parts.
-    """
+    """`spec` with tableDefaults in each table that does not set the field itself: whole fields, not parts."""
     if not isinstance(spec, Mapping):
         return spec
     defaults, tables = spec.get("tableDefaults"), spec.get("tables")
@@ -344,9 +340,7 @@ def with_table_defaults(spec: Any) -> Any:
 
 
 def load_job(path: str | os.PathLike[str]) -> TrainingJob:
-    """Read a job file. Raises JobInvalid with every problem, each with its field path, value found and value
-    wanted.
-    """
+    """Read a job file. Raises JobInvalid with every problem: field path, value found, value wanted."""
     source = os.fspath(path)
     try:
         document = strict_yaml.parse(_read(Path(source)))

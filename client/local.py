@@ -322,9 +322,7 @@ class _Run:
     # Both ---------------------------------------------------------------------------------------------------
 
     def _poll(self) -> list[Process]:
-        """The processes that ended within a tick, servers first. Raises Interrupted, and JobFailed past the
-        deadline.
-        """
+        """The processes that ended in a tick, servers first. Raises Interrupted; JobFailed past the deadline."""
         ended = self._group.poll(TICK_S)
         self._interruption.check()
         limit_s = self._job.spec.run_policy.active_deadline_seconds
@@ -401,9 +399,7 @@ class _Watch:
 
 
 class _Interruption:
-    """Signals that end a run, remembered until the run looks. Outside the main thread there are none to
-    remember.
-    """
+    """Signals that end a run, remembered until the run looks. Only the main thread has any."""
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -437,9 +433,7 @@ class _Interruption:
 
 @contextmanager
 def _run_folder(run_dir: Path) -> Iterator[Path]:
-    """The folder of logs, emptied, with the last run's report gone; held against a second run. Raises
-    JobFailed.
-    """
+    """The folder of logs, emptied, the last run's report gone; held against another run. Raises JobFailed."""
     logs = run_dir / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)

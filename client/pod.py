@@ -1,6 +1,4 @@
-"""A container of the job file as a command and an environment of this machine, and what of it only a cluster
-gives.
-"""
+"""A container of the job file as a command and variables of this machine, and what only a cluster gives."""
 
 from __future__ import annotations
 

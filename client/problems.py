@@ -20,9 +20,7 @@ _SNAKE = re.compile(r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b")
 
 @dataclass(frozen=True)
 class Problem:
-    """path: of the value in the file. line: from 1, or 0 where unknown. text: the whole sentence, path and
-    line in it.
-    """
+    """path: of the value. line: from 1, or 0 where unknown. text: the whole sentence with both."""
 
     path: Path
     line: int
@@ -182,9 +180,7 @@ class _Schemas:
         return schema
 
     def _resolved(self, schema: Schema, value: Any) -> Schema:
-        """Follows a reference, and the member of a union that `value` says it is (else the first that is no
-        null).
-        """
+        """Follows a reference, and of a union the member that `value` says it is, else the first but null."""
         if "$ref" in schema:
             target = self._definitions[schema["$ref"].rsplit("/", 1)[1]]
             beside = {key: entry for key, entry in schema.items() if key != "$ref"}

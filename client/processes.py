@@ -1,6 +1,4 @@
-"""Processes of a local run: each with a session, a log file and a reader of its own, none outliving the
-runner.
-"""
+"""Processes of a local run, each with a session and a log of its own, none outliving the runner."""
 
 from __future__ import annotations
 
@@ -127,9 +125,7 @@ class ProcessGroup:
     def start(
         self, name: str, number: int, command: Sequence[str], environment: Mapping[str, str], log: Path
     ) -> Process:
-        """Start a command. Call it from the main thread: the death signal comes when the thread that started
-        it ends.
-        """
+        """Start a command. From the main thread: the death signal comes when the thread that asked for it ends."""
         process = Process(name, number, command, environment, log)
         self._running[process.pid] = process
         self._reading.add(process)
@@ -151,9 +147,7 @@ class ProcessGroup:
     def end(
         self, processes: Sequence[Process], *, grace_s: float, hurry: Callable[[], bool] = lambda: False
     ) -> None:
-        """SIGTERM, then SIGKILL for what is left after `grace_s` or once `hurry` says so; returns when all
-        are gone.
-        """
+        """SIGTERM, then SIGKILL after `grace_s` or once `hurry` says so. Returns when all are gone."""
         left = [process for process in processes if process.pid in self._running]
         if grace_s > 0:
             for process in left:

@@ -20,9 +20,7 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of all workers and servers at one moment. None: not reported. examples_per_second: examples /
-    train_seconds.
-    """
+    """Of all workers and servers at one moment. None: not reported."""
 
     step: int | None = None
     examples: float | None = None
@@ -102,9 +100,7 @@ def _counted(servers: Iterable[tablebay_pb2.StatsResponse], name: str) -> int | 
 def report(
     found: Figures, *, job: str, servers: int, workers: int, restarts: int, version: str, commit: str
 ) -> dict[str, Any]:
-    """The report of a finished run, in the order in which it is written. JSON has no NaN: a metric that is
-    one is null.
-    """
+    """The report of a finished run, in its written order. A metric that JSON cannot hold (NaN) is null."""
     content = {
         "job": job,
         "auc": found.auc,

@@ -361,14 +361,18 @@ class Session:
 
     # -- the exchange --
 
-    def send_first(self, outgoing: Sequence[Outgoing], deadline: Deadline) -> list[tuple[Outgoing, Answer]]:
-        """Send the next request of each, without waiting."""
+    def send_first(
+        self, outgoing: Sequence[Outgoing], deadline: Deadline, wait: bool = False
+    ) -> list[tuple[Outgoing, Answer]]:
+        """Send the next request of each. wait: the last of them is waited for."""
         remaining = deadline.remaining()
-        return [
-            (out, self.transport.call(out.server, out.method, out.requests[out.answered], remaining))
-            for out in outgoing
-            if not out.done
-        ]
+        due = [out for out in outgoing if not out.done]
+        answers = []
+        for out in due:
+            request = out.requests[out.answered]
+            last = wait and out is due[-1]
+            answers.append((out, self.transport.call(out.server, out.method, request, remaining, last)))
+        return answers
 
     def deliver(
         self,
@@ -383,7 +387,7 @@ class Session:
         attempt = 0
         before: errors.Unavailable | None = None
         while True:
-            answers = self.send_first(outgoing, deadline) if under_way is None else under_way
+            answers = self.send_first(outgoing, deadline, wait=True) if under_way is None else under_way
             under_way = None
             if not answers:
                 return

@@ -26,18 +26,14 @@ class YamlProblem(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """value: what the text says, of dict, list, str, int, float, bool and None. lines: first line of each
-    path, from 1.
-    """
+    """value: of dict, list, str, int, float, bool and None. lines: the first line of each path, from 1."""
 
     value: Any
     lines: dict[Path, int] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.SafeLoader` less dates, which JSON does not have, plus numbers such as 1e-8, which YAML 1.1 calls
-    strings.
-    """
+    """`yaml.SafeLoader` without dates, which JSON has not, and with numbers such as 1e-8."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -91,9 +87,7 @@ def parse(text: str) -> Document:
 
 
 class _Walk:
-    """Visits every value once for each place that it stands in, so that what aliases multiply is counted in
-    full.
-    """
+    """Visits every value in each place where it stands, so that what aliases multiply is counted in full."""
 
     def __init__(self, lines: dict[Path, int]) -> None:
         self._lines = lines

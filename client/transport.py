@@ -53,8 +53,14 @@ class Transport(Protocol):
     def addresses(self) -> Sequence[str]:
         """Each server's `host:port` of its data port."""
 
-    def call(self, server: int, method: str, request: bytes, timeout: float) -> Answer:
-        """Send a request of `method` ("Pull", "Hello", ...). timeout: seconds."""
+    def call(
+        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
+    ) -> Answer:
+        """Send a request of `method` ("Pull", "Hello", ...).
+
+        timeout: seconds. wait: the caller does nothing until the answer is there, so that the call may be made
+            in its own thread.
+        """
 
     def rebuild(self) -> None:
         """Make new connections; calls under way end with Unavailable."""
@@ -84,7 +90,9 @@ class GrpcTransport:
         """Each server's `host:port` of its data port."""
         return self._addresses
 
-    def call(self, server: int, method: str, request: bytes, timeout: float) -> Answer:
+    def call(
+        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
+    ) -> Answer:
         """Send a request; the answer's result() raises what became of it."""
         data = method in DATA_METHODS
         address = (self._addresses if data else self._control_addresses)[server]
@@ -92,10 +100,14 @@ class GrpcTransport:
         where = f"server {server} at {address}"
         if self._closed:
             return _Failed(errors.Closed(f"{method} to {where}: the connection has been closed"))
+        what = f"{method} to {where}"
         try:
-            return _GrpcAnswer(
-                channel.method(method).future(request, timeout=timeout), f"{method} to {where}"
-            )
+            if wait:
+                # gRPC serves a future by a thread that it starts for the purpose; a waiting caller needs none.
+                return _Answered(channel.method(method)(request, timeout=timeout))
+            return _GrpcAnswer(channel.method(method).future(request, timeout=timeout), what)
+        except grpc.RpcError as error:
+            return _Failed(_error_of(error, what))
         except ValueError as error:
             # "Cannot invoke RPC on closed channel": rebuild() came between.
             return _Failed(errors.Unavailable(f"{method} to {where}: {error}"))
@@ -186,6 +198,17 @@ class _GrpcAnswer:
 
     def cancel(self) -> object:
         return self._future.cancel()
+
+
+class _Answered:
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def result(self) -> bytes:
+        return self._answer
+
+    def cancel(self) -> object:
+        return False
 
 
 class _Failed:

@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'DELETE', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'hash_keys', 'instruction_set', 'instruction_sets', 'shards_of', 'table_id', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'DELETE', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'shards_of', 'table_id', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Store:
@@ -108,6 +108,10 @@ def crc32c(data: typing.Any, initial: int = 0) -> int:
 def crc32c_portable(data: typing.Any, initial: int = 0) -> int:
     """
     The way without instructions of the CPU; for tests.
+    """
+def first_nonfinite(rows: numpy.typing.NDArray[numpy.float32]) -> int | None:
+    """
+    Index of the first row of float32 (n, dim) with a NaN or an infinity.
     """
 def hash_keys(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint64]:
     ...

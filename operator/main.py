@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"tablebay-operator {__version__}")
         return DONE
-    if options.command == "check":
-        return check(options.job)
-    parser.error("wanted a command: check; or --version")
+    if options.command is None:
+        parser.error("wanted a command: check; or --version")
+    return check(options.job)
 
 
 def check(path: str) -> int:

@@ -10,17 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from tablebay.client.environment import control_port
 from tablebay.client.errors import ERROR_METADATA, TablebayError, status_code
 from tablebay.client.proto import tablebay_pb2
-from tablebay.ps_server.service import DATA_METHODS, Service
+from tablebay.ps_server.service import Service
+from tablebay.ps_server.standard_services import CONTROL_SERVICE, DATA_SERVICE, StandardServices
 from tablebay.ps_server.telemetry import Events
 
-DATA_SERVICE = "tablebay.v1.Data"
-CONTROL_SERVICE = "tablebay.v1.Control"
 _SERVICES = tablebay_pb2.DESCRIPTOR.services_by_name
 
 METADATA_BYTES_MAX = 8 * 1024
@@ -61,10 +58,7 @@ class GrpcServer:
         self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", threads),))
         self._control = _server("control", requests_max, options)
         self._control.add_generic_rpc_handlers((self._handlers(CONTROL_SERVICE, "Control", CONTROL_THREADS),))
-        self._health = self._add_health()
-        reflection.enable_server_reflection(
-            (DATA_SERVICE, CONTROL_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._control
-        )
+        self._standard = StandardServices(self._control)
         _listen(self._data, "data", host, data_port)
         _listen(self._control, "control", host, control_port(data_port))
 
@@ -72,29 +66,17 @@ class GrpcServer:
         """Begin to answer, and say so to health checks."""
         self._control.start()
         self._data.start()
-        self._say_health(health_pb2.HealthCheckResponse.SERVING)
+        self._standard.say("SERVING")
 
     def drain(self) -> None:
         """Say to health checks that the server takes no new calls."""
-        self._say_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._standard.say("NOT_SERVING")
 
     def stop(self, grace_s: float) -> bool:
         """Refuse new calls and wait for those under way; False when some were not done in time."""
         ended = self._data.stop(grace_s).wait(grace_s + 1.0)
         self._control.stop(min(grace_s, 1.0)).wait(2.0)
         return ended and self._service.in_flight == 0
-
-    def _add_health(self) -> health.HealthServicer:
-        # A watch holds no thread of the port's pool.
-        servicer = health.HealthServicer(
-            experimental_non_blocking=True, experimental_thread_pool=ThreadPoolExecutor(1, "health")
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._control)
-        return servicer
-
-    def _say_health(self, status: Any) -> None:
-        for name in ("", DATA_SERVICE, CONTROL_SERVICE):
-            self._health.set(name, status)
 
     def _handlers(self, full_name: str, name: str, threads: int) -> Any:
         """Every method of a proto service, bytes in and bytes out: no (de)serializers."""
@@ -123,7 +105,11 @@ def _behavior(
             if not context.is_active():
                 return b""
             try:
-                return service.handle(method, request)
+                response = service.handle(method, request)
+                # gRPC would fail on anything else after this function, and never answer.
+                if type(response) is not bytes:
+                    raise TypeError(f"{method} answered {type(response).__name__}, wanted bytes")
+                return response
             except Exception as error:  # noqa: BLE001 - each becomes a status
                 _refuse(context, method, error)
 
@@ -199,6 +185,3 @@ def why_not(host: str, port: int) -> str | None:
     except OSError as error:
         # Without the address, which create_server adds to the text of the system's.
         return os.strerror(error.errno) if error.errno else str(error)
-
-
-__all__ = ["CONTROL_SERVICE", "DATA_METHODS", "DATA_SERVICE", "CannotListen", "GrpcServer", "why_not"]

@@ -1,6 +1,4 @@
-"""The commands and their options, and which exit code each way to end has: 0 done, 1 failed, 2 wrong usage,
-130.
-"""
+"""The commands, their options, and the exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -82,7 +80,7 @@ def run(
     raise typer.Exit(run_file(job, arguments=context.obj, run_dir=run_dir, as_json=output is Output.json))
 
 
-@app.command()
+@app.command(short_help="Train a model on flights, data included.")
 def quickstart(
     context: typer.Context,
     run_dir: RunDirOption = None,
@@ -130,7 +128,7 @@ def serve(
         raise UsageError(str(error), context) from None
 
 
-@app.command()
+@app.command(short_help="Print which Tablebay this is.")
 def version(context: typer.Context, output: OutputOption = Output.table) -> None:
     """Print which Tablebay this is: version, commit, Python, instruction set."""
     from tablebay.client.cli.version import show
@@ -147,9 +145,7 @@ def _takes_no_arguments(context: typer.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code. Whatever goes wrong is one line on standard error (and JSON, if asked
-    for).
-    """
+    """Run a command; its exit code. An error is one line on standard error, and JSON if asked for."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Split here: click drops the `--`, after which ARGS and arguments too many would look the same.
     end = given.index("--") if "--" in given else len(given)

@@ -32,7 +32,9 @@ def generate(directory: Path) -> None:
     found = "import tablebay_pb2 as tablebay__pb2"
     if text.count(found) != 1:
         raise SystemExit(f"{services}: wanted one line {found!r}, found {text.count(found)}")
-    services.write_text(text.replace(found, "from tablebay.client.proto import tablebay_pb2 as tablebay__pb2"))
+    services.write_text(
+        text.replace(found, "from tablebay.client.proto import tablebay_pb2 as tablebay__pb2")
+    )
 
 
 if __name__ == "__main__":

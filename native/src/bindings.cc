@@ -500,6 +500,22 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("keys").noconvert());
   m.def(
+      "first_nonfinite",
+      [](const Array<float>& rows) -> std::optional<py::ssize_t> {
+        if (rows.ndim() != 2) throw StatusError("BadRequest", "rows want two dimensions");
+        const auto count = static_cast<size_t>(rows.shape(0));
+        const auto dim = static_cast<uint32_t>(rows.shape(1));
+        const auto* data = reinterpret_cast<const char*>(rows.data());
+        size_t found = count;
+        if (dim > 0) {
+          const py::gil_scoped_release release;
+          found = ActiveKernels().first_nonfinite(data, count, dim);
+        }
+        if (found == count) return std::nullopt;
+        return static_cast<py::ssize_t>(found);
+      },
+      py::arg("rows").noconvert(), "Index of the first row of float32 (n, dim) with a NaN or an infinity.");
+  m.def(
       "crc32c",
       [](const py::object& bytes, uint32_t initial) {
         const Buffer buffer(bytes);

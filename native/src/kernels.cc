@@ -15,9 +15,9 @@
 namespace tablebay {
 namespace {
 
-// Rows begin at any multiple of 4 and wire bytes anywhere.
+// Rows begin at any multiple of 4 and wire bytes anywhere. (Written out wherever a pointer is declared: `auto` and
+// template arguments drop the attributes.)
 using Float = float __attribute__((aligned(1), may_alias));
-using Int64 = int64_t __attribute__((aligned(1), may_alias));
 using Word = uint64_t __attribute__((aligned(1), may_alias));
 using Word32 = uint32_t __attribute__((aligned(1), may_alias));
 
@@ -42,7 +42,7 @@ inline uint64_t Mix(uint64_t h) {  // HashKey of hash.h
 }
 
 void HashKeys(const char* keys, size_t count, uint64_t* hashes) {
-  const auto* in = reinterpret_cast<const Word*>(keys);
+  const Word* in = reinterpret_cast<const Word*>(keys);
   for (size_t i = 0; i < count; ++i) hashes[i] = Mix(in[i]);
 }
 
@@ -51,7 +51,7 @@ inline uint32_t Magnitude(uint32_t bits) { return bits & 0x7fffffffu; }
 constexpr uint32_t kNonFinite = 0x7f800000u;
 
 size_t FirstNonFinite(const char* rows, size_t count, uint32_t dim) {
-  const auto* in = reinterpret_cast<const Word32*>(rows);
+  const Word32* in = reinterpret_cast<const Word32*>(rows);
   const size_t total = count * dim;
   constexpr size_t kChunk = 4096;
   for (size_t begin = 0; begin < total; begin += kChunk) {
@@ -73,8 +73,8 @@ template <uint32_t kDim>
 void SgdDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     for (uint32_t d = 0; d < dim; ++d) w[d] -= u.learning_rate * g[d];
   }
 }
@@ -84,9 +84,9 @@ template <uint32_t kDim>
 void AdagradDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    auto* __restrict a = reinterpret_cast<Float*>(u.rows[r] + u.slots);
-    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    Float* __restrict a = reinterpret_cast<Float*>(u.rows[r] + u.slots);
+    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     const float learning_rate = u.learning_rate;
     const float epsilon = u.epsilon;
     for (uint32_t d = 0; d < dim; ++d) {
@@ -103,11 +103,11 @@ template <uint32_t kDim>
 void AdamDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    auto* __restrict m = reinterpret_cast<Float*>(u.rows[r] + u.slots);
-    auto* __restrict v = m + dim;
-    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
-    auto* step = reinterpret_cast<Word32*>(u.rows[r] + u.step);
+    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    Float* __restrict m = reinterpret_cast<Float*>(u.rows[r] + u.slots);
+    Float* __restrict v = m + dim;
+    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    Word32* step = reinterpret_cast<Word32*>(u.rows[r] + u.step);
     const uint32_t t = *step == 0xffffffffu ? *step : *step + 1;
     *step = t;
     const float rate = u.learning_rate / (t < u.corrections ? u.corrections1[t] : 1.0f);
@@ -133,8 +133,8 @@ template <uint32_t kDim>
 void AddFloat32Dim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    auto* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    const auto* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     for (uint32_t d = 0; d < dim; ++d) w[d] += g[d];
   }
 }
@@ -142,8 +142,8 @@ void AddFloat32(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AddFloat32Dim, u) }
 
 void AddInt64(const Update& u) {
   for (uint32_t r = 0; r < u.count; ++r) {
-    auto* __restrict w = reinterpret_cast<Word*>(u.rows[r] + u.weights);  // unsigned: wraps
-    const auto* __restrict g = reinterpret_cast<const Word*>(u.gradients[r]);
+    Word* __restrict w = reinterpret_cast<Word*>(u.rows[r] + u.weights);  // unsigned: wraps
+    const Word* __restrict g = reinterpret_cast<const Word*>(u.gradients[r]);
     for (uint32_t d = 0; d < u.dim; ++d) w[d] += g[d];
   }
 }
@@ -205,25 +205,18 @@ void GatherPointers(const char* const* rows, const uint32_t* index, size_t count
   TABLEBAY_FOR_BYTES(bytes, GatherPointersOf, rows, index, count, bytes, out)
 }
 
-template <class Element, uint32_t kDim>
-void AddRepeatsDim(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t any_dim,
-                   char* out) {
+template <uint32_t kDim>
+void AddRepeatsFloat32Dim(const char* rows, const uint32_t* index, const uint32_t* first, size_t count,
+                          uint32_t any_dim, char* out) {
   const uint32_t dim = kDim != 0 ? kDim : any_dim;
-  const auto* in = reinterpret_cast<const Element*>(rows);
-  auto* sums = reinterpret_cast<Element*>(out);
   for (size_t i = 0; i < count; ++i) {
-    if (i + kAhead < count) __builtin_prefetch(sums + uint64_t{index[i + kAhead]} * dim, 1);
+    if (i + kAhead < count) __builtin_prefetch(out + uint64_t{index[i + kAhead]} * dim * sizeof(float), 1);
     const uint32_t key = index[i];
     if (first[key] == i) continue;
-    auto* __restrict sum = sums + uint64_t{key} * dim;
-    const auto* __restrict row = in + i * dim;
+    Float* __restrict sum = reinterpret_cast<Float*>(out + uint64_t{key} * dim * sizeof(float));
+    const Float* __restrict row = reinterpret_cast<const Float*>(rows + i * dim * sizeof(float));
     for (uint32_t d = 0; d < dim; ++d) sum[d] += row[d];
   }
-}
-template <uint32_t kDim>
-void AddRepeatsFloat32Dim(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
-                          char* out) {
-  AddRepeatsDim<Float, kDim>(rows, index, first, count, dim, out);
 }
 void AddRepeatsFloat32(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
                        char* out) {
@@ -231,7 +224,13 @@ void AddRepeatsFloat32(const char* rows, const uint32_t* index, const uint32_t* 
 }
 void AddRepeatsInt64(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
                      char* out) {
-  AddRepeatsDim<Word, 0>(rows, index, first, count, dim, out);
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t key = index[i];
+    if (first[key] == i) continue;
+    Word* __restrict sum = reinterpret_cast<Word*>(out + uint64_t{key} * dim * sizeof(int64_t));
+    const Word* __restrict row = reinterpret_cast<const Word*>(rows + i * dim * sizeof(int64_t));
+    for (uint32_t d = 0; d < dim; ++d) sum[d] += row[d];
+  }
 }
 
 inline uint64_t ColumnHash(uint64_t base, uint32_t column) {
@@ -239,7 +238,7 @@ inline uint64_t ColumnHash(uint64_t base, uint32_t column) {
 }
 
 void FillUniform(char* out, uint32_t dim, uint64_t base, float low, float high) {
-  auto* weights = reinterpret_cast<Float*>(out);
+  Float* weights = reinterpret_cast<Float*>(out);
   const float width = high - low;
   for (uint32_t c = 0; c < dim; ++c) {
     const auto top = static_cast<int32_t>(ColumnHash(base, c) >> 40);
@@ -300,7 +299,7 @@ inline float InverseErf(float x) {  // Giles 2012, table 5
 }
 
 void FillNormal(char* out, uint32_t dim, uint64_t base, float mean, float stddev) {
-  auto* weights = reinterpret_cast<Float*>(out);
+  Float* weights = reinterpret_cast<Float*>(out);
   const float scale = stddev * 1.41421356f;
   for (uint32_t c = 0; c < dim; ++c) {
     const auto top = static_cast<int32_t>(ColumnHash(base, c) >> 41);  // 23 bits, so that x is exact and within (-1, 1)

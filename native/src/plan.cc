@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <numeric>
 
 #include "tablebay/kernels.h"
@@ -12,62 +13,54 @@ namespace {
 
 constexpr uint32_t kBlock = 32;  // keys whose slots are fetched together
 
-// Open addressing; an entry is there when it bears the present epoch.
+// Open addressing over places among the unique keys: four bytes a slot, so that the slots of a large call stay in
+// the cache, and clearing them takes no time worth saving.
 class Dedup {
  public:
-  // Writes unique keys and first occurrences in order of occurrence, and each key's place among them.
-  void Run(std::string_view bytes, std::vector<uint64_t>* unique, std::vector<uint32_t>* first, uint32_t* inverse) {
+  // Writes unique keys and first occurrences in order of occurrence, each key's place among them, and returns how
+  // many there are. REQUIRES room for as many as there are keys.
+  size_t Run(std::string_view bytes, uint64_t* unique, uint32_t* first, uint32_t* inverse) {
     const size_t count = bytes.size() / sizeof(uint64_t);
-    Prepare(count);
-    Entry* const entries = entries_.data();
+    Clear(count);
+    uint32_t* const slots = slots_.data();
+    size_t found = 0;
     for (size_t begin = 0; begin < count; begin += kBlock) {
       const size_t n = std::min<size_t>(kBlock, count - begin);
       uint64_t keys[kBlock];
-      uint64_t slots[kBlock];
+      uint64_t at[kBlock];
       for (size_t j = 0; j < n; ++j) {
         keys[j] = LoadKey(bytes.data(), begin + j);
-        slots[j] = HashKey(keys[j]) & mask_;
-        __builtin_prefetch(&entries[slots[j]], 1);
+        at[j] = HashKey(keys[j]) & mask_;
+        __builtin_prefetch(&slots[at[j]], 1);
       }
       for (size_t j = 0; j < n; ++j) {
-        uint64_t slot = slots[j];
-        while (entries[slot].epoch == epoch_ && entries[slot].key != keys[j]) slot = (slot + 1) & mask_;
-        Entry& entry = entries[slot];
-        if (entry.epoch != epoch_) {
-          entry = Entry{keys[j], epoch_, static_cast<uint32_t>(unique->size())};
-          unique->push_back(keys[j]);
-          first->push_back(static_cast<uint32_t>(begin + j));
+        uint64_t slot = at[j];
+        while (slots[slot] != kEmpty && unique[slots[slot]] != keys[j]) slot = (slot + 1) & mask_;
+        if (slots[slot] == kEmpty) {
+          slots[slot] = static_cast<uint32_t>(found);
+          unique[found] = keys[j];
+          first[found] = static_cast<uint32_t>(begin + j);
+          ++found;
         }
-        inverse[begin + j] = entry.index;
+        inverse[begin + j] = slots[slot];
       }
     }
+    return found;
   }
 
  private:
-  struct Entry {
-    uint64_t key;
-    uint32_t epoch;
-    uint32_t index;
-  };
+  static constexpr uint32_t kEmpty = 0xffffffffu;
 
-  void Prepare(size_t count) {
+  void Clear(size_t count) {
     uint64_t size = 1024;
     while (size < count * 2) size *= 2;
-    if (size > entries_.size()) {
-      entries_.assign(size, Entry{0, 0, 0});
-      epoch_ = 0;
-    }
-    // A small call after a large one uses a small part of the table, which stays in the cache.
+    if (size > slots_.size()) slots_.resize(size);
     mask_ = size - 1;
-    if (++epoch_ == 0) {
-      std::fill(entries_.begin(), entries_.end(), Entry{0, 0, 0});
-      epoch_ = 1;
-    }
+    std::fill_n(slots_.begin(), size, kEmpty);
   }
 
-  std::vector<Entry> entries_;
+  std::vector<uint32_t> slots_;
   uint64_t mask_ = 0;
-  uint32_t epoch_ = 0;
 };
 
 Dedup& ThreadDedup() {
@@ -96,20 +89,17 @@ Router::Router(const std::vector<uint16_t>& owners, uint32_t servers) {
 
 Plan MakePlan(std::shared_ptr<const Router> router, std::string_view bytes) {
   const size_t count = bytes.size() / sizeof(uint64_t);
-  if (count > 0xffffffffu) {
-    throw StatusError("ResourceExhausted", Format("%zu keys in one call, wanted at most 2^32 - 1", count));
+  if (count >= 0xffffffffu) {
+    throw StatusError("ResourceExhausted", Format("%zu keys in one call, wanted fewer than 2^32 - 1", count));
   }
   Plan plan;
-  std::vector<uint64_t> unique;
-  std::vector<uint32_t> first;
-  unique.reserve(count);
-  first.reserve(count);
+  const auto unique = std::make_unique_for_overwrite<uint64_t[]>(count);
+  const auto first = std::make_unique_for_overwrite<uint32_t[]>(count);
   plan.inverse.resize(count);
-  ThreadDedup().Run(bytes, &unique, &first, plan.inverse.data());
+  const size_t n = ThreadDedup().Run(bytes, unique.get(), first.get(), plan.inverse.data());
 
   // A counting sort by place.
-  const size_t n = unique.size();
-  std::vector<uint16_t> places(n);
+  const auto places = std::make_unique_for_overwrite<uint16_t[]>(n);
   std::array<uint32_t, kShards + 1>& begin = plan.place_begin;
   begin.fill(0);
   for (size_t u = 0; u < n; ++u) {
@@ -121,7 +111,7 @@ Plan MakePlan(std::shared_ptr<const Router> router, std::string_view bytes) {
   std::copy(begin.begin(), begin.end() - 1, next.begin());
   plan.keys.resize(n);
   plan.first.resize(n);
-  std::vector<uint32_t> position(n);
+  const auto position = std::make_unique_for_overwrite<uint32_t[]>(n);
   for (size_t u = 0; u < n; ++u) {
     const uint32_t p = next[places[u]]++;
     position[u] = p;
@@ -139,11 +129,11 @@ std::vector<uint32_t> Intersect(const Plan& plan, std::string_view bytes) {
   std::vector<uint64_t> both(planned + bytes.size() / sizeof(uint64_t));
   if (planned > 0) std::memcpy(both.data(), plan.keys.data(), planned * sizeof(uint64_t));
   if (!bytes.empty()) std::memcpy(both.data() + planned, bytes.data(), bytes.size());
-  std::vector<uint64_t> unique;
-  std::vector<uint32_t> first;
+  std::vector<uint64_t> unique(both.size());
+  std::vector<uint32_t> first(both.size());
   std::vector<uint32_t> inverse(both.size());
-  ThreadDedup().Run({reinterpret_cast<const char*>(both.data()), both.size() * sizeof(uint64_t)}, &unique, &first,
-                    inverse.data());
+  ThreadDedup().Run({reinterpret_cast<const char*>(both.data()), both.size() * sizeof(uint64_t)}, unique.data(),
+                    first.data(), inverse.data());
   std::vector<uint32_t> common;
   for (size_t i = planned; i < inverse.size(); ++i) {
     if (inverse[i] < planned) common.push_back(inverse[i]);

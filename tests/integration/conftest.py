@@ -62,7 +62,9 @@ class ServerProcess:
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of a page of the HTTP port."""
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{http_port(self.data_port)}{path}", timeout=10) as page:
+            with urllib.request.urlopen(
+                f"http://{HOST}:{http_port(self.data_port)}{path}", timeout=10
+            ) as page:
                 return page.status, page.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -71,7 +73,9 @@ class ServerProcess:
         """Return once /readyz says so; fails with the log when the process ends instead."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log}"
+            assert self.process.poll() is None, (
+                f"the server ended with {self.process.returncode}:\n{self.log}"
+            )
             try:
                 if self.get("/readyz")[0] == 200:
                     return self
@@ -118,12 +122,20 @@ def new_data_port() -> int:
     return port
 
 
+@pytest.fixture(scope="session")
+def new_server() -> Callable[..., ServerProcess]:
+    """For a fixture with a life of its own: a server that whoever asked for it waits for and closes."""
+    return ServerProcess
+
+
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers and waits until they are ready (unless ready=False); none is left in the end."""
     servers: list[ServerProcess] = []
 
-    def start(*options: str, ready: bool = True, data_port: int | None = None, **environment: str) -> ServerProcess:
+    def start(
+        *options: str, ready: bool = True, data_port: int | None = None, **environment: str
+    ) -> ServerProcess:
         server = ServerProcess(tmp_path, *options, data_port=data_port, **environment)
         servers.append(server)
         return server.wait_until_ready() if ready else server
@@ -131,3 +143,9 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def free_data_port() -> Callable[[], int]:
+    """Finds the first of three free ports."""
+    return new_data_port

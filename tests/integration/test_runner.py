@@ -186,9 +186,7 @@ class Heard:
 
 
 def test_workers_that_push_end_in_a_report(tmp_path: Path) -> None:
-    """What workers reported and servers counted is in report.json, in the summary, and on standard output
-    alone.
-    """
+    """What workers reported and servers counted is in report.json and in the summary."""
     with running(tmp_path, job_of(PUSHES)) as runner:
         code, out, err = runner.end()
     assert code == 0, err
@@ -218,9 +216,7 @@ def test_the_report_is_json_on_standard_output_when_asked_for(tmp_path: Path) ->
 
 
 def test_a_failed_worker_is_started_again_with_its_rank(tmp_path: Path) -> None:
-    """Rank 1 fails twice, then works: the job ends well, with two restarts and three tries of that rank
-    alone.
-    """
+    """Rank 1 fails twice, then works: the job ends well, with two restarts, and rank 0 ran once."""
     with running(tmp_path, job_of(FAILS_TWICE, variables={"FOLDER": str(tmp_path)})) as runner:
         code, _, err = runner.end()
     assert code == 0, err
@@ -328,9 +324,7 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_worker_has_the_environment_of_a_pod(tmp_path: Path) -> None:
-    """The names of interfaces.md and of DistributedDataParallel, the container's own, and the arguments
-    given.
-    """
+    """Tablebay's names, those of DistributedDataParallel, the container's own, and the arguments given."""
     job = job_of(
         SAYS_WHO_IT_IS, variables={"GREETING": "hello $(TABLEBAY_LOG_LEVEL)", "TABLEBAY_LOG_LEVEL": "info"}
     )
@@ -372,9 +366,7 @@ def test_what_only_a_cluster_gives_is_said(tmp_path: Path) -> None:
 
 
 def test_another_block_is_taken_when_a_port_is_busy(tmp_path: Path) -> None:
-    """Somebody takes a port between the look and the bind: the servers start again elsewhere, and the job
-    runs.
-    """
+    """Somebody takes a port between look and bind: the servers start again elsewhere, and the job runs."""
     blocks: list[int] = []
     with socket.socket() as busy:
         busy.bind((ports.HOST, 0))

@@ -50,8 +50,8 @@ def banned(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Name) and node.id in BANNED_CALLS:
             names = [node.id]
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if (node.value.id, node.attr) in BANNED_ATTRIBUTES:
-                names = [f"{node.value.id}.{node.attr}"]
+            name = (node.value.id, node.attr)
+            names = [".".join(name)] if name in BANNED_ATTRIBUTES else []
         for name in names:
             yield f"{node.lineno}: {name}"  # type: ignore[attr-defined]
 
@@ -125,7 +125,9 @@ def test_no_build_is_for_one_machine_or_rounds_otherwise() -> None:
         assert re.search(r"-m(arch|tune|cpu)=native|-mfma\b|fast-math|-Ofast", code) is None, name
     for path in files("native", "bench", suffixes=(".cc", ".h", ".py")):
         text = path.read_text("utf-8")
-        assert re.search(r"-march=native|pragma.*(fast-math|optimize|fp_contract\s*\(\s*on)", text) is None, path
+        assert re.search(r"-march=native|pragma.*(fast-math|optimize|fp_contract\s*\(\s*on)", text) is None, (
+            path
+        )
 
 
 def test_every_instruction_set_is_compiled_without_contraction() -> None:

@@ -78,7 +78,9 @@ def test_importing_tablebay_loads_nothing_heavy() -> None:
 def test_the_operator_loads_neither_numpy_nor_the_native_core() -> None:
     """Neither starting the operator nor checking a job file loads numpy or tablebay.native."""
     job = resources.files("tablebay.examples.flights").joinpath("job.yaml")
-    loaded = loaded_after(f"from tablebay.operator.main import main; assert main(['check', {str(job)!r}]) == 0")
+    loaded = loaded_after(
+        f"from tablebay.operator.main import main; assert main(['check', {str(job)!r}]) == 0"
+    )
     assert "tablebay.client.job" in loaded
     assert loaded & {"numpy", "tablebay.native", "tablebay.native._core", "tablebay.ps_server"} == set()
 
@@ -133,7 +135,9 @@ def test_the_operator_lists_what_is_wrong_with_a_job(tmp_path: Path) -> None:
     """`tablebay-operator check` exits with 1 and names each bad field, the value found and the value wanted."""
     job = tmp_path / "job.yaml"
     good = resources.files("tablebay.examples.flights").joinpath("job.yaml").read_text("utf-8")
-    job.write_text(good.replace("dim: 9 ", "dim: -4 ").replace("servers: {replicas: 2}", "servers: {replicas: 0}"))
+    job.write_text(
+        good.replace("dim: 9 ", "dim: -4 ").replace("servers: {replicas: 2}", "servers: {replicas: 0}")
+    )
     ended = subprocess.run(
         [Path(sys.executable).with_name("tablebay-operator"), "check", job], capture_output=True, text=True
     )

@@ -140,7 +140,14 @@ def test_the_wheel_is_typed(wheel: Path, tmp_path: Path) -> None:
 
 def test_the_lowest_dependencies_are_enough(wheel: Path, tmp_path: Path) -> None:
     """With the lowest version of each direct dependency, `tablebay quickstart` and the operator's check work."""
-    lowest = ("--resolution", "lowest-direct", "--requirement", ROOT / "pyproject.toml", "--extra", "operator")
+    lowest = (
+        "--resolution",
+        "lowest-direct",
+        "--requirement",
+        ROOT / "pyproject.toml",
+        "--extra",
+        "operator",
+    )
     bin_folder = environment(tmp_path / "venv", *lowest)
     command(UV, "pip", "install", "--python", bin_folder / "python", "--no-deps", wheel, cwd=tmp_path)
     quickstart(bin_folder, tmp_path)

@@ -85,9 +85,7 @@ def test_what_the_user_gives_after_the_dashes_is_left_as_it_is() -> None:
 
 
 def test_the_cores_are_shared_out_among_the_workers() -> None:
-    """Each worker's thread pools get its share of the cores, at least one, unless the environment says
-    otherwise.
-    """
+    """Each worker's thread pools get its share of the cores, at least one, unless told otherwise."""
     cores = len(os.sched_getaffinity(0))
     assert set(pod.thread_limits(1, {}).values()) == {str(cores)}
     assert set(pod.thread_limits(10 * cores, {}).values()) == {"1"}

@@ -68,9 +68,7 @@ def wait_for(condition: object, what: str) -> None:
 
 
 def test_lines_and_codes_come_from_each_process(tmp_path: Path) -> None:
-    """Lines of both streams, the unfinished last one too, are passed on under the process's name, and kept in
-    its log.
-    """
+    """Lines of both streams, the unfinished last one too, come under the process's name and are logged."""
     watched = Watched(tmp_path)
     with watched.group:
         watched.start("a", ["sh", "-c", "echo one; echo two >&2; printf three; exit 3"])
@@ -109,9 +107,7 @@ def test_a_line_without_end_is_cut_in_pieces(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text_are_shown_and_kept(tmp_path: Path) -> None:
-    """The log has the bytes as they came; the line has a mark in their place; a progress bar shows its last
-    state.
-    """
+    """The log has the bytes as they came, the line a mark in their place; of a progress bar, its last state."""
     watched = Watched(tmp_path)
     with watched.group:
         watched.start("a", ["sh", "-c", r"printf '\377ok\n10%%\r20%%\n'"])

@@ -41,7 +41,9 @@ def test_an_error_has_its_code_and_comes_back_by_its_name(name: str, code: str) 
     assert str(back) == "text"
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), KeyError, MemoryError(), KeyboardInterrupt, errors.Closed("x")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyError, MemoryError(), KeyboardInterrupt, errors.Closed("x")]
+)
 def test_any_other_error_is_internal(error: BaseException | type[BaseException]) -> None:
     """A fault in the server is not the caller's argument."""
     assert status_code(error) == "INTERNAL"
@@ -62,7 +64,11 @@ def test_errors_can_be_caught_as_what_python_calls_them() -> None:
     assert issubclass(errors.NonFinite, errors.BadRequest)
     assert issubclass(errors.DeadlineExceeded, errors.Unavailable)
     assert issubclass(errors.JobInvalid, ValueError)
-    public = [value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__]
+    public = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    ]
     assert all(issubclass(cls, TablebayError) for cls in public)
     assert all(cls.__doc__ for cls in public)
 

@@ -62,8 +62,8 @@ class Index {
     return tag == 0 ? 1 : tag;
   }
 
-  // What a loop over many keys keeps in registers. Insertions leave it valid (room for them has been made before);
-  // an entry that one of them moves over is then missed by Guess, and found by Find.
+  // What a loop over many keys keeps in registers. Insertions leave it valid: they allocate and free nothing. An
+  // entry that one of them moves over is missed by Guess, and found by Find.
   class View {
    public:
     explicit View(const Index& index) : current_(index.current_), old_(index.old_) {}
@@ -114,9 +114,11 @@ class Index {
   // Throws StatusError(ResourceExhausted), with nothing changed, when the system has no memory.
   template <class HashAt>
   void Reserve(uint64_t extra, HashAt&& hash_at) {
+    FreeEmptied();
     while (size_ + extra > Capacity(current_)) {
       if (old_.buckets != nullptr) {
         MoveBuckets(UINT64_MAX, hash_at);
+        FreeEmptied();
         continue;
       }
       Grow(size_ + extra);
@@ -144,6 +146,7 @@ class Index {
   template <class HashAt>
   void Advance(uint64_t buckets, HashAt&& hash_at) {
     if (growing()) MoveBuckets(buckets, hash_at);
+    FreeEmptied();
   }
 
   // What Reserve(extra) would allocate.
@@ -192,7 +195,10 @@ class Index {
         InsertInto(current_, hash, position);
       }
     }
-    if (moved_ > old_.mask) Free(old_);
+  }
+
+  void FreeEmptied() {
+    if (old_.buckets != nullptr && moved_ > old_.mask) Free(old_);
   }
 
   Buckets current_;

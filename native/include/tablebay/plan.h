@@ -39,7 +39,7 @@ struct Plan {
   bool repeats() const { return count() != unique(); }
 };
 
-// Hashing with a table that is cleared by an epoch, not by writing it; kept for each thread.
+// By hashing, with slots kept for each thread. Throws StatusError(ResourceExhausted) for 2^32 - 1 keys and more.
 Plan MakePlan(std::shared_ptr<const Router> router, std::string_view keys);
 
 // Plan positions whose key is among `keys`, each once, ascending.

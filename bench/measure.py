@@ -1,0 +1,117 @@
+"""Timing two things in turn, so that a drift of the machine's speed falls on both, and what was measured as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Figure:
+    """value: the median; low, high: the quartiles. unit: "ratio" for `over` figures."""
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    when: str
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def figure(values: Sequence[float], unit: str) -> Figure:
+    """The median and the quartiles of some values."""
+    if len(values) == 1:
+        return Figure(values[0], values[0], values[0], unit, now())
+    low, middle, high = statistics.quantiles(values, n=4)
+    return Figure(middle, low, high, unit, now())
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Seconds of two things, called in turn."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    def ours_over_theirs(self) -> Figure:
+        """How many times as fast ours is: the ratio of each pair, then the median."""
+        return figure([b / a for a, b in zip(self.ours, self.theirs, strict=True)], "ratio")
+
+
+def interleave(
+    ours: Sequence[Callable[[], object]], theirs: Sequence[Callable[[], object]], rounds: int, warm_up: int = 1
+) -> Pairs:
+    """Call ours[i], then theirs[i], for each i, `rounds` times; the order within a pair changes each round."""
+    pairs = Pairs([], [])
+    for turn in range(warm_up + rounds):
+        for a, b in zip(ours, theirs, strict=True):
+            if turn % 2 == 0:
+                x, y = seconds(a), seconds(b)
+            else:
+                y, x = seconds(b), seconds(a)
+            if turn >= warm_up:
+                pairs.ours.append(x)
+                pairs.theirs.append(y)
+    return pairs
+
+
+def rss_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def build_libraries() -> Path:
+    """Compiles limits.cc and tcp.cc with the core; returns the folder they are in."""
+    folder = ROOT / "build" / "bench"
+    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DTABLEBAY_BUILD_BENCH=ON"]
+    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory_kib / 2**20, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "transparent_huge_pages": huge_pages.read_text().strip() if huge_pages.exists() else "none",
+    }
+
+
+def write(path: Path, commit: str, figures: dict[str, Figure]) -> None:
+    """Merges figures into a bench.json; those measured before stay, with their own `when`."""
+    kept: dict[str, Any] = json.loads(path.read_text())["figures"] if path.exists() else {}
+    kept |= {name: asdict(value) for name, value in figures.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(), "commit": commit, "figures": dict(sorted(kept.items()))}
+    path.write_text(json.dumps(result, indent=2) + "\n")

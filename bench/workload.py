@@ -1,0 +1,51 @@
+"""What the table and gRPC parts work on: 2 M rows of dim 16 with Adagrad, 80,000 unique keys a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tablebay.native import _core
+
+ROWS = 2_000_000
+DIM = 16
+KEYS = 80_000
+CALLS = 10  # distinct sets of keys
+
+Keys = NDArray[np.uint64]
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """all_keys: (ROWS,). calls: CALLS times (KEYS,), unique, random. grouped: the same in order of shard."""
+
+    all_keys: Keys
+    calls: list[Keys]
+    grouped: list[Keys]
+    gradients: Rows
+
+    @classmethod
+    def make(cls, seed: int = 0) -> Workload:
+        """From a fixed seed."""
+        random = np.random.default_rng(seed)
+        all_keys = np.unique(random.integers(0, 2**64, ROWS + 1000, dtype=np.uint64))
+        all_keys = random.permutation(all_keys)[:ROWS]
+        calls = [random.choice(all_keys, KEYS, replace=False) for _ in range(CALLS)]
+        grouped = [keys[np.argsort(_core.shards_of(keys), kind="stable")] for keys in calls]
+        gradients = (random.standard_normal((KEYS, DIM)) * 0.01).astype(np.float32)
+        return cls(all_keys, calls, grouped, gradients)
+
+    def batches(self) -> list[Keys]:
+        """All keys, KEYS at a time."""
+        return [self.all_keys[at : at + KEYS] for at in range(0, ROWS, KEYS)]
+
+
+def new_store() -> tuple[_core.Store, int]:
+    """A store with one table as the workload wants it, and the table's id."""
+    store = _core.Store()
+    parameters = {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8}
+    normal = {"mean": 0.0, "stddev": 0.01}
+    return store, store.create_table("bench", DIM, "float32", "Adagrad", parameters, "Normal", normal, 0, "Reject")

@@ -1,0 +1,130 @@
+"""A server from its ports to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import time
+
+from tablebay.client.environment import VERSION, control_port, http_port
+from tablebay.ps_server import telemetry
+from tablebay.ps_server.config import Config
+from tablebay.ps_server.grpc_server import CannotListen, GrpcServer
+from tablebay.ps_server.health import HttpServer
+from tablebay.ps_server.metrics import registry
+from tablebay.ps_server.service import Service
+
+DONE, FAILED = 0, 1
+_LOOK_EVERY_S = 10.0
+
+_EVENTS = telemetry.Events(__name__)
+
+
+def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> int:
+    """Serve until `told_to_end` has a word: DONE, or FAILED where calls were cut off.
+
+    Raises CannotListen naming the port, and TablebayError where the job's tables cannot be made.
+    """
+    service = Service(
+        index=config.index,
+        servers=len(config.servers),
+        job=config.job,
+        generation=config.generation,
+        epoch=epoch,
+        tables=config.tables,
+        message_bytes_max=config.message_bytes_max,
+        memory_limit=config.memory_limit_bytes,
+        keys_max=config.keys_max,
+        clients_max=config.clients_max,
+    )
+    readiness = _Readiness(service)
+    http = _http_server(config, service, readiness)
+    try:
+        ports = GrpcServer(
+            service,
+            host=config.host,
+            data_port=config.data_port,
+            message_bytes_max=config.message_bytes_max,
+            threads=config.threads,
+            requests_max=config.requests_max,
+        )
+        ports.start()
+        readiness.started = True
+        http.start()
+        _EVENTS.info(
+            "server.ready",
+            host=config.host,
+            data_port=config.data_port,
+            http_port=http_port(config.data_port),
+            control_port=control_port(config.data_port),
+            servers=len(config.servers),
+            tables=len(config.tables),
+            memory_limit_bytes=config.memory_limit_bytes,
+            version=VERSION,
+        )
+        reason = _wait(service, told_to_end)
+        return _end(service, ports, config.grace_s, reason)
+    finally:
+        http.close()
+
+
+class _Readiness:
+    """Whether this server takes data calls, for /readyz."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.started = False
+
+    def __call__(self) -> str | None:
+        """Why not, or None."""
+        if not self.started:
+            return "starting"
+        return "draining" if self._service.draining else None
+
+
+def _http_server(config: Config, service: Service, readiness: _Readiness) -> HttpServer:
+    port = http_port(config.data_port)
+    try:
+        return HttpServer(config.host, port, registry(service.snapshot), readiness)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise CannotListen(f"HTTP port {config.host}:{port}: {reason}") from None
+
+
+def _wait(service: Service, told_to_end: queue.SimpleQueue[str]) -> str:
+    """Until a signal comes; its name. Now and then look at what only the core has noticed."""
+    changed = 0
+    while True:
+        try:
+            return told_to_end.get(timeout=_LOOK_EVERY_S)
+        except queue.Empty:
+            now = service.counters["duplicates_changed"]
+            if now > changed:
+                _EVENTS.warning(
+                    "steps.changed", shards=now - changed, wanted="a step sent again with the same content"
+                )
+                changed = now
+
+
+def _end(service: Service, ports: GrpcServer, grace_s: float, reason: str) -> int:
+    began = time.monotonic()
+    service.drain()
+    ports.drain()
+    done = ports.stop(grace_s)
+    counters = service.counters
+    _EVENTS.info(
+        "server.drained",
+        reason=reason,
+        seconds=round(time.monotonic() - began, 3),
+        unfinished=service.in_flight,
+        pulls=counters["pulls"],
+        pushes_applied=counters["pushes_applied"],
+        duplicates=counters["duplicates"],
+        rows=counters["rows"],
+    )
+    if done:
+        return DONE
+    # The interpreter would wait for their threads, past the time that was given.
+    logging.shutdown()
+    os._exit(FAILED)
