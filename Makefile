@@ -129,7 +129,7 @@ sanitize-address sanitize-thread: setup
 	$(UV) venv --quiet --python $(PY) build/$@/venv
 	printf '%s\n' "$(CURDIR)/build/$@/tree" "$(call SITE,$(PY))" > "$(call SITE,build/$@/venv/bin/python)/tablebay.pth"
 	LD_PRELOAD="$$(for name in $(PRELOAD); do $${CXX:-g++} -print-file-name=$$name; done | tr '\n' ' ')" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0 \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
 	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(PYTEST_FLAGS) $(SANITIZED_TESTS)
 
 # ---- figures

@@ -36,7 +36,9 @@ def run(folder: Path) -> dict[str, Figure]:
     store, table = workload.new_store()
     out = np.empty((KEYS, DIM), np.float32)
     before = measure.rss_bytes()
-    inserts = [measure.seconds(partial(store.pull, table, keys, out[: len(keys)], True)) for keys in work.batches()]
+    inserts = [
+        measure.seconds(partial(store.pull, table, keys, out[: len(keys)], True)) for keys in work.batches()
+    ]
     rows = store.counters()["rows"]
     if rows != ROWS:
         raise SystemExit(f"the table has {rows} rows after inserting {ROWS}")
@@ -55,11 +57,15 @@ def run(folder: Path) -> dict[str, Figure]:
         limits.limit_gather64(memory, at.ctypes.data, KEYS, ROW_BYTES, WEIGHTS, out.ctypes.data)
 
     def adagrad(at: Keys) -> None:
-        limits.limit_adagrad16(memory, at.ctypes.data, KEYS, ROW_BYTES, WEIGHTS, gradients.ctypes.data, 0.05, 1e-8)
+        limits.limit_adagrad16(
+            memory, at.ctypes.data, KEYS, ROW_BYTES, WEIGHTS, gradients.ctypes.data, 0.05, 1e-8
+        )
 
     gathers = [partial(gather, at) for at in positions]
     updates = [partial(adagrad, at) for at in positions]
-    pulls = measure.interleave([partial(store.pull, table, k, out, True) for k in work.grouped], gathers, ROUNDS)
+    pulls = measure.interleave(
+        [partial(store.pull, table, k, out, True) for k in work.grouped], gathers, ROUNDS
+    )
     pushes = measure.interleave(
         [partial(store.push, table, k, gradients, True) for k in work.grouped], updates, ROUNDS
     )

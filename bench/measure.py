@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -58,7 +59,10 @@ class Pairs:
 
 
 def interleave(
-    ours: Sequence[Callable[[], object]], theirs: Sequence[Callable[[], object]], rounds: int, warm_up: int = 1
+    ours: Sequence[Callable[[], object]],
+    theirs: Sequence[Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
 ) -> Pairs:
     """Call ours[i], then theirs[i], for each i, `rounds` times; the order within a pair changes each round."""
     pairs = Pairs([], [])
@@ -83,9 +87,11 @@ def rss_bytes(pid: int | str = "self") -> int:
 def build_libraries() -> Path:
     """Compiles limits.cc and tcp.cc with the core; returns the folder they are in."""
     folder = ROOT / "build" / "bench"
-    configure = ["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", "-DTABLEBAY_BUILD_BENCH=ON"]
-    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["cmake", "--build", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    programs = Path(sys.executable).parent  # of the virtual environment, which brings cmake and ninja
+    cmake, ninja = str(programs / "cmake"), programs / "ninja"
+    configure = [cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    subprocess.run([*configure, "-DTABLEBAY_BUILD_BENCH=ON"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([cmake, "--build", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

@@ -41,7 +41,9 @@ class TcpTable:
             raise SystemExit("the TCP peer is gone")
 
     def push(self, keys: Keys, gradients: Rows) -> None:
-        if not self._library.tcp_push(self._fd, keys.ctypes.data, len(keys), gradients.ctypes.data, ROW_BYTES):
+        if not self._library.tcp_push(
+            self._fd, keys.ctypes.data, len(keys), gradients.ctypes.data, ROW_BYTES
+        ):
             raise SystemExit("the TCP peer is gone")
 
 
@@ -70,7 +72,15 @@ def run(folder: Path) -> dict[str, Figure]:
     )
     port = _free_port()
     log = (measure.ROOT / "build" / "bench-server.log").open("w")
-    command = [sys.executable, "-m", "tablebay.ps_server.main", "--host", "127.0.0.1", "--data-port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tablebay.ps_server.main",
+        "--host",
+        "127.0.0.1",
+        "--data-port",
+        str(port),
+    ]
     server = subprocess.Popen([*command, "--exit-with-parent"], stderr=log)
     try:
         assert peer.stdout is not None

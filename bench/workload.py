@@ -48,4 +48,6 @@ def new_store() -> tuple[_core.Store, int]:
     store = _core.Store()
     parameters = {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8}
     normal = {"mean": 0.0, "stddev": 0.01}
-    return store, store.create_table("bench", DIM, "float32", "Adagrad", parameters, "Normal", normal, 0, "Reject")
+    return store, store.create_table(
+        "bench", DIM, "float32", "Adagrad", parameters, "Normal", normal, 0, "Reject"
+    )

@@ -33,9 +33,7 @@ class InProcessTransport:
         """A name for each server, for messages."""
         return [f"in-process:{server}" for server in range(len(self._services))]
 
-    def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Answer:
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
         """Handle a request now; the timeout has no meaning."""
         if self._closed:
             return _Answer(errors.Closed(f"{method} to in-process:{server}: the servers have been closed"))

@@ -53,9 +53,7 @@ class Transport(Protocol):
     def addresses(self) -> Sequence[str]:
         """Each server's `host:port` of its data port."""
 
-    def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Answer:
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
         """Send a request of `method` ("Pull", "Hello", ...).
 
         timeout: seconds. wait: the caller does nothing until the answer is there, so that the call may be made
@@ -90,9 +88,7 @@ class GrpcTransport:
         """Each server's `host:port` of its data port."""
         return self._addresses
 
-    def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Answer:
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
         """Send a request; the answer's result() raises what became of it."""
         data = method in DATA_METHODS
         address = (self._addresses if data else self._control_addresses)[server]

@@ -11,8 +11,8 @@ from typing import Any
 
 from tablebay.client.cli.view import open_view
 from tablebay.client.job import load_job
-from tablebay.client.local import Interrupted, RunOptions, default_run_dir, run_job
-from tablebay.client.report import REPORT_FILE
+from tablebay.client.local.report import REPORT_FILE
+from tablebay.client.local.runner import Interrupted, RunOptions, default_run_dir, run_job
 
 INTERRUPTED = 130
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from tablebay.client.local import View
-from tablebay.client.report import Figures
+from tablebay.client.local.report import Figures
+from tablebay.client.local.runner import View
 
 if TYPE_CHECKING:
     from rich.console import Console

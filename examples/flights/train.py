@@ -86,7 +86,8 @@ def work(client: Client, options: Options) -> int:
         f"  examples/s   {len(training) * options.epochs / train_seconds:,.0f} "
         f"({len(training) * options.epochs:,} in {train_seconds:.1f} s)\n"
         f"  rows         {rows:,} of dim {table.spec.dim}\n"
-        f"  pull         p50 {pull_latency.quantile(0.50) * 1e3:.2f} ms, p99 {pull_latency.quantile(0.99) * 1e3:.2f} ms\n"
+        f"  pull         p50 {pull_latency.quantile(0.50) * 1e3:.2f} ms, "
+        f"p99 {pull_latency.quantile(0.99) * 1e3:.2f} ms\n"
         f"{SPLIT_MEANING[options.split]}",
         flush=True,
     )

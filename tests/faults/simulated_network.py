@@ -98,9 +98,7 @@ class SimulatedTransport:
         """Names for messages."""
         return [f"simulated:{server}" for server in range(len(self._network.services))]
 
-    def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Answer:
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
         """Send; copies of the request may arrive, each handled, the first answer to come back counting."""
         network = self._network
         pending = _Pending(network, network.now + timeout, f"{method} to simulated:{server}")

@@ -61,7 +61,9 @@ def counters(service: Service) -> dict[str, int]:
 
 def connect(network: Network, rank: int | None, timeout: float) -> Client:
     """A client in the network."""
-    return client_over(SimulatedTransport(network), timeout=timeout, rank=rank, workers=4, pace=network.pace())
+    return client_over(
+        SimulatedTransport(network), timeout=timeout, rank=rank, workers=4, pace=network.pace()
+    )
 
 
 def duplicated_and_reordered(seed: int) -> Counter[str]:
@@ -78,7 +80,7 @@ def duplicated_and_reordered(seed: int) -> Counter[str]:
         # A deadline shorter than the worst delays: some steps are left open, and sent again before the next.
         client._session.timeout = float(random.uniform(0.25, 5.0))
     for step in range(12):
-        for number, client in enumerate(clients):
+        for number in range(len(clients)):
             keys = random.integers(0, 40, int(random.integers(1, 25)), dtype=np.uint64)
             unique = np.unique(keys)
             more = amounts(number, step, unique)

@@ -18,7 +18,7 @@ import grpc
 import pytest
 
 from tablebay.client.environment import control_port, http_port
-from tablebay.client.ports import HOST, free_block
+from tablebay.client.local.ports import HOST, free_block
 
 START_S = 30.0
 

@@ -41,9 +41,7 @@ class Changed:
     def addresses(self) -> Sequence[str]:
         return self.inner.addresses
 
-    def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Any:
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Any:
         if method != "Hello":
             return self.inner.call(server, method, request, timeout)
         hello = tablebay_pb2.HelloRequest.FromString(request)
@@ -171,9 +169,7 @@ def test_a_damaged_answer_is_a_corrupt_message() -> None:
     """Named by method and address."""
 
     class Damaged(InProcessTransport):
-        def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Any:
+        def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Any:
             called = super().call(server, method, request, timeout)
             return ChangedBytes(called.result() + b"\xff")
 

@@ -52,9 +52,7 @@ class Delaying:
     def addresses(self) -> Sequence[str]:
         return self.inner.addresses
 
-    def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Any:
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Any:
         if method not in ("Pull", "Step"):
             return self.inner.call(server, method, request, timeout)
         self.pulls += 1

@@ -73,9 +73,7 @@ class Meddler:
     def addresses(self) -> Sequence[str]:
         return self.inner.addresses
 
-    def call(
-        self, server: int, method: str, request: bytes, timeout: float, wait: bool = False
-    ) -> Any:
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Any:
         if method not in ("Pull", "Push", "Step"):
             return self.inner.call(server, method, request, timeout)
         if server == self.interrupted_at:

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tablebay.client import ports
 from tablebay.client.errors import JobFailed
 from tablebay.client.job import parse_job
-from tablebay.client.local import RunOptions, run_job
-from tablebay.client.report import Figures
+from tablebay.client.local import ports
+from tablebay.client.local.report import Figures
+from tablebay.client.local.runner import RunOptions, run_job
 
 DEADLINE_S = 60.0
 MARK = "RUNNER_TEST_MARK"

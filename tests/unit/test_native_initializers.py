@@ -51,11 +51,8 @@ def test_uniform_rows_are_the_top_bits_of_the_hash() -> None:
     """low + (high - low) * (hash >> 40) / 2^24, element by element, for edge keys too."""
     keys = [0, 1, 77, 2**63, MASK]
     found = rows("Uniform", {"low": -1.0, "high": 3.0}, keys, 4, seed=9, name="user")
-    expected = [
-        [np.float32(-1.0) + np.float32(4.0) * np.float32((column_hash("user", 9, k, c) >> 40) / 2**24) for c in range(4)]
-        for k in keys
-    ]
-    assert np.array_equal(found, np.array(expected, np.float32))
+    units = [[(column_hash("user", 9, key, column) >> 40) / 2**24 for column in range(4)] for key in keys]
+    assert np.array_equal(found, np.float32(-1.0) + np.float32(4.0) * np.array(units, np.float32))
 
 
 def test_normal_rows_are_the_inverse_error_function_of_the_hash() -> None:

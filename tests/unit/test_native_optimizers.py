@@ -150,7 +150,9 @@ def test_a_gradient_that_is_no_number_follows_the_policy(bad: float) -> None:
     gradients[1, 2] = bad
     for policy in ("Reject", "Zero", "Allow"):
         store = _core.Store()
-        table = store.create_table("clicks", 4, "float32", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, policy)
+        table = store.create_table(
+            "clicks", 4, "float32", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, policy
+        )
         if policy == "Reject":
             with pytest.raises(_core.StatusError) as caught:
                 store.push(table, keys, gradients)

@@ -234,7 +234,10 @@ def test_a_request_with_one_bad_part_changes_nothing() -> None:
     store, table = make()
     other = store.create_table("u", 2, "float32", "Add", {}, "Zeros", {}, 0, "Reject")
     bad = messages.Part(
-        table_id=other, dim=2, keys=np.array([1], np.uint64).tobytes(), rows=np.array([1, np.nan], "f4").tobytes()
+        table_id=other,
+        dim=2,
+        keys=np.array([1], np.uint64).tobytes(),
+        rows=np.array([1, np.nan], "f4").tobytes(),
     )
     request = step_request(table, pushes=[part(table, [1], [5]), bad])
     with pytest.raises(_core.StatusError) as caught:
@@ -321,12 +324,24 @@ def test_fields_in_another_order_and_unknown_ones_are_read() -> None:
     body = part(table, [1], [9]).SerializeToString()
     unknown = b"\x78\x01" + b"\x82\x01\x03abc" + b"\x89\x01" + b"8" * 8 + b"\x95\x01" + b"4444"
     message = (
-        b"\x32" + bytes([len(body) + len(unknown)]) + unknown + body
+        b"\x32"
+        + bytes([len(body) + len(unknown)])
+        + unknown
+        + body
         + unknown
         + messages.PushRequest(sender=sender()).SerializeToString()
     )
     store.handle_push(message)
     assert values(store, table, [1]) == [9]
+
+
+def kind_of_refusal(handle: Any, request: bytes) -> str | None:
+    """The kind of error that a request gets, if it gets one."""
+    try:
+        handle(request)
+    except _core.StatusError as error:
+        return str(error.args[0])
+    return None
 
 
 @pytest.mark.parametrize("method", ["handle_pull", "handle_push", "handle_step"])
@@ -348,16 +363,9 @@ def test_bytes_that_are_no_message_are_refused(method: str) -> None:
         b"\x00",  # field 0
         b"\x32\x0a\x2a\xff\xff\xff\xff\x0f" + b"x" * 3,  # keys that end past their part
     ]
-    refused = 0
-    for sample in samples:
-        try:
-            getattr(store, method)(sample)
-        except _core.StatusError as error:
-            refused += 1
-            assert error.args[0] in {
-                "BadRequest", "NotRegistered", "ServerLost", "Fenced", "OutOfRange", "WrongShard", "CorruptMessage"
-            }, f"seed 5: {sample!r}"
-    assert refused > len(samples) / 2
+    said = [kind_of_refusal(getattr(store, method), sample) for sample in samples]
+    assert set(said) <= {None, "BadRequest", "NotRegistered", "ServerLost", "OutOfRange"}, "seed 5"
+    assert said.count("BadRequest") > len(samples) / 2, "seed 5"
     assert push(store, table, 60, [1], [1]).applied_shards == 1
 
 

@@ -19,7 +19,9 @@ def int64_table(dim: int = 3) -> tuple[Any, int]:
     return store, store.create_table("t", dim, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
 
 
-def float_table(dim: int, initializer: str = "Zeros", parameters: dict[str, float] | None = None) -> tuple[Any, int]:
+def float_table(
+    dim: int, initializer: str = "Zeros", parameters: dict[str, float] | None = None
+) -> tuple[Any, int]:
     """A store with one SGD table of learning rate 1."""
     store = _core.Store()
     options = ("t", dim, "float32", "SGD", {"learning_rate": 1.0}, initializer, parameters or {}, 7, "Reject")
@@ -32,7 +34,10 @@ def scan_all(store: Any, table: int, dim: int, rows_max: int) -> list[tuple[int,
     while True:
         keys, rows, position = store.scan(table, position, rows_max)
         table_rows = np.frombuffer(rows, np.int64).reshape(-1, dim)
-        found += [(int(k), tuple(row.tolist())) for k, row in zip(np.frombuffer(keys, np.uint64), table_rows)]
+        found += [
+            (int(k), tuple(row.tolist()))
+            for k, row in zip(np.frombuffer(keys, np.uint64), table_rows, strict=True)
+        ]
         if position == 0:
             return found
 
@@ -191,13 +196,28 @@ def test_changes_are_the_keys_touched_and_the_keys_gone() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("t", 0, "float32", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, "Reject"), ("dim is 0", "1 to 65536")),
-        (("t", 4, "float64", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, "Reject"), ("float64", "float32 or int64")),
+        (
+            ("t", 0, "float32", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, "Reject"),
+            ("dim is 0", "1 to 65536"),
+        ),
+        (
+            ("t", 4, "float64", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, "Reject"),
+            ("float64", "float32 or int64"),
+        ),
         (("t", 4, "float32", "adamm", {}, "Zeros", {}, 0, "Reject"), ("adamm", "SGD, Adagrad, Adam, Add")),
         (("t", 4, "float32", "SGD", {}, "Zeros", {}, 0, "Reject"), ("SGD needs parameter 'learning_rate'",)),
-        (("t", 4, "float32", "SGD", {"learning_rate": 1.0, "momentum": 0.9}, "Zeros", {}, 0, "Reject"), ("momentum",)),
-        (("t", 4, "float32", "SGD", {"learning_rate": -1.0}, "Zeros", {}, 0, "Reject"), ("learning_rate is -1",)),
-        (("t", 4, "int64", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, "Reject"), ("dtype is int64", "Add")),
+        (
+            ("t", 4, "float32", "SGD", {"learning_rate": 1.0, "momentum": 0.9}, "Zeros", {}, 0, "Reject"),
+            ("momentum",),
+        ),
+        (
+            ("t", 4, "float32", "SGD", {"learning_rate": -1.0}, "Zeros", {}, 0, "Reject"),
+            ("learning_rate is -1",),
+        ),
+        (
+            ("t", 4, "int64", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, "Reject"),
+            ("dtype is int64", "Add"),
+        ),
         (("t", 4, "int64", "Add", {}, "Constant", {"value": 1.0}, 0, "Reject"), ("Zeros", "Constant")),
         (("t", 4, "float32", "Add", {}, "Zeros", {}, 0, "Ignore"), ("Ignore", "Reject, Zero or Allow")),
         (("", 4, "float32", "Add", {}, "Zeros", {}, 0, "Reject"), ("name",)),

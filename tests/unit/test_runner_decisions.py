@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tablebay.client.decisions import (
+from tablebay.client.local.decisions import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     Ended,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tablebay.client import pod, ports
 from tablebay.client.errors import JobInvalid
 from tablebay.client.job import Container, TrainingJob, parse_job
+from tablebay.client.local import pod, ports
 
 JOB: dict[str, Any] = {
     "apiVersion": "tablebay.dev/v1alpha1",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tablebay.client.processes import LINE_BYTES_MAX, Process, ProcessGroup
+from tablebay.client.local.processes import LINE_BYTES_MAX, Process, ProcessGroup
 
 MARK = "RUNNER_TEST_MARK"
 DEADLINE_S = 30.0
@@ -173,7 +173,7 @@ def test_nothing_outlives_a_runner_that_is_killed(tmp_path: Path) -> None:
     script = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from tablebay.client.processes import ProcessGroup\n"
+        "from tablebay.client.local.processes import ProcessGroup\n"
         "with ProcessGroup(lambda process, text: print(text, flush=True)) as group:\n"
         "    group.start('a', 0, ['sh', '-c', 'echo up; sleep 600; true'], os.environ, Path(sys.argv[1]))\n"
         "    two = 'sleep 600 & sleep 600 & echo up; wait'\n"

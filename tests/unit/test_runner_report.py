@@ -10,8 +10,8 @@ import pytest
 
 from tablebay.client.cli.run import summary
 from tablebay.client.latency import LatencyHistogram
+from tablebay.client.local.report import Figures, figures, report, write_report
 from tablebay.client.proto import tablebay_pb2
-from tablebay.client.report import Figures, figures, report, write_report
 
 REPORT_FIELDS = {
     "auc",

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from tablebay.client.cli.view import PlainView, Rate, TerminalView, open_view, words
-from tablebay.client.report import Figures
+from tablebay.client.local.report import Figures
 
 COLOUR = "\x1b[36m"
 

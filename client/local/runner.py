@@ -23,14 +23,14 @@ from types import FrameType, TracebackType
 from typing import Any, Protocol
 
 from tablebay.client import environment as names
-from tablebay.client import pod
 from tablebay.client.control import Control
-from tablebay.client.decisions import Ended, Fail, Finish, Restart, Standing, decide, how
 from tablebay.client.errors import JobFailed, TablebayError
 from tablebay.client.job import TrainingJob
-from tablebay.client.ports import HOST, free_block
-from tablebay.client.processes import Process, ProcessGroup
-from tablebay.client.report import REPORT_FILE, Figures, figures, report, write_report
+from tablebay.client.local import pod
+from tablebay.client.local.decisions import Ended, Fail, Finish, Restart, Standing, decide, how
+from tablebay.client.local.ports import HOST, free_block
+from tablebay.client.local.processes import Process, ProcessGroup
+from tablebay.client.local.report import REPORT_FILE, Figures, figures, report, write_report
 from tablebay.client.tables import dump_tables
 from tablebay.ps_server import memory
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tablebay.client import launch, warden
+from tablebay.client.local import launch, warden
 
 # A longer line is cut in pieces: a process that never ends its line must not fill this one's memory.
 LINE_BYTES_MAX = 64 * 1024
