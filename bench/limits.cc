@@ -11,13 +11,14 @@
 namespace {
 
 constexpr uint64_t kHugePage = 2u << 20;
-constexpr uint32_t kAhead = 32;  // the best of 8, 16, 24, 32, 48 on the machines tried
+constexpr uint32_t kAhead = 32;  // the best of 16, 32, 64 on the machine of bench/README.md
 
 using Float = float __attribute__((aligned(1), may_alias));
 
+// Into the second-level cache, which is nearly twice as fast here as into the first.
 inline void PrefetchLines(const char* row, uint32_t bytes) {
-  for (uint32_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(row + offset, 1);
-  __builtin_prefetch(row + bytes - 1, 1);
+  for (uint32_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(row + offset, 1, 2);
+  __builtin_prefetch(row + bytes - 1, 1, 2);
 }
 
 }  // namespace
@@ -42,8 +43,8 @@ CLONES void limit_gather64(const char* memory, const uint32_t* positions, uint64
   for (uint64_t i = 0; i < count; ++i) {
     if (i + kAhead < count) {
       const char* next = memory + uint64_t{positions[i + kAhead]} * stride + offset;
-      __builtin_prefetch(next);
-      __builtin_prefetch(next + 63);
+      __builtin_prefetch(next, 0, 2);
+      __builtin_prefetch(next + 63, 0, 2);
     }
     __builtin_memcpy(out + i * 64, memory + uint64_t{positions[i]} * stride + offset, 64);
   }

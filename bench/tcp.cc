@@ -84,10 +84,15 @@ extern "C" {
 // returns the port, 0 when there is none.
 uint16_t tcp_serve(uint32_t dim) {
   auto* store = new tablebay::Store(1, {});
-  const uint32_t id = store->CreateTable(
-      {"bench", dim, "float32", "Adagrad",
-       {{"learning_rate", 0.05}, {"initial_accumulator", 0.1}, {"epsilon", 1e-8}},
-       "Normal", {{"mean", 0.0}, {"stddev", 0.01}}, 0, "Reject"});
+  const uint32_t id = store->CreateTable({"bench",
+                                          dim,
+                                          "float32",
+                                          "Adagrad",
+                                          {{"learning_rate", 0.05}, {"initial_accumulator", 0.1}, {"epsilon", 1e-8}},
+                                          "Normal",
+                                          {{"mean", 0.0}, {"stddev", 0.01}},
+                                          0,
+                                          "Reject"});
   tablebay::Table* table = &store->FindTable(id);
   const int listener = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address{};

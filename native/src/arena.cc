@@ -5,29 +5,16 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tablebay/huge_pages.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
 namespace {
 
 constexpr uint64_t kPage = 4096;
-constexpr uint64_t kHugePage = 2u << 20;
 constexpr uint64_t kSlabTarget = 64u << 10;
 
 uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
-
-// `bytes` of zeroed memory that begins at a huge page's border.
-char* MapAligned(uint64_t bytes) {
-  const uint64_t padded = bytes + kHugePage;
-  void* mapped = mmap(nullptr, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) return nullptr;
-  const auto begin = reinterpret_cast<uint64_t>(mapped);
-  const uint64_t aligned = RoundUp(begin, kHugePage);
-  if (aligned > begin) munmap(mapped, aligned - begin);
-  const uint64_t tail = begin + padded - (aligned + bytes);
-  if (tail > 0) munmap(reinterpret_cast<void*>(aligned + bytes), tail);
-  return reinterpret_cast<char*>(aligned);
-}
 
 }  // namespace
 

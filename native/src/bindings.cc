@@ -175,8 +175,8 @@ class PyCall {
         const auto rows = entry[5].cast<py::array>();
         is_int64 = py::isinstance<py::array_t<int64_t>>(rows);
         if (!is_int64 && !py::isinstance<py::array_t<float>>(rows)) {
-          throw StatusError("BadType", Format("rows are %s, wanted float32 or int64",
-                                              std::string(py::str(rows.dtype())).c_str()));
+          throw StatusError("BadType",
+                            Format("rows are %s, wanted float32 or int64", std::string(py::str(rows.dtype())).c_str()));
         }
         if (uint64_t{row_bytes} != uint64_t{dim} * (is_int64 ? 8 : 4)) {
           throw StatusError("BadType", Format("rows are %s, and the table's have %u bytes for dim %u",
@@ -200,8 +200,8 @@ class PyCall {
                     uint32_t shard_map_version, uint64_t epoch, uint64_t step, uint64_t oldest_step,
                     const py::bytes& cursor) {
     const std::string_view cursor_view = cursor;
-    const Call::Header header{{client_high, client_low, incarnation, shard_map_version, epoch}, step, oldest_step,
-                              cursor_view};
+    const Call::Header header{
+        {client_high, client_low, incarnation, shard_map_version, epoch}, step, oldest_step, cursor_view};
     py::list requests;
     for (size_t piece = 0; piece < call_->Pieces(server); ++piece) {
       NewBytes request(call_->RequestSize(server, piece, cursor_view.size()));
@@ -352,8 +352,7 @@ void BindStore(py::module_& m) {
             const py::gil_scoped_release release;
             store.Push(table, key_bytes, row_bytes, unique ? uint32_t{kUnique} : 0u);
           },
-          py::arg("table_id"), py::arg("keys").noconvert(), py::arg("gradients").noconvert(),
-          py::arg("unique") = false)
+          py::arg("table_id"), py::arg("keys").noconvert(), py::arg("gradients").noconvert(), py::arg("unique") = false)
       .def(
           "assign",
           [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, const py::array& rows) {
@@ -530,8 +529,7 @@ PYBIND11_MODULE(_core, m) {
         return Crc32cPortable(buffer.data(), buffer.size(), initial);
       },
       py::arg("data"), py::arg("initial") = 0, "The way without instructions of the CPU; for tests.");
-  m.def(
-      "table_id", [](const std::string& name) { return Crc32c(name.data(), name.size()); }, py::arg("name"));
+  m.def("table_id", [](const std::string& name) { return Crc32c(name.data(), name.size()); }, py::arg("name"));
   BindStore(m);
   BindClient(m);
 }

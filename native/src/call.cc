@@ -141,8 +141,8 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
     const Plan& plan = *push.plan;
     const Span span = PositionsOf(plan, piece.begin, piece.end);
     const size_t rows_bytes = span.size() * push.row_bytes;
-    const PartSpace space = writer.AddPush(push.table_id, push.dim, push.flags | kUnique,
-                                           span.size() * sizeof(uint64_t), rows_bytes);
+    const PartSpace space =
+        writer.AddPush(push.table_id, push.dim, push.flags | kUnique, span.size() * sizeof(uint64_t), rows_bytes);
     if (rows_bytes > 0) {
       if (!plan.repeats()) {
         ActiveKernels().gather(push.rows, plan.first.data() + span.begin, span.size(), push.row_bytes, space.rows);

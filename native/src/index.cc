@@ -1,25 +1,16 @@
 #include "tablebay/index.h"
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 
+#include "tablebay/huge_pages.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
 namespace {
 
-// Above this an index is mapped, so that a large one costs nothing before it is filled.
-constexpr uint64_t kMapped = 256u << 10;
-
 Bucket* Allocate(uint64_t bytes) {
-  if (bytes >= kMapped) {
-    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) return nullptr;
-    madvise(mapped, bytes, MADV_HUGEPAGE);
-    return static_cast<Bucket*>(mapped);
-  }
+  if (bytes >= kBlockBytesMin) return reinterpret_cast<Bucket*>(TakeBlock(bytes));
   void* memory = std::aligned_alloc(alignof(Bucket), bytes);
   if (memory != nullptr) std::memset(memory, 0, bytes);
   return static_cast<Bucket*>(memory);
@@ -35,8 +26,8 @@ Index::~Index() {
 void Index::Free(Buckets& side) {
   if (side.buckets == nullptr) return;
   const uint64_t bytes = side.Count() * sizeof(Bucket);
-  if (bytes >= kMapped) {
-    munmap(side.buckets, bytes);
+  if (bytes >= kBlockBytesMin) {
+    GiveBlockBack(reinterpret_cast<char*>(side.buckets), bytes);
   } else {
     std::free(side.buckets);
   }

@@ -22,14 +22,20 @@ using Word = uint64_t __attribute__((aligned(1), may_alias));
 using Word32 = uint32_t __attribute__((aligned(1), may_alias));
 
 // The dims most tables have get loops of a known length; 0 stands for any other.
-#define TABLEBAY_FOR_DIM(dim, function, ...)      \
-  switch (dim) {                                  \
-    case 8: return function<8>(__VA_ARGS__);      \
-    case 16: return function<16>(__VA_ARGS__);    \
-    case 32: return function<32>(__VA_ARGS__);    \
-    case 64: return function<64>(__VA_ARGS__);    \
-    case 128: return function<128>(__VA_ARGS__);  \
-    default: return function<0>(__VA_ARGS__);     \
+#define TABLEBAY_FOR_DIM(dim, function, ...) \
+  switch (dim) {                             \
+    case 8:                                  \
+      return function<8>(__VA_ARGS__);       \
+    case 16:                                 \
+      return function<16>(__VA_ARGS__);      \
+    case 32:                                 \
+      return function<32>(__VA_ARGS__);      \
+    case 64:                                 \
+      return function<64>(__VA_ARGS__);      \
+    case 128:                                \
+      return function<128>(__VA_ARGS__);     \
+    default:                                 \
+      return function<0>(__VA_ARGS__);       \
   }
 
 inline uint64_t Mix(uint64_t h) {  // HashKey of hash.h
@@ -69,14 +75,35 @@ size_t FirstNonFinite(const char* rows, size_t count, uint32_t dim) {
   return count;
 }
 
+// The lines of a row after its first, into the second-level cache: the line buffers of the first level are too few for
+// this many rows. (Always inlined, since GCC takes a function of nothing but prefetches for one without effect, and
+// drops its calls.)
+[[gnu::always_inline]] inline void FetchRestOf(const char* row, uint32_t bytes) {
+  constexpr uintptr_t kLine = 64;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(row);
+  for (uintptr_t line = (begin & ~(kLine - 1)) + kLine; line < begin + bytes; line += kLine) {
+    __builtin_prefetch(reinterpret_cast<const char*>(line), 0, 2);
+  }
+}
+
+// The row ahead of the r-th; after the last, the rest.
+[[gnu::always_inline]] inline void FetchOne(const Ahead& ahead, uint32_t r) {
+  if (r < ahead.count && ahead.rows[r] != nullptr) FetchRestOf(ahead.rows[r], ahead.bytes);
+}
+[[gnu::always_inline]] inline void FetchRest(const Ahead& ahead, uint32_t from) {
+  for (uint32_t r = from; r < ahead.count; ++r) FetchOne(ahead, r);
+}
+
 template <uint32_t kDim>
 void SgdDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
+    FetchOne(u.ahead, r);
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     for (uint32_t d = 0; d < dim; ++d) w[d] -= u.learning_rate * g[d];
   }
+  FetchRest(u.ahead, u.count);
 }
 void Sgd(const Update& u) { TABLEBAY_FOR_DIM(u.dim, SgdDim, u) }
 
@@ -84,6 +111,7 @@ template <uint32_t kDim>
 void AdagradDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
+    FetchOne(u.ahead, r);
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     Float* __restrict a = reinterpret_cast<Float*>(u.rows[r] + u.slots);
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
@@ -96,6 +124,7 @@ void AdagradDim(const Update& u) {
       w[d] -= learning_rate * gradient / (__builtin_sqrtf(sum) + epsilon);
     }
   }
+  FetchRest(u.ahead, u.count);
 }
 void Adagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdagradDim, u) }
 
@@ -103,6 +132,7 @@ template <uint32_t kDim>
 void AdamDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
+    FetchOne(u.ahead, r);
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     Float* __restrict m = reinterpret_cast<Float*>(u.rows[r] + u.slots);
     Float* __restrict v = m + dim;
@@ -126,6 +156,7 @@ void AdamDim(const Update& u) {
       w[d] -= rate * first / (__builtin_sqrtf(second) / root + epsilon);
     }
   }
+  FetchRest(u.ahead, u.count);
 }
 void Adam(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdamDim, u) }
 
@@ -133,19 +164,23 @@ template <uint32_t kDim>
 void AddFloat32Dim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
+    FetchOne(u.ahead, r);
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     for (uint32_t d = 0; d < dim; ++d) w[d] += g[d];
   }
+  FetchRest(u.ahead, u.count);
 }
 void AddFloat32(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AddFloat32Dim, u) }
 
 void AddInt64(const Update& u) {
   for (uint32_t r = 0; r < u.count; ++r) {
+    FetchOne(u.ahead, r);
     Word* __restrict w = reinterpret_cast<Word*>(u.rows[r] + u.weights);  // unsigned: wraps
     const Word* __restrict g = reinterpret_cast<const Word*>(u.gradients[r]);
     for (uint32_t d = 0; d < u.dim; ++d) w[d] += g[d];
   }
+  FetchRest(u.ahead, u.count);
 }
 
 template <uint32_t kBytes>
@@ -158,27 +193,35 @@ inline void CopyRow(char* out, const char* row, uint32_t bytes) {
 }
 
 // As TABLEBAY_FOR_DIM, by the bytes of a row.
-#define TABLEBAY_FOR_BYTES(bytes, function, ...)  \
-  switch (bytes) {                                \
-    case 32: return function<32>(__VA_ARGS__);    \
-    case 64: return function<64>(__VA_ARGS__);    \
-    case 128: return function<128>(__VA_ARGS__);  \
-    case 256: return function<256>(__VA_ARGS__);  \
-    default: return function<0>(__VA_ARGS__);     \
+#define TABLEBAY_FOR_BYTES(bytes, function, ...) \
+  switch (bytes) {                               \
+    case 32:                                     \
+      return function<32>(__VA_ARGS__);          \
+    case 64:                                     \
+      return function<64>(__VA_ARGS__);          \
+    case 128:                                    \
+      return function<128>(__VA_ARGS__);         \
+    case 256:                                    \
+      return function<256>(__VA_ARGS__);         \
+    default:                                     \
+      return function<0>(__VA_ARGS__);           \
   }
 
 template <uint32_t kBytes>
-void CopyRowsOf(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out) {
+void CopyRowsOf(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out,
+                const Ahead& ahead) {
   for (uint32_t i = 0; i < count; ++i, out += bytes) {
+    FetchOne(ahead, i);
     if (rows[i] == nullptr) {
       std::memset(out, 0, bytes);
     } else {
       CopyRow<kBytes>(out, rows[i] + offset, bytes);
     }
   }
+  FetchRest(ahead, count);
 }
-void CopyRows(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out) {
-  TABLEBAY_FOR_BYTES(bytes, CopyRowsOf, rows, count, offset, bytes, out)
+void CopyRows(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out, const Ahead& ahead) {
+  TABLEBAY_FOR_BYTES(bytes, CopyRowsOf, rows, count, offset, bytes, out, ahead)
 }
 
 constexpr size_t kAhead = 16;  // rows prefetched

@@ -15,18 +15,41 @@ float AdagradSlot(const Parameters& parameters, size_t) {
 const std::vector<Optimizer>& Optimizers() {
   static const std::vector<Optimizer> all = {
       // w -= lr * g
-      {"SGD", ElementType::kFloat32, false, false, {}, {"learning_rate"}, NoSlot,
+      {"SGD",
+       ElementType::kFloat32,
+       false,
+       false,
+       {},
+       {"learning_rate"},
+       NoSlot,
        [](const Kernels& kernels, ElementType) { return kernels.sgd; }},
       // G += g^2; w -= lr * g / (sqrt(G) + epsilon): Duchi, Hazan, Singer 2011, diagonal form, accumulated first.
-      {"Adagrad", ElementType::kFloat32, false, false, {"accumulator"},
-       {"learning_rate", "initial_accumulator", "epsilon"}, AdagradSlot,
+      {"Adagrad",
+       ElementType::kFloat32,
+       false,
+       false,
+       {"accumulator"},
+       {"learning_rate", "initial_accumulator", "epsilon"},
+       AdagradSlot,
        [](const Kernels& kernels, ElementType) { return kernels.adagrad; }},
       // Kingma, Ba 2015, algorithm 1, with epsilon outside of the corrected root as PyTorch has it; lazy: t counts
       // the updates of the row, and an untouched row's moments stay as they are.
-      {"Adam", ElementType::kFloat32, false, true, {"m", "v"}, {"learning_rate", "beta1", "beta2", "epsilon"}, NoSlot,
+      {"Adam",
+       ElementType::kFloat32,
+       false,
+       true,
+       {"m", "v"},
+       {"learning_rate", "beta1", "beta2", "epsilon"},
+       NoSlot,
        [](const Kernels& kernels, ElementType) { return kernels.adam; }},
       // w += g; integers wrap.
-      {"Add", ElementType::kFloat32, true, false, {}, {}, NoSlot,
+      {"Add",
+       ElementType::kFloat32,
+       true,
+       false,
+       {},
+       {},
+       NoSlot,
        [](const Kernels& kernels, ElementType type) {
          return type == ElementType::kInt64 ? kernels.add_int64 : kernels.add_float32;
        }},
@@ -47,7 +70,8 @@ const Entry& FindByName(const std::vector<Entry>& entries, const char* what, con
     if (entry.name == name) return entry;
     names += names.empty() ? entry.name : std::string(", ") + entry.name;
   }
-  throw StatusError("BadRequest", Format("%s '%s' does not exist; wanted one of %s", what, name.c_str(), names.c_str()));
+  throw StatusError("BadRequest",
+                    Format("%s '%s' does not exist; wanted one of %s", what, name.c_str(), names.c_str()));
 }
 
 void CheckParameters(const TableOptions& options, const char* what, const std::string& name,
@@ -83,9 +107,7 @@ void CheckRange(const TableOptions& options, const char* parameter, double low, 
 }  // namespace
 
 const Optimizer& FindOptimizer(const std::string& name) { return FindByName(Optimizers(), "optimizer", name); }
-const Initializer& FindInitializer(const std::string& name) {
-  return FindByName(Initializers(), "initializer", name);
-}
+const Initializer& FindInitializer(const std::string& name) { return FindByName(Initializers(), "initializer", name); }
 
 CheckedOptions Check(const TableOptions& options) {
   constexpr uint32_t kDimMax = 65536;

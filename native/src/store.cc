@@ -118,8 +118,8 @@ Table& Store::FindTable(uint32_t id) const {
   const std::shared_lock<std::shared_mutex> lock(tables_lock_);
   const auto found = tables_.find(id);
   if (found == tables_.end()) {
-    throw StatusError("NotRegistered", Format("no table has the id %08x; this server has %zu tables", id,
-                                              tables_.size()));
+    throw StatusError("NotRegistered",
+                      Format("no table has the id %08x; this server has %zu tables", id, tables_.size()));
   }
   return *found->second;
 }
@@ -164,8 +164,9 @@ std::shared_ptr<Store::Client> Store::FindClient(const Sender& sender) const {
   const std::shared_lock<std::shared_mutex> lock(clients_lock_);
   const auto found = clients_.find({sender.client_high, sender.client_low});
   if (found == clients_.end()) {
-    throw StatusError("ServerLost", "this server does not know the client: it was restarted since the client said "
-                                    "Hello, or the client was idle for too long; its steps cannot be told apart");
+    throw StatusError("ServerLost",
+                      "this server does not know the client: it was restarted since the client said "
+                      "Hello, or the client was idle for too long; its steps cannot be told apart");
   }
   return found->second;
 }
@@ -192,12 +193,12 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
   const Table& table = *piece.table;
   const char* const name = table.name().c_str();
   if (part.dim != table.dim()) {
-    throw StatusError("BadRequest", Format("table '%s': the message says dim %u, the table has dim %u", name, part.dim,
-                                           table.dim()));
+    throw StatusError("BadRequest",
+                      Format("table '%s': the message says dim %u, the table has dim %u", name, part.dim, table.dim()));
   }
   if (part.keys.size() % sizeof(uint64_t) != 0) {
-    throw StatusError("BadRequest", Format("table '%s': %zu bytes of keys, wanted a multiple of 8", name,
-                                           part.keys.size()));
+    throw StatusError("BadRequest",
+                      Format("table '%s': %zu bytes of keys, wanted a multiple of 8", name, part.keys.size()));
   }
   const uint64_t count = part.keys.size() / sizeof(uint64_t);
   if (limits_.keys_per_call != 0 && count > limits_.keys_per_call) {
@@ -207,12 +208,12 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
   const uint32_t known = push ? kUnique | kAssign | kDelete : kUnique | kReadOnly | kState | kContains;
   const uint32_t kinds = push ? kAssign | kDelete : kState | kContains;
   if ((part.flags & ~known) != 0 || __builtin_popcount(part.flags & kinds) > 1) {
-    throw StatusError("BadRequest", Format("table '%s': flags %u are not those of a %s", name, part.flags,
-                                           push ? "push" : "pull"));
+    throw StatusError("BadRequest",
+                      Format("table '%s': flags %u are not those of a %s", name, part.flags, push ? "push" : "pull"));
   }
   if (!part.counts.empty()) {
-    throw StatusError("BadRequest", Format("table '%s': %zu bytes of counts; counts are not supported", name,
-                                           part.counts.size()));
+    throw StatusError("BadRequest",
+                      Format("table '%s': %zu bytes of counts; counts are not supported", name, part.counts.size()));
   }
   const uint64_t row_bytes = push && (part.flags & kDelete) == 0 ? table.layout().weight_bytes : 0;
   if (part.rows.size() != count * row_bytes) {
@@ -301,6 +302,8 @@ void Store::MergeRepeats(Piece& piece) const {
   piece.count = static_cast<uint32_t>(plan.unique());
 }
 
+// After repeats are summed: it is the sums that the optimizer would take, and finite gradients can have an infinite
+// one.
 void Store::CheckGradients(Piece& piece) {
   const Table& table = *piece.table;
   if ((piece.flags & kDelete) != 0 || table.checked().element_type != ElementType::kFloat32 ||
@@ -338,7 +341,8 @@ void Store::CheckMemory(const std::vector<Piece>& pieces) const {
   if (limits_.memory_bytes == 0) return;
   uint64_t wanted = 0;
   for (const Piece& piece : pieces) {
-    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) == 0) wanted += piece.table->BytesForNew(piece.count);
+    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) == 0)
+      wanted += piece.table->BytesForNew(piece.count);
   }
   if (bytes() + wanted <= limits_.memory_bytes) return;
   wanted = 0;
@@ -356,9 +360,10 @@ void Store::CheckMemory(const std::vector<Piece>& pieces) const {
     wanted += piece.table->BytesForNew(rows);
   }
   if (missing == 0 || bytes() + wanted <= limits_.memory_bytes) return;
-  throw StatusError("ResourceExhausted", Format("%llu new rows want %llu bytes; this server holds %llu of its limit of "
-                                                "%llu",
-                                                Wide(missing), Wide(wanted), Wide(bytes()), Wide(limits_.memory_bytes)));
+  throw StatusError("ResourceExhausted",
+                    Format("%llu new rows want %llu bytes; this server holds %llu of its limit of "
+                           "%llu",
+                           Wide(missing), Wide(wanted), Wide(bytes()), Wide(limits_.memory_bytes)));
 }
 
 std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view message) {
@@ -369,7 +374,8 @@ std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view 
   const Request& request = exchange->request;
   if (request.has_sender) CheckSender(request.sender);
 
-  const bool pushes = method == Method::kPush || !request.pushes.empty() || (method == Method::kStep && request.pulls.empty());
+  const bool pushes =
+      method == Method::kPush || !request.pushes.empty() || (method == Method::kStep && request.pulls.empty());
   if (pushes) {
     if (!request.has_sender) {
       throw StatusError("BadRequest", "a push wants the sender that Hello answered; found none");
@@ -378,13 +384,13 @@ std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view 
       throw StatusError("BadRequest", Format("step %llu, wanted less than 2^63", Wide(request.step)));
     }
     if (request.step > request.oldest_step && request.step - request.oldest_step >= StepWindow::kSteps) {
-      throw StatusError("OutOfRange", Format("step %llu is %llu past oldest_step %llu, wanted less than 64",
-                                             Wide(request.step), Wide(request.step - request.oldest_step),
-                                             Wide(request.oldest_step)));
+      throw StatusError("OutOfRange",
+                        Format("step %llu is %llu past oldest_step %llu, wanted less than 64", Wide(request.step),
+                               Wide(request.step - request.oldest_step), Wide(request.oldest_step)));
     }
     if (request.cursor.size() > kCursorBytes) {
-      throw StatusError("BadRequest", Format("a cursor of %zu bytes, wanted at most %zu", request.cursor.size(),
-                                             kCursorBytes));
+      throw StatusError("BadRequest",
+                        Format("a cursor of %zu bytes, wanted at most %zu", request.cursor.size(), kCursorBytes));
     }
     exchange->client = FindClient(request.sender);
   }
@@ -395,16 +401,16 @@ std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view 
     Piece& piece = exchange->pushes.emplace_back(CheckPart(part, true));
     for (size_t i = 0; i + 1 < exchange->pushes.size(); ++i) {
       if (exchange->pushes[i].table != piece.table) continue;
-      throw StatusError("BadRequest", Format("table '%s' is pushed to twice in one step, wanted once",
-                                             piece.table->name().c_str()));
+      throw StatusError("BadRequest",
+                        Format("table '%s' is pushed to twice in one step, wanted once", piece.table->name().c_str()));
     }
     const uint32_t crc = part.has_crc32c
                              ? part.crc32c
                              : Crc32c(part.rows.data(), part.rows.size(), Crc32c(part.keys.data(), part.keys.size()));
     const uint32_t with[4] = {content, part.table_id, part.flags & ~kUnique, crc};
     content = Crc32c(with, sizeof with);
-    CheckGradients(piece);
     if ((part.flags & kUnique) == 0) MergeRepeats(piece);
+    CheckGradients(piece);
     Arrange(piece);
     exchange->shards |= piece.shards;
   }
@@ -526,8 +532,8 @@ void Store::ApplyPushes(Exchange& exchange) {
     const std::lock_guard<std::mutex> lock(client.mutex);
     const uint32_t incarnation = client.incarnation.load();
     if (incarnation != request.sender.incarnation) {
-      throw StatusError("Fenced", Format("incarnation %u of this client is known, and incarnation %u sends", incarnation,
-                                         request.sender.incarnation));
+      throw StatusError("Fenced", Format("incarnation %u of this client is known, and incarnation %u sends",
+                                         incarnation, request.sender.incarnation));
     }
     if (client.whole.Applied(request.step)) {
       known = exchange.applied == 0;
@@ -619,8 +625,8 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
   std::vector<Piece> pieces;
   pieces.push_back(CheckPart(part, true));
   Piece& piece = pieces[0];
-  CheckGradients(piece);
   if ((flags & kUnique) == 0) MergeRepeats(piece);
+  CheckGradients(piece);
   Arrange(piece);
   CheckMemory(pieces);
   uint64_t removed = 0;
@@ -662,8 +668,8 @@ Store::Scanned Store::Scan(const Table& table, uint64_t position, uint32_t rows_
   }
   const uint64_t row_bytes = table.layout().weight_bytes;
   if (limits_.message_bytes != 0) {
-    const uint64_t fit = std::max<uint64_t>(1, (limits_.message_bytes - std::min<uint64_t>(limits_.message_bytes, 4096)) /
-                                                   (row_bytes + sizeof(uint64_t)));
+    const uint64_t fit = std::max<uint64_t>(
+        1, (limits_.message_bytes - std::min<uint64_t>(limits_.message_bytes, 4096)) / (row_bytes + sizeof(uint64_t)));
     rows_max = static_cast<uint32_t>(std::min<uint64_t>(rows_max, fit));
   }
   Scanned scanned{};

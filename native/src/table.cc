@@ -9,8 +9,8 @@
 namespace tablebay {
 namespace {
 
-constexpr uint32_t kBlock = 16;  // keys handled together; the next block's rows and the one after's buckets are on their way
-constexpr uint64_t kCacheLine = 64;
+constexpr uint32_t kBlock = 16;  // keys handled together
+constexpr uint32_t kCacheLine = 64;
 
 uint64_t StoredKey(const char* row) {
   uint64_t key;
@@ -19,13 +19,19 @@ uint64_t StoredKey(const char* row) {
 }
 
 // The CPU itself follows a row that is longer than this.
-constexpr uint64_t kPrefetchBytesMax = 8 * kCacheLine;
+constexpr uint32_t kPrefetchBytesMax = 8 * kCacheLine;
 
-template <bool kWrite>
-void PrefetchRow(const char* row, uint64_t bytes) {
+// Always inlined, since GCC takes a function of nothing but prefetches for one without effect, and drops its calls.
+[[gnu::always_inline]] inline void Prefetch(const char* row, uint64_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(row);
   for (uintptr_t line = begin & ~uintptr_t{kCacheLine - 1}; line < begin + bytes; line += kCacheLine) {
-    __builtin_prefetch(reinterpret_cast<const char*>(line), kWrite ? 1 : 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(line), 0, 2);
+  }
+}
+
+[[gnu::always_inline]] inline void Prefetch(const Ahead& ahead) {
+  for (uint32_t j = 0; j < ahead.count; ++j) {
+    if (ahead.rows[j] != nullptr) Prefetch(ahead.rows[j], ahead.bytes);
   }
 }
 
@@ -97,17 +103,18 @@ uint32_t Table::Find(const Stripe& stripe, uint64_t key, uint64_t hash) const {
   return stripe.index.Find(hash, [&](uint32_t position) { return StoredKey(Row(stripe, position)) == key; });
 }
 
-// A rolling pipeline: while a block is handled, the rows of the next one and the index buckets of the one after
-// are being fetched. `prefetch_bytes` of each row, from its start.
-template <bool kOrdered, Table::Access kAccess, class Visit>
-void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const {
+// A rolling pipeline of four stages, each a block of keys behind the one before: hash the keys and fetch their index
+// buckets; guess their rows, which `visit` fetches between the rows that it works on; look further for the few keys
+// without a guess; confirm the guesses and visit. `row_bytes_wanted` of each row, from its start.
+template <bool kOrdered, class Visit>
+void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const {
   struct Block {
     uint64_t keys[kBlock];
     uint64_t hashes[kBlock];
     uint32_t positions[kBlock];
     char* rows[kBlock];
-  } ring[3];
-  const uint64_t bytes_ahead = std::min<uint64_t>(prefetch_bytes, kPrefetchBytesMax);
+  } ring[4];
+  const uint32_t bytes_ahead = std::min(row_bytes_wanted, kPrefetchBytesMax);
   const uint32_t count = run.size();
   const uint32_t blocks = (count + kBlock - 1) / kBlock;
   const auto size_of = [&](uint32_t b) { return std::min(kBlock, count - b * kBlock); };
@@ -120,9 +127,9 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_
   const char* const keys = run.keys;
   const uint32_t* const order = run.order;
 
-  for (uint32_t b = 0; b < blocks + 2; ++b) {
+  for (uint32_t b = 0; b < blocks + 3; ++b) {
     if (b < blocks) {
-      Block& block = ring[b % 3];
+      Block& block = ring[b % 4];
       const uint32_t first = run.begin + b * kBlock;
       for (uint32_t j = 0, n = size_of(b); j < n; ++j) {
         const uint64_t key = LoadKey(keys, kOrdered ? order[first + j] : first + j);
@@ -133,14 +140,13 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_
       }
     }
     if (b >= 1 && b - 1 < blocks) {
-      Block& block = ring[(b - 1) % 3];
+      Block& block = ring[(b - 1) % 4];
       for (uint32_t j = 0, n = size_of(b - 1); j < n; ++j) {
-        uint32_t first = Index::kNone;
         char* row = nullptr;
+        uint32_t first = Index::kNone;
         index.Guess(block.hashes[j], [&](uint32_t position) {
           char* const candidate = slabs[position >> slab_shift] + (position & slab_mask) * row_bytes;
-          PrefetchRow<kAccess == Access::kWrite>(candidate, bytes_ahead);
-          if (row != nullptr) return;
+          if (row != nullptr) return Prefetch(candidate, bytes_ahead);  // one of several: Find will look at it
           row = candidate;
           first = position;
         });
@@ -148,25 +154,45 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_
         block.rows[j] = row;
       }
     }
-    if (b >= 2) {
-      Block& block = ring[(b - 2) % 3];
-      const uint32_t n = size_of(b - 2);
-      for (uint32_t j = 0; j < n; ++j) {
-        if (block.rows[j] != nullptr && StoredKey(block.rows[j]) == block.keys[j]) [[likely]] continue;
-        block.positions[j] = Find(stripe, block.keys[j], block.hashes[j]);
-        block.rows[j] = block.positions[j] == Index::kNone ? nullptr : Row(stripe, block.positions[j]);
+    if (b >= 2 && b - 2 < blocks) {
+      Block& block = ring[(b - 2) % 4];
+      for (uint32_t j = 0, n = size_of(b - 2); j < n; ++j) {
+        if (block.rows[j] != nullptr) [[likely]]
+          continue;
+        block.positions[j] = index.GuessFurther(block.hashes[j]);
+        if (block.positions[j] == Index::kNone) continue;
+        block.rows[j] = slabs[block.positions[j] >> slab_shift] + (block.positions[j] & slab_mask) * row_bytes;
+        Prefetch(block.rows[j], bytes_ahead);
       }
-      visit(run.begin + (b - 2) * kBlock, n, block.rows, block.positions, block.keys, block.hashes);
     }
+    Ahead ahead;
+    if (b >= 1 && b - 1 < blocks) ahead = {ring[(b - 1) % 4].rows, size_of(b - 1), bytes_ahead};
+    if (b < 3) {
+      Prefetch(ahead);
+      continue;
+    }
+    Block& block = ring[(b - 3) % 4];
+    const uint32_t n = size_of(b - 3);
+    for (uint32_t j = 0; j < n; ++j) {
+      // The first line here, the others by `visit`: fetches are spread over the work, or they would wait for each
+      // other.
+      if (j < ahead.count) __builtin_prefetch(ahead.rows[j], 0, 2);
+      if (block.rows[j] != nullptr && StoredKey(block.rows[j]) == block.keys[j]) [[likely]]
+        continue;
+      block.positions[j] = Find(stripe, block.keys[j], block.hashes[j]);
+      block.rows[j] = block.positions[j] == Index::kNone ? nullptr : Row(stripe, block.positions[j]);
+    }
+    for (uint32_t j = n; j < ahead.count; ++j) __builtin_prefetch(ahead.rows[j], 0, 2);
+    visit(run.begin + (b - 3) * kBlock, n, block.rows, block.positions, block.keys, block.hashes, ahead);
   }
 }
 
-template <Table::Access kAccess, class Visit>
-void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const {
+template <class Visit>
+void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const {
   if (run.order == nullptr) {
-    VisitBlocks<false, kAccess>(stripe, run, prefetch_bytes, visit);
+    VisitBlocks<false>(stripe, run, row_bytes_wanted, visit);
   } else {
-    VisitBlocks<true, kAccess>(stripe, run, prefetch_bytes, visit);
+    VisitBlocks<true>(stripe, run, row_bytes_wanted, visit);
   }
 }
 
@@ -174,55 +200,63 @@ void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_
                  std::vector<uint32_t>* missing) const {
   const Stripe& stripe = stripes_[stripe_index];
   const Kernels& kernels = ActiveKernels();
-  ForBlocks<Access::kRead>(stripe, run, offset + bytes,
-        [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
-          if (run.order == nullptr) {
-            kernels.copy_rows(rows, n, offset, bytes, out + uint64_t{first} * bytes);
-          } else {
-            for (uint32_t j = 0; j < n; ++j) {
-              kernels.copy_rows(rows + j, 1, offset, bytes, out + uint64_t{run.order[first + j]} * bytes);
-            }
-          }
-          if (missing == nullptr) return;
-          for (uint32_t j = 0; j < n; ++j) {
-            if (rows[j] == nullptr) missing->push_back(run.At(first + j));
-          }
-        });
+  ForBlocks(stripe, run, offset + bytes,
+            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
+                const Ahead& ahead) {
+              if (run.order == nullptr) {
+                kernels.copy_rows(rows, n, offset, bytes, out + uint64_t{first} * bytes, ahead);
+              } else {
+                Prefetch(ahead);
+                for (uint32_t j = 0; j < n; ++j) {
+                  kernels.copy_rows(rows + j, 1, offset, bytes, out + uint64_t{run.order[first + j]} * bytes, Ahead{});
+                }
+              }
+              if (missing == nullptr) return;
+              for (uint32_t j = 0; j < n; ++j) {
+                if (rows[j] == nullptr) missing->push_back(run.At(first + j));
+              }
+            });
 }
 
 void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
   const RowLayout& at = layout();
   const uint64_t state_bytes = at.state_bytes();
-  ForBlocks<Access::kRead>(stripes_[stripe_index], run, at.row_bytes,
-        [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
-          for (uint32_t j = 0; j < n; ++j) {
-            char* state = out + run.At(first + j) * state_bytes;
-            const char* slots =
-                rows[j] == nullptr ? reinterpret_cast<const char*>(initial_slots_.data()) : rows[j] + at.slots;
-            std::memcpy(state, slots, at.slot_bytes);
-            if (at.step == 0) continue;
-            if (rows[j] == nullptr) {
-              std::memset(state + at.slot_bytes, 0, 4);
-            } else {
-              std::memcpy(state + at.slot_bytes, rows[j] + at.step, 4);
-            }
-          }
-        });
+  ForBlocks(stripes_[stripe_index], run, at.row_bytes,
+            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
+                const Ahead& ahead) {
+              Prefetch(ahead);
+              for (uint32_t j = 0; j < n; ++j) {
+                char* state = out + run.At(first + j) * state_bytes;
+                const char* slots =
+                    rows[j] == nullptr ? reinterpret_cast<const char*>(initial_slots_.data()) : rows[j] + at.slots;
+                std::memcpy(state, slots, at.slot_bytes);
+                if (at.step == 0) continue;
+                if (rows[j] == nullptr) {
+                  std::memset(state + at.slot_bytes, 0, 4);
+                } else {
+                  std::memcpy(state + at.slot_bytes, rows[j] + at.step, 4);
+                }
+              }
+            });
 }
 
 void Table::Contains(uint32_t stripe_index, const Run& run, char* out) const {
-  ForBlocks<Access::kRead>(stripes_[stripe_index], run, sizeof(uint64_t),
-        [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
-          for (uint32_t j = 0; j < n; ++j) out[run.At(first + j)] = rows[j] != nullptr ? 1 : 0;
-        });
+  ForBlocks(stripes_[stripe_index], run, sizeof(uint64_t),
+            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
+                const Ahead& ahead) {
+              Prefetch(ahead);
+              for (uint32_t j = 0; j < n; ++j) out[run.At(first + j)] = rows[j] != nullptr ? 1 : 0;
+            });
 }
 
 uint64_t Table::CountMissing(uint32_t stripe_index, const Run& run) const {
   uint64_t missing = 0;
-  ForBlocks<Access::kRead>(stripes_[stripe_index], run, sizeof(uint64_t),
-        [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*) {
-          for (uint32_t j = 0; j < n; ++j) missing += rows[j] == nullptr ? 1 : 0;
-        });
+  ForBlocks(
+      stripes_[stripe_index], run, sizeof(uint64_t),
+      [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*, const Ahead& ahead) {
+        Prefetch(ahead);
+        for (uint32_t j = 0; j < n; ++j) missing += rows[j] == nullptr ? 1 : 0;
+      });
   return missing;
 }
 
@@ -235,9 +269,8 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
   Stripe& stripe = table->stripes_[stripe_index];
   const uint64_t rows = uint64_t{stripe.rows} + run.size();
   if (rows >= Index::kNone) {
-    throw StatusError("ResourceExhausted",
-                      Format("table '%s': stripe %u has %u rows, and cannot hold %u more", table->name().c_str(),
-                             stripe_index, stripe.rows, run.size()));
+    throw StatusError("ResourceExhausted", Format("table '%s': stripe %u has %u rows, and cannot hold %u more",
+                                                  table->name().c_str(), stripe_index, stripe.rows, run.size()));
   }
   stripe.index.Advance(run.size() / 4 + 1, HashAt{*table, stripe});
   // Growing an index for keys that turn out to be there already would waste memory: count first.
@@ -271,14 +304,17 @@ void Table::Initialise(uint64_t key, char* weights) const {
   const uint64_t base = HashKey(key ^ initial_base_);
   const auto parameter = [&](const char* name) { return static_cast<float>(parameters.at(name)); };
   switch (initializer[0]) {
-    case 'U': return kernels.fill_uniform(weights, dim(), base, parameter("low"), parameter("high"));
-    case 'N': return kernels.fill_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
+    case 'U':
+      return kernels.fill_uniform(weights, dim(), base, parameter("low"), parameter("high"));
+    case 'N':
+      return kernels.fill_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
     case 'C': {
       const float value = parameter("value");
       for (uint32_t c = 0; c < dim(); ++c) std::memcpy(weights + c * sizeof value, &value, sizeof value);
       return;
     }
-    default: std::memset(weights, 0, layout().weight_bytes);
+    default:
+      std::memset(weights, 0, layout().weight_bytes);
   }
 }
 
@@ -306,14 +342,16 @@ void Table::Touch(Stripe& stripe, uint32_t position, char* row) {
 void Table::Create(uint32_t stripe_index, const Run& run) {
   Stripe& stripe = stripes_[stripe_index];
   ++stripe.version;
-  ForBlocks<Access::kWrite>(stripe, run, sizeof(uint64_t),
-        [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t* hashes) {
-          for (uint32_t j = 0; j < n; ++j) {
-            if (rows[j] != nullptr) continue;
-            const uint32_t position = Insert(stripe, keys[j], hashes[j]);
-            Touch(stripe, position, Row(stripe, position));
-          }
-        });
+  ForBlocks(stripe, run, sizeof(uint64_t),
+            [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t* hashes,
+                const Ahead& ahead) {
+              Prefetch(ahead);
+              for (uint32_t j = 0; j < n; ++j) {
+                if (rows[j] != nullptr) continue;
+                const uint32_t position = Insert(stripe, keys[j], hashes[j]);
+                Touch(stripe, position, Row(stripe, position));
+              }
+            });
 }
 
 void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) {
@@ -323,42 +361,44 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
   const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
   Update update = update_;
   update.learning_rate = learning_rate();
-  ForBlocks<Access::kWrite>(stripe, run, at.row_bytes,
-        [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
-            const uint64_t* hashes) {
-          const char* block[kBlock];
-          for (uint32_t j = 0; j < n; ++j) {
-            block[j] = gradients + uint64_t{run.At(first + j)} * at.weight_bytes;
-            if (rows[j] == nullptr) {
-              positions[j] = Insert(stripe, keys[j], hashes[j]);
-              rows[j] = Row(stripe, positions[j]);
-            }
-            Touch(stripe, positions[j], rows[j]);
-          }
-          update.rows = rows;
-          update.gradients = block;
-          update.count = n;
-          kernel(update);
-        });
+  ForBlocks(stripe, run, at.row_bytes,
+            [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
+                const uint64_t* hashes, const Ahead& ahead) {
+              const char* block[kBlock];
+              for (uint32_t j = 0; j < n; ++j) {
+                block[j] = gradients + uint64_t{run.At(first + j)} * at.weight_bytes;
+                if (rows[j] == nullptr) {
+                  positions[j] = Insert(stripe, keys[j], hashes[j]);
+                  rows[j] = Row(stripe, positions[j]);
+                }
+                Touch(stripe, positions[j], rows[j]);
+              }
+              update.rows = rows;
+              update.gradients = block;
+              update.count = n;
+              update.ahead = ahead;
+              kernel(update);
+            });
 }
 
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
   Stripe& stripe = stripes_[stripe_index];
   ++stripe.version;
   const RowLayout& at = layout();
-  ForBlocks<Access::kWrite>(stripe, run, at.row_bytes,
-        [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
-            const uint64_t* hashes) {
-          for (uint32_t j = 0; j < n; ++j) {
-            if (rows[j] == nullptr) {
-              positions[j] = Insert(stripe, keys[j], hashes[j]);
-              rows[j] = Row(stripe, positions[j]);
-            }
-            std::memcpy(rows[j] + at.weights, new_rows + uint64_t{run.At(first + j)} * at.weight_bytes,
-                        at.weight_bytes);
-            Touch(stripe, positions[j], rows[j]);
-          }
-        });
+  ForBlocks(stripe, run, at.row_bytes,
+            [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
+                const uint64_t* hashes, const Ahead& ahead) {
+              Prefetch(ahead);
+              for (uint32_t j = 0; j < n; ++j) {
+                if (rows[j] == nullptr) {
+                  positions[j] = Insert(stripe, keys[j], hashes[j]);
+                  rows[j] = Row(stripe, positions[j]);
+                }
+                std::memcpy(rows[j] + at.weights, new_rows + uint64_t{run.At(first + j)} * at.weight_bytes,
+                            at.weight_bytes);
+                Touch(stripe, positions[j], rows[j]);
+              }
+            });
 }
 
 void Table::Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash) {
@@ -370,7 +410,8 @@ void Table::Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t has
     const char* moved = Row(stripe, last);
     stripe.index.Reposition(HashKey(StoredKey(moved)), last, position);
     std::memcpy(Row(stripe, position), moved, layout().row_bytes);
-    stripe.dirty[position >> 6] = is_dirty(last) ? stripe.dirty[position >> 6] | bit : stripe.dirty[position >> 6] & ~bit;
+    stripe.dirty[position >> 6] =
+        is_dirty(last) ? stripe.dirty[position >> 6] | bit : stripe.dirty[position >> 6] & ~bit;
   }
   stripe.dirty[last >> 6] &= ~(uint64_t{1} << (last & 63));
   if (stripe.changes_taken) stripe.tombstones.push_back(key);

@@ -55,11 +55,20 @@ class Reader {
 
   void Skip(uint32_t wire_type) {
     switch (wire_type) {
-      case kVarint: Varint(); return;
-      case kFixed64: Fixed<uint64_t>(); return;
-      case kBytes: Bytes(); return;
-      case kFixed32: Fixed<uint32_t>(); return;
-      default: Refuse("a wire type that does not exist or is not used (a group)");
+      case kVarint:
+        Varint();
+        return;
+      case kFixed64:
+        Fixed<uint64_t>();
+        return;
+      case kBytes:
+        Bytes();
+        return;
+      case kFixed32:
+        Fixed<uint32_t>();
+        return;
+      default:
+        Refuse("a wire type that does not exist or is not used (a group)");
     }
   }
 
@@ -83,17 +92,30 @@ Part ReadPart(const char* message, std::string_view bytes) {
   while (!reader.Done()) {
     const uint32_t tag = reader.Tag();
     switch (tag) {
-      case Tag(1, kFixed32): part.table_id = reader.Fixed<uint32_t>(); break;
-      case Tag(2, kFixed32): part.dim = reader.Fixed<uint32_t>(); break;
-      case Tag(3, kFixed32): part.flags = reader.Fixed<uint32_t>(); break;
+      case Tag(1, kFixed32):
+        part.table_id = reader.Fixed<uint32_t>();
+        break;
+      case Tag(2, kFixed32):
+        part.dim = reader.Fixed<uint32_t>();
+        break;
+      case Tag(3, kFixed32):
+        part.flags = reader.Fixed<uint32_t>();
+        break;
       case Tag(4, kFixed32):
         part.crc32c = reader.Fixed<uint32_t>();
         part.has_crc32c = true;
         break;
-      case Tag(5, kBytes): part.keys = reader.Bytes(); break;
-      case Tag(6, kBytes): part.rows = reader.Bytes(); break;
-      case Tag(7, kBytes): part.counts = reader.Bytes(); break;
-      default: reader.Skip(tag & 7);
+      case Tag(5, kBytes):
+        part.keys = reader.Bytes();
+        break;
+      case Tag(6, kBytes):
+        part.rows = reader.Bytes();
+        break;
+      case Tag(7, kBytes):
+        part.counts = reader.Bytes();
+        break;
+      default:
+        reader.Skip(tag & 7);
     }
   }
   return part;
@@ -105,12 +127,23 @@ Sender ReadSender(const char* message, std::string_view bytes) {
   while (!reader.Done()) {
     const uint32_t tag = reader.Tag();
     switch (tag) {
-      case Tag(1, kFixed64): sender.client_high = reader.Fixed<uint64_t>(); break;
-      case Tag(2, kFixed64): sender.client_low = reader.Fixed<uint64_t>(); break;
-      case Tag(3, kFixed32): sender.incarnation = reader.Fixed<uint32_t>(); break;
-      case Tag(4, kFixed32): sender.shard_map_version = reader.Fixed<uint32_t>(); break;
-      case Tag(5, kFixed64): sender.epoch = reader.Fixed<uint64_t>(); break;
-      default: reader.Skip(tag & 7);
+      case Tag(1, kFixed64):
+        sender.client_high = reader.Fixed<uint64_t>();
+        break;
+      case Tag(2, kFixed64):
+        sender.client_low = reader.Fixed<uint64_t>();
+        break;
+      case Tag(3, kFixed32):
+        sender.incarnation = reader.Fixed<uint32_t>();
+        break;
+      case Tag(4, kFixed32):
+        sender.shard_map_version = reader.Fixed<uint32_t>();
+        break;
+      case Tag(5, kFixed64):
+        sender.epoch = reader.Fixed<uint64_t>();
+        break;
+      default:
+        reader.Skip(tag & 7);
     }
   }
   return sender;
@@ -165,13 +198,26 @@ Request ReadRequest(Method method, std::string_view message) {
         request.sender = ReadSender(message.data(), reader.Bytes());
         request.has_sender = true;
         break;
-      case Tag(2, kFixed64): request.step = reader.Fixed<uint64_t>(); break;
-      case Tag(3, kFixed64): request.oldest_step = reader.Fixed<uint64_t>(); break;
-      case Tag(4, kVarint): request.more = reader.Varint() != 0; break;
-      case Tag(5, kBytes): request.cursor = reader.Bytes(); break;
-      case Tag(kPushField, kBytes): request.pushes.push_back(ReadPart(message.data(), reader.Bytes())); break;
-      case Tag(kPullField, kBytes): request.pulls.push_back(ReadPart(message.data(), reader.Bytes())); break;
-      default: reader.Skip(tag & 7);
+      case Tag(2, kFixed64):
+        request.step = reader.Fixed<uint64_t>();
+        break;
+      case Tag(3, kFixed64):
+        request.oldest_step = reader.Fixed<uint64_t>();
+        break;
+      case Tag(4, kVarint):
+        request.more = reader.Varint() != 0;
+        break;
+      case Tag(5, kBytes):
+        request.cursor = reader.Bytes();
+        break;
+      case Tag(kPushField, kBytes):
+        request.pushes.push_back(ReadPart(message.data(), reader.Bytes()));
+        break;
+      case Tag(kPullField, kBytes):
+        request.pulls.push_back(ReadPart(message.data(), reader.Bytes()));
+        break;
+      default:
+        reader.Skip(tag & 7);
     }
     if (request.pushes.size() + request.pulls.size() > kParts) reader.Refuse("more than 4096 parts");
   }
@@ -192,13 +238,26 @@ Response ReadResponse(std::string_view message) {
   while (!reader.Done()) {
     const uint32_t tag = reader.Tag();
     switch (tag) {
-      case Tag(1, kFixed64): response.epoch = reader.Fixed<uint64_t>(); break;
-      case Tag(2, kFixed32): response.shard_map_version = reader.Fixed<uint32_t>(); break;
-      case Tag(3, kFixed64): response.step = reader.Fixed<uint64_t>(); break;
-      case Tag(4, kFixed32): response.applied_shards = reader.Fixed<uint32_t>(); break;
-      case Tag(5, kFixed32): response.duplicate_shards = reader.Fixed<uint32_t>(); break;
-      case Tag(kPullField, kBytes): response.pulled.push_back(reader.Bytes()); break;
-      default: reader.Skip(tag & 7);
+      case Tag(1, kFixed64):
+        response.epoch = reader.Fixed<uint64_t>();
+        break;
+      case Tag(2, kFixed32):
+        response.shard_map_version = reader.Fixed<uint32_t>();
+        break;
+      case Tag(3, kFixed64):
+        response.step = reader.Fixed<uint64_t>();
+        break;
+      case Tag(4, kFixed32):
+        response.applied_shards = reader.Fixed<uint32_t>();
+        break;
+      case Tag(5, kFixed32):
+        response.duplicate_shards = reader.Fixed<uint32_t>();
+        break;
+      case Tag(kPullField, kBytes):
+        response.pulled.push_back(reader.Bytes());
+        break;
+      default:
+        reader.Skip(tag & 7);
     }
   }
   return response;

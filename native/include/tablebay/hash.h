@@ -1,8 +1,8 @@
 // Where a key lives. Pinned by a golden test: a change here would lose every checkpoint ever written.
 //
 // hash = the finaliser of MurmurHash3 (Austin Appleby, public domain), a bijection of 64-bit keys, so that every
-// key is legal. shard = its top 10 bits, stripe = its top 6 bits (16 shards a stripe). The index bucket comes of the bits
-// below the stripe's, so that keys given in order of shard visit the index in order too: its lines then come from
+// key is legal. shard = its top 10 bits, stripe = its top 6 bits (16 shards a stripe). The index bucket comes of the
+// bits below the stripe's, so that keys given in order of shard visit the index in order too: its lines then come from
 // neighbouring memory. The tag is the low 8 bits.
 #pragma once
 

@@ -75,7 +75,7 @@ class Index {
     }
 
     // The positions whose tag fits, at the key's own bucket: `candidate(position)` for each, the likeliest first.
-    // Where the bucket overflowed and none fits, the next bucket is fetched for Find.
+    // Where none fits and the bucket overflowed, the next bucket is fetched for GuessFurther.
     template <class Candidate>
     void Guess(uint64_t hash, Candidate&& candidate) const {
       if (current_.buckets == nullptr) return;
@@ -84,16 +84,29 @@ class Index {
       const uint8_t tag = TagOf(hash);
       uint32_t mask = bucket.Match(tag);
       if (mask == 0) [[unlikely]] {
-        if (bucket.overflowed != 0) __builtin_prefetch(&current_.buckets[(home + 1) & current_.mask]);
-        if (old_.buckets == nullptr) return;
-        const Bucket& old = old_.buckets[old_.Home(hash)];
-        for (mask = old.Match(tag); mask != 0; mask &= mask - 1) candidate(old.positions[__builtin_ctz(mask)]);
+        if (bucket.overflowed != 0) __builtin_prefetch(&current_.buckets[(home + 1) & current_.mask], 0, 2);
         return;
       }
       do {
         candidate(bucket.positions[__builtin_ctz(mask)]);
         mask &= mask - 1;
       } while (mask != 0);
+    }
+
+    // For a key of which Guess found nothing: the first position whose tag fits, in the next bucket or in the index
+    // that is being left; kNone where none does.
+    uint32_t GuessFurther(uint64_t hash) const {
+      if (current_.buckets == nullptr) return kNone;
+      const uint8_t tag = TagOf(hash);
+      const uint64_t home = current_.Home(hash);
+      if (current_.buckets[home].overflowed != 0) {
+        const Bucket& next = current_.buckets[(home + 1) & current_.mask];
+        if (const uint32_t mask = next.Match(tag)) return next.positions[__builtin_ctz(mask)];
+      }
+      if (old_.buckets == nullptr) return kNone;
+      const Bucket& old = old_.buckets[old_.Home(hash)];
+      const uint32_t mask = old.Match(tag);
+      return mask == 0 ? kNone : old.positions[__builtin_ctz(mask)];
     }
 
    private:

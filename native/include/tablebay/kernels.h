@@ -11,6 +11,14 @@
 
 namespace tablebay {
 
+// Rows that will be wanted next. A kernel fetches one of them for each row that it works on, so that memory and
+// arithmetic are busy at the same time.
+struct Ahead {
+  const char* const* rows = nullptr;  // null entries are passed over
+  uint32_t count = 0;
+  uint32_t bytes = 0;  // of each, from its start
+};
+
 // One block of rows to update. Row pointers are to the start of a row; gradients may lie at any address.
 struct Update {
   char* const* rows;
@@ -29,6 +37,7 @@ struct Update {
   const float* corrections1;
   const float* corrections2;
   uint32_t corrections;
+  Ahead ahead;
 };
 
 using UpdateKernel = void (*)(const Update&);
@@ -48,7 +57,8 @@ struct Kernels {
   UpdateKernel add_int64;
 
   // Copies `bytes` at `offset` of each row to `out`, one after another; a null row reads as zeros.
-  void (*copy_rows)(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out);
+  void (*copy_rows)(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out,
+                    const Ahead& ahead);
 
   // out[i] = base[index[i]], rows of `bytes`.
   void (*gather)(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out);
@@ -58,8 +68,8 @@ struct Kernels {
   // for i in [0, count): if first[index[i]] != i then out[index[i]] += rows[i].
   void (*add_repeats_float32)(const char* rows, const uint32_t* index, const uint32_t* first, size_t count,
                               uint32_t dim, char* out);
-  void (*add_repeats_int64)(const char* rows, const uint32_t* index, const uint32_t* first, size_t count,
-                            uint32_t dim, char* out);
+  void (*add_repeats_int64)(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
+                            char* out);
 
   // Column c of the row whose base is b: low + (high - low) * u, u the top 24 bits of the hash of (b, c).
   void (*fill_uniform)(char* out, uint32_t dim, uint64_t base, float low, float high);

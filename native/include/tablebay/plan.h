@@ -29,9 +29,9 @@ class Router {
 
 struct Plan {
   std::shared_ptr<const Router> router;
-  std::vector<uint64_t> keys;     // unique, in plan order
-  std::vector<uint32_t> inverse;  // plan position of each given key
-  std::vector<uint32_t> first;    // index of the first occurrence of each unique key
+  std::vector<uint64_t> keys;                     // unique, in plan order
+  std::vector<uint32_t> inverse;                  // plan position of each given key
+  std::vector<uint32_t> first;                    // index of the first occurrence of each unique key
   std::array<uint32_t, kShards + 1> place_begin;  // plan positions of each place
 
   size_t count() const { return inverse.size(); }

@@ -31,15 +31,15 @@ struct Limits {
 
 // Relaxed: each is exact, a set of them read together may be a call apart.
 struct Counters {
-  std::atomic<uint64_t> pulls{0}, pushes{0}, steps{0};        // calls, by method
-  std::atomic<uint64_t> pushes_applied{0};                    // calls that changed a shard, or marked an empty step
-  std::atomic<uint64_t> duplicates{0};                        // calls of which every shard had been applied before
-  std::atomic<uint64_t> duplicates_changed{0};                // shards sent again with other content
+  std::atomic<uint64_t> pulls{0}, pushes{0}, steps{0};  // calls, by method
+  std::atomic<uint64_t> pushes_applied{0};              // calls that changed a shard, or marked an empty step
+  std::atomic<uint64_t> duplicates{0};                  // calls of which every shard had been applied before
+  std::atomic<uint64_t> duplicates_changed{0};          // shards sent again with other content
   std::atomic<uint64_t> keys_pulled{0}, keys_missing{0}, keys_pushed{0}, keys_duplicate{0};
   std::atomic<uint64_t> rows_created{0}, rows_deleted{0};
   std::atomic<uint64_t> nonfinite_rows{0};
   std::atomic<uint64_t> received_bytes{0}, sent_bytes{0};
-  std::atomic<uint64_t> refused{0};                           // calls answered by an error
+  std::atomic<uint64_t> refused{0};  // calls answered by an error
 };
 
 class Store {

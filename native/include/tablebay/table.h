@@ -116,12 +116,12 @@ class Table {
   void Touch(Stripe& stripe, uint32_t position, char* row);
   struct HashAt;
 
-  // Calls visit(first, count, rows, positions, keys, hashes) for blocks of the run; a missing key's row is null.
-  enum class Access { kRead, kWrite };
-  template <bool kOrdered, Access kAccess, class Visit>
-  void VisitBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const;
-  template <Access kAccess, class Visit>
-  void ForBlocks(const Stripe& stripe, const Run& run, uint32_t prefetch_bytes, Visit&& visit) const;
+  // Calls visit(first, count, rows, positions, keys, hashes, ahead) for blocks of the run; a missing key's row is
+  // null. `visit` fetches the rows of `ahead`.
+  template <bool kOrdered, class Visit>
+  void VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const;
+  template <class Visit>
+  void ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const;
 
   const CheckedOptions checked_;
   const uint32_t id_;
