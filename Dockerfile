@@ -9,6 +9,9 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+# Which commit the image is of; there is no git folder in the context.
+ARG COMMIT=
+ENV TABLEBAY_COMMIT=${COMMIT}
 # The wheel and all that it needs, at the versions that are tested.
 RUN python -m pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels .
 

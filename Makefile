@@ -56,7 +56,9 @@ setup: $(VENV)/.dev $(VENV)/.installed ## make .venv with all that developing ne
 # ---- use
 
 .PHONY: demo
-demo: $(VENV)/.installed ## train on 327,346 flights: 2 servers, 2 workers; report in build/demo
+demo: ## train on 327,346 flights: 2 servers, 2 workers; report in build/demo
+	@rm -f build/demo/report.json
+	@$(MAKE) --no-print-directory $(VENV)/.installed
 	$(BIN)/tablebay run examples/flights/job.yaml --run-dir build/demo
 
 # ---- checks
@@ -115,6 +117,8 @@ sanitize-address: KIND := address,undefined
 sanitize-address: PRELOAD := libasan.so libubsan.so libstdc++.so
 sanitize-thread: KIND := thread
 sanitize-thread: PRELOAD := libtsan.so libstdc++.so
+# A forked child of a process with threads may do nothing in the thread sanitizer's eyes, not even raise.
+sanitize-thread: SELECT := -k "not forked_child"
 sanitize-address sanitize-thread: setup
 	$(BIN)/cmake -S . -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" -DTABLEBAY_SANITIZE=$(KIND) \
 	  -DSKBUILD_PROJECT_VERSION="$$($(PY) -c 'import tablebay; print(tablebay.__version__)')" \
@@ -130,7 +134,7 @@ sanitize-address sanitize-thread: setup
 	printf '%s\n' "$(CURDIR)/build/$@/tree" "$(call SITE,$(PY))" > "$(call SITE,build/$@/venv/bin/python)/tablebay.pth"
 	LD_PRELOAD="$$(for name in $(PRELOAD); do $${CXX:-g++} -print-file-name=$$name; done | tr '\n' ' ')" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
-	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(PYTEST_FLAGS) $(SANITIZED_TESTS)
+	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
 
 # ---- figures
 

@@ -35,6 +35,7 @@ API_VERSION = "tablebay.dev/v1alpha1"
 KIND = "TrainingJob"
 FILE_BYTES_MAX = 64 * 1024
 TABLES_MAX = 256
+PROBLEMS_SHOWN_MAX = 20
 # A server owns at least one of the 1,024 shards.
 SERVERS_MAX = 1024
 WORKERS_MAX = 10_000
@@ -364,8 +365,13 @@ def parse_job(
     except ValidationError as error:
         problems = problems_of(TrainingJob, error, merged, lines=lines or {}, patterns=_PATTERN_WORDS)
         raise JobInvalid(
-            [problem.text for problem in _without_echoes(problems, value)], source=source
+            _first([problem.text for problem in _without_echoes(problems, value)]), source=source
         ) from None
+
+
+def _first(problems: list[str]) -> list[str]:
+    more = len(problems) - PROBLEMS_SHOWN_MAX
+    return problems if more <= 0 else [*problems[:PROBLEMS_SHOWN_MAX], f"and {more} more"]
 
 
 def _without_echoes(problems: list[Problem], value: Mapping[str, Any]) -> list[Problem]:

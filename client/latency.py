@@ -68,16 +68,6 @@ class LatencyHistogram:
         bucket = bisect_left(list(accumulate(counts)), rank)
         return float(FIRST_S * GROWTH ** (bucket + 0.5))
 
-    @property
-    def p50_ms(self) -> float:
-        """The median, in milliseconds."""
-        return 1000.0 * self.quantile(0.5)
-
-    @property
-    def p99_ms(self) -> float:
-        """What 99 in 100 calls did not exceed, in milliseconds."""
-        return 1000.0 * self.quantile(0.99)
-
     def merge(self, other: LatencyHistogram) -> None:
         """Add another's counts to this one."""
         added = other.counts

@@ -59,7 +59,3 @@ class ShardMap:
     def pack(self) -> bytes:
         """The owners as a ShardMap message has them."""
         return self.owners.astype("<u2").tobytes()
-
-    def shards_of(self, server: int) -> list[int]:
-        """The shards that a server holds, in order."""
-        return [int(shard) for shard in np.flatnonzero(self.owners == server)]

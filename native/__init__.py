@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from tablebay import __version__
 
 try:
@@ -14,8 +12,8 @@ except ImportError as error:
         "or build it from the repository with `make setup`"
     ) from error
 
-# A core of another version would misread what this one writes. (The variable lets a test play that case.)
-_found = os.environ.get("TABLEBAY_FAKE_CORE_VERSION") or _core.version()
+# A core of another version would misread what this one writes.
+_found = _core.version()
 if _found != __version__:
     raise ImportError(
         f"tablebay's Python part has version {__version__} and its native part version {_found}; "

@@ -44,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     told_to_end = _signals()
     # Read when gRPC is imported: its own lines are no log lines of ours, and any client can cause them.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from tablebay.ps_server.grpc_server import CannotListen
-    from tablebay.ps_server.process import serve
-
+    try:
+        from tablebay.ps_server.grpc_server import CannotListen
+        from tablebay.ps_server.process import serve
+    except ImportError as error:
+        # A native part that is missing, or of another version, says what to do.
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return _FAILED
     try:
         return serve(config, epoch, told_to_end)
     except (CannotListen, TablebayError) as error:

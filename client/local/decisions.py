@@ -8,16 +8,18 @@ from typing import Literal
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 5.0
+_SAID_CHARACTERS_MAX = 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A process that ended. code: its exit code, or the signal's number below 0."""
+    """A process that ended. code: its exit code, or the signal's number below 0. said: its last line, or ""."""
 
     role: Literal["server", "worker"]
     number: int
     code: int
     log: str
+    said: str = ""
 
     @property
     def name(self) -> str:
@@ -69,7 +71,7 @@ def decide(ended: Ended, standing: Standing) -> Action:
     """What to do now that this process has ended, while the servers are still wanted."""
     if ended.role == "server":
         return Fail(
-            f"{ended.name} {how(ended.code)}; without checkpoints its rows are lost, "
+            f"{ended.name} {how(ended.code)}{_last_words(ended)}; without checkpoints its rows are lost, "
             f"so the job cannot go on; its log is {ended.log}"
         )
     if ended.code == 0:
@@ -77,9 +79,15 @@ def decide(ended: Ended, standing: Standing) -> Action:
     if standing.restarts < standing.restarts_max:
         return Restart(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(standing.restarts_of_rank, 10)))
     return Fail(
-        f"{ended.name} {how(ended.code)} and no restart is left "
+        f"{ended.name} {how(ended.code)}{_last_words(ended)} and no restart is left "
         f"({standing.restarts} of {standing.restarts_max} used); its log is {ended.log}"
     )
+
+
+def _last_words(ended: Ended) -> str:
+    words = ended.said.strip()[:_SAID_CHARACTERS_MAX]
+    # What a signal kills says nothing of why.
+    return f" ({words})" if words and ended.code > 0 else ""
 
 
 def how(code: int) -> str:

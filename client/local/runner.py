@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from tablebay.client import environment as names
 from tablebay.client.control import Control
@@ -279,9 +279,9 @@ class _Run:
 
     def _after(self, process: Process) -> bool:
         """Do what a process's end asks for; True when the job is done. Raises JobFailed."""
-        role: Any = "server" if process in self._servers else "worker"
+        role: Literal["server", "worker"] = "server" if process in self._servers else "worker"
         self._workers.pop(process, None)
-        ended = Ended(role=role, number=process.number, code=_code(process), log=str(process.log))
+        ended = _ended(role, process)
         standing = Standing(
             restarts=self._restarts.total(),
             restarts_max=self._job.spec.run_policy.failure_policy.max_restarts,
@@ -306,7 +306,7 @@ class _Run:
         """A worker that fails because its server died may be seen to end before the server is."""
         for process in self._group.poll(TICK_S):
             if process in self._servers:
-                ended = Ended(role="server", number=process.number, code=_code(process), log=str(process.log))
+                ended = _ended("server", process)
                 action = decide(
                     ended, Standing(restarts=0, restarts_max=0, restarts_of_rank=0, workers_left=0)
                 )
@@ -451,6 +451,11 @@ def _run_folder(run_dir: Path) -> Iterator[Path]:
         for log in logs.glob("*.log"):
             log.unlink()
         yield logs
+
+
+def _ended(role: Literal["server", "worker"], process: Process) -> Ended:
+    said = next((line for line in reversed(process.tail) if line.strip()), "")
+    return Ended(role=role, number=process.number, code=_code(process), log=str(process.log), said=said)
 
 
 def _code(process: Process) -> int:

@@ -13,6 +13,12 @@ import pytest
 
 import tablebay
 
+# Plays a native part of another version.
+OTHER_CORE = """import sys, types
+core = types.ModuleType("tablebay.native._core")
+core.version = lambda: "9.9.9"
+sys.modules["tablebay.native._core"] = core
+"""
 SCRIPTS = ("tablebay", "kubectl-tablebay", "tablebay-server", "tablebay-operator")
 
 
@@ -106,12 +112,28 @@ def test_every_error_of_the_tree_is_public() -> None:
 
 def test_a_native_part_of_another_version_is_refused_with_both_versions() -> None:
     """Importing the native core of another version says both versions and what to do."""
-    ended = python("import tablebay.native", TABLEBAY_FAKE_CORE_VERSION="9.9.9")
+    ended = python(OTHER_CORE + "import tablebay.native")
     assert ended.returncode != 0
     last = ended.stderr.strip().splitlines()[-1]
     assert re.match(
         rf"ImportError: .* version {re.escape(tablebay.__version__)} .* version 9\.9\.9; .*", last
     )
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from tablebay.ps_server.main import main; sys.exit(main([]))",
+        "from tablebay.client.cli.commands import main; sys.exit(main(['version']))",
+    ],
+)
+def test_commands_say_a_mismatch_of_versions_on_one_line(start: str) -> None:
+    """tablebay-server and tablebay end with 1 and a line that has both versions, without a traceback."""
+    ended = python(OTHER_CORE + start)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert tablebay.__version__ in line
+    assert "9.9.9" in line
 
 
 def test_the_operator_says_its_version() -> None:

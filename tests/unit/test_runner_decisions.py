@@ -89,6 +89,18 @@ def test_a_server_that_ends_fails_the_job_and_says_that_its_rows_are_lost(code: 
     assert "\n" not in action.reason
 
 
+def test_what_a_process_said_last_is_part_of_the_cause() -> None:
+    """A command that could not even begin says why in its last line; one that was killed does not know."""
+    said = Ended(role="server", number=0, code=1, log="l", said="tablebay-server: no such option")
+    action = decide(said, standing())
+    assert isinstance(action, Fail)
+    assert "exited with code 1 (tablebay-server: no such option); " in action.reason
+    killed = Ended(role="server", number=0, code=-9, log="l", said="step 7")
+    action = decide(killed, standing())
+    assert isinstance(action, Fail)
+    assert "step 7" not in action.reason
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
