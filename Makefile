@@ -136,6 +136,10 @@ sanitize-address sanitize-thread: setup
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
 	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
 
+.PHONY: e2e
+e2e: setup ## the tests on a real Kubernetes: one of our own (needs root), or KUBECONFIG=... LOAD='kind load docker-image'
+	tests/e2e/run $(PYTEST_FLAGS)
+
 # ---- figures
 
 .PHONY: bench
@@ -151,6 +155,11 @@ proto: $(VENV)/.dev ## write client/proto/tablebay_pb2*.py from tablebay.proto
 .PHONY: stubs
 stubs: setup ## write native/_core.pyi from the built core
 	$(PY) native/stubs.py
+
+.PHONY: crd
+crd: setup ## write the chart's CRD from the job file's model
+	mkdir -p deploy/helm/tablebay/files
+	$(PY) -I -m tablebay.client.schema > deploy/helm/tablebay/files/trainingjobs.yaml
 
 .PHONY: constraints
 constraints: $(VENV)/.made ## write constraints.txt: the newest versions that pyproject.toml allows
@@ -169,6 +178,11 @@ wheel: setup ## a manylinux wheel in dist/
 .PHONY: image
 image: ## the container image (needs docker): make image IMAGE=name:tag BASE=python:3.12-slim
 	docker build --tag $(or $(IMAGE),localhost/tablebay:dev) $(if $(BASE),--build-arg BASE=$(BASE)) .
+
+.PHONY: chart
+chart: $(VENV)/.dependencies ## check the Helm chart and pack it into dist/ (needs helm): make chart HELM=path
+	HELM="$(or $(HELM),helm)" $(PY) tests/e2e/chart/check.py
+	$(or $(HELM),helm) package --destination dist deploy/helm/tablebay
 
 .PHONY: clean
 clean: ## remove .venv and all that was built

@@ -28,6 +28,9 @@ TABLES = "TABLEBAY_TABLES"
 LOG_LEVEL = "TABLEBAY_LOG_LEVEL"
 LOG_FORMAT = "TABLEBAY_LOG_FORMAT"
 
+# Labels of a job's objects in a cluster.
+JOB_LABEL, ROLE_LABEL = "tablebay.dev/job", "tablebay.dev/role"
+
 # What torch.distributed reads.
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 

@@ -40,6 +40,9 @@ PROBLEMS_SHOWN_MAX = 20
 SERVERS_MAX = 1024
 WORKERS_MAX = 10_000
 WORKER_CONTAINER = "worker"
+SECONDS_MAX = 2**31 - 1
+# JSON readers, the API server among them, keep larger whole numbers only roughly.
+SEED_MAX = 2**53 - 1
 # 63 characters of a DNS label, less what children add: "-worker-9999-abcde" (18), and a controller's hash.
 JOB_NAME_CHARACTERS_MAX = 40
 
@@ -147,11 +150,51 @@ def _quantity(value: str | int | float) -> str | int | float:
     return value
 
 
+def _size(value: str | int) -> str | int:
+    try:
+        fits = 1 <= parse_quantity(value) < 2**63 - 1
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"found {str(value)[:60]!r}, wanted a quantity above 0 such as 10Gi")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_no_nul)]
 Quantity = Annotated[
     str | int | float,
     AfterValidator(_quantity),
     Field(json_schema_extra=_wants("a quantity such as 500m, 2 or 1.5Gi")),
+]
+# Of a volume.
+Size = Annotated[
+    Annotated[str, Field(max_length=64)] | int,
+    AfterValidator(_size),
+    Field(json_schema_extra={**_wants("a quantity above 0 such as 10Gi"), "x-quantity": True}),
+]
+_SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+ObjectName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        pattern=f"^{_SUBDOMAIN}$",
+        json_schema_extra=_wants(
+            "the name of an object: lower-case letters, digits, '-' and '.', with a letter or digit "
+            "at both ends of each part, at most 253 characters"
+        ),
+    ),
+]
+# "" is as good as no name.
+MaybeObjectName = Annotated[
+    str,
+    Field(
+        max_length=253,
+        pattern=f"^({_SUBDOMAIN})?$",
+        json_schema_extra=_wants(
+            "the name of an object (lower-case letters, digits, '-' and '.', at most 253 characters), or ''"
+        ),
+    ),
 ]
 
 
@@ -208,6 +251,53 @@ class Resources(_PodModel):
         return self
 
 
+# What would give a job's pods more than a job needs. Whoever may write a TrainingJob need not be one who may
+# do that.
+Never = Annotated[Literal[False] | None, Field(json_schema_extra=_wants("false, or no such field"))]
+Always = Annotated[Literal[True] | None, Field(json_schema_extra=_wants("true, or no such field"))]
+NotRoot = Annotated[
+    Annotated[int, Field(ge=1)] | None,
+    Field(json_schema_extra=_wants("the number of a user other than root, or no such field")),
+]
+OwnAccount = Annotated[
+    Literal[""] | None,
+    Field(json_schema_extra=_wants("no such field: the pods of a job have an account without rights")),
+]
+
+
+class Capabilities(_PodModel):
+    """Linux capabilities: some may be dropped, none added."""
+
+    add: Annotated[list[str], Field(max_length=0)] | None = None
+
+
+class PodSecurity(_PodModel):
+    """The security context of a pod."""
+
+    run_as_user: NotRoot = None
+    run_as_non_root: Always = None
+
+
+class ContainerSecurity(PodSecurity):
+    """The security context of a container."""
+
+    privileged: Never = None
+    allow_privilege_escalation: Never = None
+    capabilities: Capabilities | None = None
+
+
+class Port(_PodModel):
+    """A port of a container, not of its node."""
+
+    host_port: Annotated[Literal[0] | None, Field(json_schema_extra=_wants("no such field"))] = None
+
+
+class Volume(_PodModel):
+    """A volume of a pod, not of its node."""
+
+    host_path: Annotated[None, Field(json_schema_extra=_wants("another kind of volume"))] = None
+
+
 class Container(_PodModel):
     """A container of a pod template, as far as the local runner and the operator look into it."""
 
@@ -217,13 +307,23 @@ class Container(_PodModel):
     args: list[Text] = Field(default_factory=list)
     env: Annotated[list[EnvironmentVariable], AfterValidator(_named_once)] = Field(default_factory=list)
     resources: Resources = Field(default_factory=Resources)
+    ports: list[Port] | None = None
+    security_context: ContainerSecurity | None = None
 
 
 class PodSpec(_PodModel):
-    """The containers of a pod; any other field goes to the cluster as it is."""
+    """The containers of a pod, and what no pod of a job may have; any other field goes to the cluster as it
+    is."""
 
     containers: list[Container] = Field(default_factory=list)
     init_containers: list[Container] = Field(default_factory=list)
+    volumes: list[Volume] | None = None
+    security_context: PodSecurity | None = None
+    host_network: Never = None
+    host_pid: Annotated[Never, Field(alias="hostPID")] = None
+    host_ipc: Annotated[Never, Field(alias="hostIPC")] = None
+    service_account_name: OwnAccount = None
+    service_account: OwnAccount = None
 
     @model_validator(mode="after")
     def _all_containers_are_named_once(self) -> PodSpec:
@@ -231,27 +331,55 @@ class PodSpec(_PodModel):
         return self
 
 
-class PodTemplate(_PodModel):
-    """Any pod template."""
+class PodTemplate(_Model):
+    """A pod template: its metadata and its spec, as in Kubernetes."""
 
     metadata: dict[str, Any] = Field(default_factory=dict)
     spec: PodSpec = Field(default_factory=PodSpec)
 
 
+class Retention(_Model):
+    """What becomes of the servers' volumes."""
+
+    when_deleted: Literal["Delete", "Retain"] = Field(
+        default="Delete", description="What happens to the volumes when the job is deleted."
+    )
+
+
+class Storage(_Model):
+    """A volume of its own for each server, kept when the server's pod is replaced."""
+
+    size: Size = Field(description="The size of each server's volume, such as 10Gi.")
+    storage_class_name: ObjectName | None = Field(
+        default=None, description="The storage class; the cluster's default one if not given."
+    )
+    retention: Retention = Field(default_factory=Retention)
+
+
 class Servers(_Model):
     """The processes that hold the rows."""
 
-    replicas: int = Field(ge=1, le=SERVERS_MAX)
+    replicas: int = Field(ge=1, le=SERVERS_MAX, description="How many servers.")
     image: Annotated[
-        str, Field(max_length=1024, pattern=rf"{_IMAGE}|^$", json_schema_extra=_wants(_IMAGE_WORDS))
+        str,
+        Field(
+            max_length=1024,
+            pattern=rf"{_IMAGE}|^$",
+            description="The servers' image; the chart's if not given, or empty.",
+            json_schema_extra=_wants(_IMAGE_WORDS),
+        ),
     ] = ""
     template: PodTemplate | None = None
+    storage: Storage | None = None
+    on_finish: Literal["Delete", "Retain"] = Field(
+        default="Delete", description="What happens to the servers when the job has ended."
+    )
 
 
 class Workers(_Model):
     """The processes that train: `replicas` copies of the container named worker, or of the only one."""
 
-    replicas: int = Field(ge=1, le=WORKERS_MAX)
+    replicas: int = Field(ge=1, le=WORKERS_MAX, description="How many workers.")
     template: PodTemplate
 
     @model_validator(mode="after")
@@ -273,17 +401,62 @@ class Workers(_Model):
         return next((one for one in containers if one.name == WORKER_CONTAINER), containers[0])
 
 
-class FailurePolicy(_Model):
-    """maxRestarts: restarts of workers in the whole job before it fails."""
+class CleanPolicy(_Model):
+    """Which pods of the workers are deleted when the job has ended."""
 
-    max_restarts: int = Field(default=3, ge=0, le=1_000_000)
+    on_success: Literal["All", "Running", "None"] = Field(
+        default="Running", description="Which pods of the workers are deleted when the job is complete."
+    )
+    on_failure: Literal["All", "Running", "None"] = Field(
+        default="None", description="Which pods of the workers are deleted when the job has failed."
+    )
+
+
+class FailurePolicy(_Model):
+    """How much may go wrong before the job fails."""
+
+    max_restarts: int = Field(
+        default=3,
+        ge=0,
+        le=1_000_000,
+        description="Restarts of workers in the whole job before it fails; 3 if not given.",
+    )
 
 
 class RunPolicy(_Model):
-    """activeDeadlineSeconds: from the job's start; then it fails."""
+    """How long the job may run, and what happens at its end."""
 
-    active_deadline_seconds: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    active_deadline_seconds: int | None = Field(
+        default=None, ge=1, le=SECONDS_MAX, description="From the job's start; then it fails."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=SECONDS_MAX,
+        description="From the job's end; then the TrainingJob itself is deleted. Never if not given.",
+    )
+    clean_policy: CleanPolicy = Field(default_factory=CleanPolicy)
     failure_policy: FailurePolicy = Field(default_factory=FailurePolicy)
+
+
+class Scheduling(_Model):
+    """Who places the job's pods, and which go first."""
+
+    priority_class_name: MaybeObjectName = Field(
+        default="", description="The priority class of all pods of the job."
+    )
+    scheduler_name: MaybeObjectName = Field(
+        default="", description="The scheduler of all pods of the job; the cluster's if not given, or empty."
+    )
+
+
+class Monitoring(_Model):
+    """How Prometheus finds the servers."""
+
+    pod_monitor: Literal["Auto", "Enabled", "Disabled"] = Field(
+        default="Auto",
+        description="Whether a PodMonitor is made; Auto makes one where the cluster knows PodMonitors.",
+    )
 
 
 class TableDefaults(_Model):
@@ -293,14 +466,14 @@ class TableDefaults(_Model):
     dtype: Dtype | None = None
     optimizer: Annotated[Optimizer, Field(discriminator="type")] | None = None
     initializer: Annotated[Initializer, Field(discriminator="type")] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
     non_finite: NonFinite | None = None
 
 
 class Spec(_Model):
     """What the job asks for."""
 
-    image: Image | None = None
+    image: Image | None = Field(default=None, description="The workers' image.")
     table_defaults: TableDefaults | None = None
     tables: Annotated[list[TableSpec], AfterValidator(_named_once)] = Field(
         default_factory=list, max_length=TABLES_MAX
@@ -308,6 +481,17 @@ class Spec(_Model):
     servers: Servers
     workers: Workers
     run_policy: RunPolicy = Field(default_factory=RunPolicy)
+    scheduling: Scheduling = Field(default_factory=Scheduling)
+    monitoring: Monitoring = Field(default_factory=Monitoring)
+
+    @model_validator(mode="after")
+    def _seeds_survive_json(self) -> Spec:
+        for index, table in enumerate(self.tables):
+            if table.seed > SEED_MAX:
+                raise ValueError(
+                    f"found {table.seed} in tables[{index}].seed, wanted an integer from 0 to {SEED_MAX}"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""`tablebay-operator`: which version it is, and whether a job file would be accepted.
+"""`tablebay-operator`: runs the operator, says its version, and whether a job file would be accepted.
 
 Neither numpy nor the native core is loaded here: the operator's image may lack both.
 """
@@ -6,8 +6,9 @@ Neither numpy nor the native core is loaded here: the operator's image may lack 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 DONE, FAILED = 0, 1
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     check_parser = commands.add_parser("check", help="say whether a job file is accepted, and if not, why")
     check_parser.add_argument("job", metavar="job.yaml", help="the job file")
+    _add_run(commands.add_parser("run", help="watch TrainingJobs and bring them about"))
     options = parser.parse_args(arguments)
     if options.version:
         from tablebay import __version__
@@ -30,8 +32,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tablebay-operator {__version__}")
         return DONE
     if options.command is None:
-        parser.error("wanted a command: check; or --version")
-    return check(options.job)
+        parser.error("wanted a command: run, check; or --version")
+    return run(options) if options.command == "run" else check(options.job)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--namespace", action="append", default=[], help="watch this namespace (all of them); may be repeated"
+    )
+    add("--server-image", required=True, help="image of servers, for jobs that name none")
+    add("--server-pull-policy", default="IfNotPresent", choices=("Always", "IfNotPresent", "Never"))
+    add("--lease-namespace", default="", help="where the lease is (the operator's own namespace)")
+    add("--lease-name", default="tablebay-operator", help="its name (tablebay-operator)")
+    add("--http-port", type=_number(0, 65535), default=8080, help="/metrics, /healthz, /readyz (8080)")
+    add("--concurrency", type=_number(1, 256), default=8, help="jobs looked at side by side (8)")
+    add("--qps", type=_number(1, 100_000), default=100, help="writes a second to the API server (100)")
+    add("--burst", type=_number(1, 100_000), default=200, help="writes at once after a quiet time (200)")
+
+
+def _number(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(
+                f"found {text[:40]!r}, wanted a whole number from {low} to {high}"
+            )
+        return int(text)
+
+    return number
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the operator until it is told to end."""
+    try:
+        from tablebay.operator.cluster import own_namespace
+        from tablebay.operator.manifests import Defaults
+        from tablebay.operator.run import Config
+        from tablebay.operator.run import run as run_operator
+        from tablebay.operator.telemetry import configure_logs
+    except ImportError as error:
+        print(f"tablebay-operator: {error}; pip install 'tablebay[operator]'", file=sys.stderr)
+        return FAILED
+    configure_logs(
+        os.environ.get("TABLEBAY_LOG_LEVEL") or "info",
+        os.environ.get("TABLEBAY_LOG_FORMAT") or ("text" if sys.stderr.isatty() else "json"),
+    )
+    return run_operator(
+        Config(
+            namespaces=tuple(options.namespace),
+            defaults=Defaults(options.server_image, options.server_pull_policy),
+            lease_namespace=options.lease_namespace or own_namespace(),
+            lease_name=options.lease_name,
+            http_port=options.http_port,
+            concurrency=options.concurrency,
+            qps=float(options.qps),
+            burst=options.burst,
+        )
+    )
 
 
 def check(path: str) -> int:

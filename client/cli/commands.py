@@ -14,11 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from tablebay.client.cli import cluster
+from tablebay.client.cli.usage import UsageError, takes_no_arguments
 
-# typer has a copy of click in it, or stands on click, by its version; this finds the class without asking
-# which.
-UsageError: Any = typer.BadParameter.__mro__[1]
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class Output(StrEnum):
@@ -120,7 +119,7 @@ def serve(
 
     if show_help:
         typer.echo(context.get_help() + "\n")
-    _takes_no_arguments(context)
+    takes_no_arguments(context)
     given = [*context.args, "--help"] if show_help else context.args
     try:
         raise typer.Exit(run_server(given, job_file=job_file))
@@ -133,15 +132,11 @@ def version(context: typer.Context, output: OutputOption = Output.table) -> None
     """Print which Tablebay this is: version, commit, Python, instruction set."""
     from tablebay.client.cli.version import show
 
-    _takes_no_arguments(context)
+    takes_no_arguments(context)
     show(as_json=output is Output.json)
 
 
-def _takes_no_arguments(context: typer.Context) -> None:
-    if context.obj:
-        raise UsageError(
-            f"found {' '.join(context.obj)!r} after --, which this command does not take", context
-        )
+cluster.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(
             [word for word in own if word != "--debug"],
-            prog_name="tablebay",
+            prog_name=_program(),
             standalone_mode=False,
             obj=passed_on,
         )
@@ -178,6 +173,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _fail(_cause(error), FAILED, own, problems=getattr(error, "problems", None))
+
+
+def _program() -> str:
+    """What the user typed: kubectl runs kubectl-tablebay for `kubectl tablebay`."""
+    return "kubectl tablebay" if Path(sys.argv[0]).name == "kubectl-tablebay" else "tablebay"
 
 
 def _usage(error: Any) -> str:
@@ -206,7 +206,8 @@ def _fail(text: str, code: int, arguments: list[str], *, problems: Any = None) -
 
 
 def _asks_for_json(arguments: list[str]) -> bool:
-    """Whether the result was to be JSON, even where the command line as a whole is wrong."""
-    return any(word in ("--output=json", "-ojson") for word in arguments) or any(
-        name in ("--output", "-o") and value == "json" for name, value in pairwise(arguments)
+    """Whether the result was to be JSON, or YAML, which JSON is, even where the command line is wrong."""
+    forms = ("json", "yaml")
+    return any(word in (f"--output={form}", f"-o{form}") for word in arguments for form in forms) or any(
+        name in ("--output", "-o") and value in forms for name, value in pairwise(arguments)
     )

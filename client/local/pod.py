@@ -86,6 +86,14 @@ def cluster_only(job: TrainingJob) -> list[str]:
     found = [f"metadata.{name}" for name in _set(job.metadata) if name == "namespace"]
     found += ["spec.image"] if spec.image else []
     found += ["spec.servers.image"] if spec.servers.image else []
+    found += [f"spec.servers.{name}" for name in _set(spec.servers) if name in ("storage", "onFinish")]
+    found += [
+        f"spec.runPolicy.{name}"
+        for name in _set(spec.run_policy)
+        if name in ("ttlSecondsAfterFinished", "cleanPolicy")
+    ]
+    found += [f"spec.scheduling.{name}" for name in _set(spec.scheduling)]
+    found += [f"spec.monitoring.{name}" for name in _set(spec.monitoring)]
     found += _of_template("spec.servers.template", spec.servers.template, server_container(job), {"env"})
     return found + _of_template(
         "spec.workers.template", spec.workers.template, spec.workers.container, _USED_OF_CONTAINER

@@ -55,10 +55,11 @@ _HOME = {
     **dict.fromkeys(_ERRORS, "client.errors"),
 }
 
-__all__ = ["__version__", "errors", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", "errors", "jobs", *_HOME]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from tablebay.client import errors as errors
+    from tablebay.client import jobs as jobs
     from tablebay.client.client import Client as Client
     from tablebay.client.client import connect as connect
     from tablebay.client.errors import BadRequest as BadRequest
@@ -95,8 +96,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name == "errors":
-        return importlib.import_module("tablebay.client.errors")
+    if name in ("errors", "jobs"):
+        return importlib.import_module(f"tablebay.client.{name}")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'tablebay' has no attribute {name!r}")

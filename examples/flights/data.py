@@ -7,12 +7,33 @@ back. Field 0 is the bias, one key that belongs to every example; it is not one 
 from __future__ import annotations
 
 import io
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+import tablebay as tb
+
+FILE = "flights.npz"
+# What `load` needs of the file.
+COLUMNS = ("month", "day", "hour", "carrier", "flight", "tailnum", "origin", "dest", "arr_delay")
+# What zipfile and numpy raise for bytes that are none of theirs.
+_DAMAGE = (
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 FIELDS = (
     "carrier",
@@ -63,10 +84,27 @@ class Examples:
 
 
 def columns() -> dict[str, NDArray[Any]]:
-    """The columns of flights.npz by name, as cut.py wrote them."""
-    content = resources.files(__package__).joinpath("flights.npz").read_bytes()
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """The columns of flights.npz by name, as cut.py wrote them. Raises TablebayError for a damaged file."""
+    file = resources.files(__package__).joinpath(FILE)
+    try:
+        # Read whole before numpy sees it, so that each column's checksum is compared first.
+        with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as archive:
+            contents = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+        found = {name: np.load(io.BytesIO(content), allow_pickle=False) for name, content in contents.items()}
+        lengths = {len(found[name]) for name in COLUMNS}
+    except KeyError as error:
+        raise _damaged(file, f"it has no column {error}") from None
+    except _DAMAGE as error:
+        raise _damaged(file, " ".join(str(error).split()) or type(error).__name__) from None
+    if len(lengths) > 1:
+        raise _damaged(file, f"its columns have lengths {sorted(lengths)}")
+    return found
+
+
+def _damaged(file: object, what: str) -> tb.TablebayError:
+    return tb.TablebayError(
+        f"{file}: found a damaged file ({what}), wanted the one that comes with Tablebay; install it again"
+    )
 
 
 def load() -> Examples:

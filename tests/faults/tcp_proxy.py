@@ -6,30 +6,38 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections.abc import Callable
 
 _CHUNK = 1 << 16
 
 
 class CuttingProxy:
-    """Forwards to 127.0.0.1:target. After `cut_answers(n)` the next n answers are dropped with their connection.
+    """Forwards to 127.0.0.1:target. After `cut_answers(n, handled)` n answers are dropped with their connection.
 
-    port: where it listens. cut: how many answers have been dropped so far.
+    port: where it listens. cuts: what `handled` said at each cut so far.
     """
 
     def __init__(self, target: int, port: int = 0) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
-        self.cut = 0
+        self.cuts: list[int] = []
         self._to_cut = 0
+        self._handled: Callable[[], int] | None = None
+        self._last = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_answers(self, count: int) -> None:
-        """Drop the next `count` answers of at least a message's size; pings and settings pass."""
+    def cut_answers(self, count: int, handled: Callable[[], int]) -> None:
+        """Drop the next `count` answers.
+
+        handled: how many calls the server has handled, by its own word. What comes from the server before that
+            has grown cannot be the answer (a connection's first frames, a ping), and passes.
+        """
+        last = handled()
         with self._lock:
-            self._to_cut = count
+            self._to_cut, self._handled, self._last = count, handled, last
 
     def close(self) -> None:
         """End every connection."""
@@ -50,7 +58,6 @@ class CuttingProxy:
             with selectors.DefaultSelector() as selector:
                 selector.register(near, selectors.EVENT_READ, far)
                 selector.register(far, selectors.EVENT_READ, near)
-                asked = False
                 while True:
                     for key, _ in selector.select():
                         end = key.fileobj
@@ -58,16 +65,19 @@ class CuttingProxy:
                         data = end.recv(_CHUNK)
                         if not data:
                             return
-                        if end is near:
-                            asked = asked or len(data) > 200  # a request with keys and rows
-                        elif asked and self._takes_one():
+                        # `data` is here already: if it is the answer, what it answers has been counted.
+                        if end is far and self._takes_one():
                             return
                         key.data.sendall(data)
 
     def _takes_one(self) -> bool:
         with self._lock:
-            if self._to_cut == 0:
+            if self._to_cut == 0 or self._handled is None:
+                return False
+            handled = self._handled()
+            if handled <= self._last:
                 return False
             self._to_cut -= 1
-            self.cut += 1
+            self._last = handled
+            self.cuts.append(handled)
             return True

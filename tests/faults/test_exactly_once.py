@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from faults.simulated_network import Faults, Network, SimulatedTransport
+from faults.simulated_network import Faults, Network, SimulatedTransport, VirtualLock
 from numpy.typing import NDArray
 
 import tablebay as tb
@@ -19,6 +19,9 @@ from tablebay.client.proto import tablebay_pb2 as messages
 from tablebay.ps_server.service import Service
 
 ORACLE = tb.TableSpec("oracle", 2, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
+
+OPEN_MAX = 16  # steps that a client has open at once
+STEPS_MORE = 3  # that it takes beyond those
 
 
 def amounts(client: int, step: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -66,64 +69,113 @@ def connect(network: Network, rank: int | None, timeout: float) -> Client:
     )
 
 
-def duplicated_and_reordered(seed: int) -> Counter[str]:
-    """One run of T4: three clients, two of them ranked, through duplicates, losses and delays up to 200 ms."""
+class Pusher:
+    """A client that has up to `open_max` of its steps open at once.
+
+    widest: how many pushes were under way at most.
+    """
+
+    def __init__(self, network: Network, number: int, rank: int | None, open_max: int, total: Total) -> None:
+        self.client = connect(network, rank, timeout=60.0)
+        self.steps = open_max + STEPS_MORE
+        self.widest = 0
+        self._network, self._number, self._total = network, number, total
+        self._table = self.client.table("oracle")
+        self._pushed = self._under_way = 0
+        session = self.client._session
+        session._flushing = VirtualLock(network)  # type: ignore[assignment]
+        # A deadline shorter than the worst delays: some steps are left open, and sent again before the next.
+        session.timeout = network.random.uniform(0.25, 5.0)
+        for _ in range(open_max):
+            network.start(self._work)
+
+    def _work(self) -> None:
+        while self._pushed < self.steps:
+            self._pushed += 1
+            self._push(self._pushed)
+            if self._network.random.random() < 0.1:
+                self._network.sleep(1.0)
+
+    def _push(self, number: int) -> None:
+        random = np.random.default_rng([self._network.seed, self._number, number])
+        keys = np.unique(random.integers(0, 40, int(random.integers(1, 25)), dtype=np.uint64))
+        more = amounts(self._number, number, keys)
+        self._total.add(keys, more)
+        self._under_way += 1
+        self.widest = max(self.widest, self._under_way)
+        pushed = False
+        while not pushed:
+            try:
+                self._table.push(keys, more)
+                pushed = True
+            except tb.Unavailable as error:
+                # Left open, it is this client's to settle; not begun, it is ours to push again.
+                pushed = "has not begun" not in str(error)
+        self._under_way -= 1
+
+
+def duplicated_and_reordered(seed: int) -> tuple[Counter[str], int]:
+    """One run of T4: three clients, two of them ranked, through duplicates, losses and delays up to 200 ms.
+
+    Each has as many as OPEN_MAX steps open at once, which come to the servers in any order. Returns what struck,
+    and by how many steps a push was overtaken at most.
+    """
     where = f"REPRO: seed {seed} of tests/faults/test_exactly_once.py"
     services = [Service(index=i, servers=2, tables=[ORACLE], epoch=i + 1) for i in range(2)]
     faults = Faults(drop_request=0.05, drop_answer=0.1, duplicate=0.2, delay=0.2)
     network = Network(services, faults, seed)
-    random = np.random.default_rng(seed)
     total = Total()
-    clients = [connect(network, rank, timeout=60.0) for rank in (0, 1, None)]
-    tables = [client.table("oracle") for client in clients]
-    for client in clients:
-        # A deadline shorter than the worst delays: some steps are left open, and sent again before the next.
-        client._session.timeout = float(random.uniform(0.25, 5.0))
-    for step in range(12):
-        for number in range(len(clients)):
-            keys = random.integers(0, 40, int(random.integers(1, 25)), dtype=np.uint64)
-            unique = np.unique(keys)
-            more = amounts(number, step, unique)
-            total.add(unique, more)
-            pushed = False
-            while not pushed:
-                try:
-                    tables[number].push(unique, more)
-                    pushed = True
-                except tb.Unavailable as error:
-                    # Left open, it is this client's to settle; not begun, it is ours to push again.
-                    pushed = "has not begun" not in str(error)
-            if random.random() < 0.1:
-                network.sleep(1.0)
-    for client in clients:
+    widths = (OPEN_MAX, network.random.randint(1, OPEN_MAX), network.random.randint(1, OPEN_MAX))
+    pushers = [
+        Pusher(network, number, rank, width, total)
+        for number, (rank, width) in enumerate(zip((0, 1, None), widths, strict=True))
+    ]
+    network.run()
+    assert tuple(pusher.widest for pusher in pushers) == widths, where
+    for pusher in pushers:
+        session = pusher.client._session
         for _ in range(100):
             try:
-                client._session.flush(client._session.deadline())
+                session.flush(session.deadline())
                 break
             except tb.Unavailable:
                 network.sleep(1.0)
-        assert client._session.unsettled == [], where
+        assert session.unsettled == [], where
+        # No number was left out: as many steps as pushes.
+        assert (session.ledger.oldest, session.ledger.next) == (pusher.steps, pusher.steps), where
     network.settle()
     total.check(services, where)
     counted = [counters(service) for service in services]
     assert sum(one["duplicates_changed"] for one in counted) == 0, where
     network.struck["applied before"] = sum(one["duplicates"] for one in counted)
-    return network.struck
+    return network.struck, network.farthest
 
 
 def over_seeds(seeds: range) -> None:
     """T4 for each seed; over all of them every fault must have struck, each seed's share being small."""
     struck: Counter[str] = Counter()
+    farthest: list[int] = []
     for seed in seeds:
-        struck += duplicated_and_reordered(seed)
+        of_seed, far = duplicated_and_reordered(seed)
+        struck += of_seed
+        farthest.append(far)
+        # Steps came in another order than they were numbered in, and not by one place only.
+        assert of_seed["overtaken"] >= 10 and far >= 4, f"seed {seed}: {of_seed}, by {far} steps at most"
     for fault in ("duplicate", "drop_request", "drop_answer", "applied before"):
         assert struck[fault] >= len(seeds), f"seeds {seeds}: {fault} struck {struck[fault]} times"
+    far_enough = sum(far >= OPEN_MAX - 1 for far in farthest)
+    assert far_enough >= len(seeds) // 4, f"seeds {seeds}: overtaken by at most {farthest} steps"
 
 
 @pytest.mark.parametrize("first", range(1, 501, 50))
 def test_T4_G1_duplicates_losses_and_reordering_add_up_exactly(first: int) -> None:
-    """Over 500 seeds of doubled, lost and late messages, every row is the sum of its pushes."""
+    """Over 500 seeds of doubled, lost and late messages, 16 steps of a client side by side, rows are sums of pushes."""
     over_seeds(range(first, first + 50))
+
+
+def test_T4_the_same_seed_is_the_same_run() -> None:
+    """Threads or not: what struck, and in which order steps came, is the seed's."""
+    assert duplicated_and_reordered(7) == duplicated_and_reordered(7)
 
 
 @pytest.mark.parametrize("seed", range(5))

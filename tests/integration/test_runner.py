@@ -226,14 +226,15 @@ def test_a_failed_worker_is_started_again_with_its_rank(tmp_path: Path) -> None:
 
 
 def test_a_job_fails_with_its_cause_when_no_restart_is_left(tmp_path: Path) -> None:
-    """One line names the worker, its exit code, the restarts used, the log; the last run's report is gone."""
+    """One line has the worker, its exit code and last line, the restarts used, the log; no report is left."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.json").write_text("{}")
     job = job_of(FAILS, workers=1, failurePolicy={"maxRestarts": 1})
     with running(tmp_path, job, "--output", "json") as runner:
         code, out, err = runner.end()
     cause = (
-        "worker 0 exited with code 7 and no restart is left (1 of 1 used); its log is run/logs/worker-0.log"
+        "worker 0 exited with code 7 (about to fail) and no restart is left (1 of 1 used); "
+        "its log is run/logs/worker-0.log"
     )
     assert code == 1
     assert err.splitlines()[-1] == f"tablebay: error: {cause}"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
+import random
 import re
+from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tablebay as tb
 from tablebay.examples.flights import data
 
 FOLDER = resources.files("tablebay.examples.flights")
@@ -134,3 +139,101 @@ def test_an_unknown_split_is_refused(examples: data.Examples) -> None:
     """The error names the split that was found and those that exist."""
     with pytest.raises(ValueError, match="split is 'weekly', wanted one of random, time"):
         data.split(examples, "weekly")
+
+
+Read = Callable[[bytes], str]
+
+
+@pytest.fixture
+def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Puts bytes in the place of flights.npz; what `load` says of them, which is one line that names the file."""
+    file = tmp_path / "flights.npz"
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+
+    def read(content: bytes) -> str:
+        file.write_bytes(content)
+        with pytest.raises(tb.TablebayError) as raised:
+            data.load()
+        text = str(raised.value)
+        assert "\n" not in text
+        assert text.startswith(f"{file}: found a damaged file ("), text
+        assert text.endswith("wanted the one that comes with Tablebay; install it again"), text
+        return text
+
+    return read
+
+
+@pytest.mark.parametrize("kept", [0.0, 1e-5, 0.001, 0.5, 0.999999])
+def test_a_data_file_cut_short_is_said_to_be_damaged(refusal: Read, kept: float) -> None:
+    """Empty, or without its end, where a zip file's list of contents is."""
+    content = FOLDER.joinpath("flights.npz").read_bytes()
+    assert "(File is not a zip file)" in refusal(content[: int(kept * len(content))])
+
+
+def test_a_data_file_with_a_changed_byte_is_said_to_be_damaged(refusal: Read) -> None:
+    """Wherever the bit lies in a column: the column's checksum is compared before anything is made of it."""
+    content = FOLDER.joinpath("flights.npz").read_bytes()
+    for seed in range(30):
+        damaged = bytearray(content)
+        # Not in the headers at both ends, some of whose bytes mean nothing: times, versions.
+        chance = random.Random(seed)
+        damaged[chance.randrange(200, len(content) - 5000)] ^= 1 << chance.randrange(8)
+        try:
+            text = refusal(bytes(damaged))
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}") from error
+        assert re.search(
+            r"Bad CRC-32 for file '\w+\.npy'|while decompressing|Bad magic|in directory", text
+        ), f"seed {seed}: {text}"
+
+
+def test_a_changed_byte_anywhere_is_refused_or_changes_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the zip file's own headers too: TablebayError, or the columns as they were; never another error."""
+    small = {name: np.arange(1, 13, dtype=np.int16) for name in data.COLUMNS}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **small)  # type: ignore[arg-type]
+    content = buffer.getvalue()
+    file = tmp_path / "flights.npz"
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    refused = 0
+    positions = range(0, len(content), 3)
+    for position in positions:
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << random.Random(position).randrange(8)
+        file.write_bytes(damaged)
+        said = ""
+        try:
+            found = data.columns()
+        except tb.TablebayError as error:
+            said = str(error)
+        if said:
+            assert "\n" not in said and str(file) in said, f"byte {position}: {said}"
+            refused += 1
+        else:
+            assert all(np.array_equal(found[name], small[name]) for name in small), f"byte {position}"
+    assert refused > len(positions) // 2
+
+
+def test_a_data_file_with_other_columns_is_said_to_be_damaged(refusal: Read) -> None:
+    """A sound archive that is not the flights: the column that is missing, or lengths that differ, are named."""
+    small = {name: np.arange(1, 13, dtype=np.int16) for name in data.COLUMNS}
+
+    def packed(**changed: np.ndarray[tuple[int, ...], np.dtype[np.int16]]) -> bytes:
+        buffer = io.BytesIO()
+        np.savez(buffer, **{**small, **changed})  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    assert "(its columns have lengths [7, 12])" in refusal(packed(dest=small["dest"][:7]))
+    assert "unsized" in refusal(packed(hour=np.array(5, np.int16)))
+    del small["tailnum"]
+    assert "(it has no column 'tailnum')" in refusal(packed())
+    assert "allow_pickle=False" in refusal(packed(tailnum=np.array([None] * 12)))
+
+
+def test_a_data_file_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a damaged one is."""
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
+    with pytest.raises(tb.TablebayError, match=r"flights\.npz: found a damaged file \(.*No such file"):
+        data.load()

@@ -178,7 +178,10 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ("spec.checkpoint", {"destination": "pvc://a/b"}, "spec.checkpoint: unknown field"),
         ("spec.durability", {"mode": "wal"}, "spec.durability: unknown field"),
         ("spec.suspend", False, "spec.suspend: unknown field"),
-        ("spec.scheduling", {}, "spec.scheduling: unknown field"),
+        ("spec.scheduling", {"gang": "Kueue"}, "spec.scheduling.gang: unknown field"),
+        ("spec.servers.podDisruptionBudget", {}, "spec.servers.podDisruptionBudget: unknown field"),
+        ("spec.workers.minReplicas", 1, "spec.workers.minReplicas: unknown field; did you mean replicas?"),
+        ("spec.workers.template.sepc", {}, "spec.workers.template.sepc: unknown field; did you mean spec?"),
         ("status", {}, "status: unknown field; known here: apiVersion, kind, metadata, spec"),
         ("metadata.uid", "x", "metadata.uid: unknown field"),
         # Row 4: what must be there.
@@ -269,7 +272,41 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ("spec.image", "", "spec.image: found '', wanted the name of an image"),
         ("spec.image", "a b", "spec.image: found 'a b', wanted the name of an image"),
         ("spec.servers.image", "a b", "spec.servers.image: found 'a b', wanted the name of an image"),
+        # Row 11: sizes of volumes.
+        ("spec.servers.storage", {}, "spec.servers.storage.size: a required field is missing"),
+        *(
+            (
+                "spec.servers.storage",
+                {"size": size},
+                f"spec.servers.storage.size: found {size!r}, wanted a quantity above 0 such as 10Gi",
+            )
+            for size in ("1.5x", "1e400", "0", "-1Gi", "500m", "8Ei")
+        ),
+        (
+            "spec.servers.storage",
+            {"size": "1Gi", "storageClassName": "Fast"},
+            "storageClassName: found 'Fast', wanted the name of an object",
+        ),
+        (
+            "spec.servers.storage",
+            {"size": "1Gi", "retention": {"whenDeleted": "Keep"}},
+            "retention.whenDeleted: found 'Keep', wanted one of Delete, Retain",
+        ),
+        ("spec.servers.onFinish", "Serve", "onFinish: found 'Serve', wanted one of Delete, Retain"),
+        ("spec.scheduling", {"priorityClassName": "a b"}, "priorityClassName: found 'a b', wanted the name"),
+        ("spec.monitoring", {"podMonitor": True}, "found true, wanted one of Auto, Enabled, Disabled"),
         # Policies.
+        (
+            "spec.runPolicy",
+            {"ttlSecondsAfterFinished": "7 days"},
+            "ttlSecondsAfterFinished: found '7 days', wanted an integer from 0 to 2147483647",
+        ),
+        ("spec.runPolicy", {"ttlSecondsAfterFinished": -1}, "found -1, wanted an integer from 0"),
+        (
+            "spec.runPolicy",
+            {"cleanPolicy": {"onSuccess": "none"}},
+            "cleanPolicy.onSuccess: found 'none', wanted one of All, Running, None",
+        ),
         (
             "spec.runPolicy.activeDeadlineSeconds",
             0,
@@ -345,6 +382,123 @@ def test_each_bad_field_of_the_container_is_named(field: str, value: Any, wanted
     found = problems(in_worker(field, value))
     assert len(found) == 1, found
     assert wanted in found[0]
+
+
+POD = "spec.workers.template.spec"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("hostNetwork", True, f"{POD}.hostNetwork: found true, wanted false, or no such field"),
+        ("hostPID", True, f"{POD}.hostPID: found true, wanted false, or no such field"),
+        ("hostIPC", True, f"{POD}.hostIPC: found true, wanted false, or no such field"),
+        ("serviceAccountName", "admin", f"{POD}.serviceAccountName: found 'admin', wanted no such field"),
+        ("serviceAccount", "admin", f"{POD}.serviceAccount: found 'admin', wanted no such field"),
+        (
+            "volumes",
+            [{"name": "a", "emptyDir": {}}, {"name": "b", "hostPath": {"path": "/"}}],
+            f"{POD}.volumes[1].hostPath: found a mapping, wanted another kind of volume",
+        ),
+        (
+            "securityContext",
+            {"runAsUser": 0},
+            f"{POD}.securityContext.runAsUser: found 0, wanted the number of a user other than root",
+        ),
+        (
+            "securityContext",
+            {"runAsNonRoot": False},
+            f"{POD}.securityContext.runAsNonRoot: found false, wanted true",
+        ),
+        (
+            "containers.0.securityContext",
+            {"privileged": True},
+            f"{CONTAINER}.securityContext.privileged: found true, wanted false",
+        ),
+        (
+            "containers.0.securityContext",
+            {"allowPrivilegeEscalation": True},
+            f"{CONTAINER}.securityContext.allowPrivilegeEscalation: found true, wanted false",
+        ),
+        (
+            "containers.0.securityContext",
+            {"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}},
+            f"{CONTAINER}.securityContext.capabilities.add: found a list of 1, wanted at most 0",
+        ),
+        (
+            "containers.0.securityContext",
+            {"runAsUser": 0},
+            f"{CONTAINER}.securityContext.runAsUser: found 0, wanted the number of a user",
+        ),
+        (
+            "containers.0.ports",
+            [{"containerPort": 1, "hostPort": 1}],
+            f"{CONTAINER}.ports[0].hostPort: found 1, wanted no such field",
+        ),
+        (
+            "initContainers",
+            [{"name": "first", "securityContext": {"privileged": True}}],
+            f"{POD}.initContainers[0].securityContext.privileged: found true, wanted false",
+        ),
+    ],
+)
+def test_a_template_gives_no_power_over_the_node(field: str, value: Any, wanted: str) -> None:
+    """What would take a pod out of its bounds is refused by its path, for workers and for servers (row 13)."""
+    found = problems(changed(f"{POD}.{field}", value))
+    assert len(found) == 1, found
+    assert wanted in found[0]
+    servers = changed(f"{POD}.{field}", value)["spec"]["workers"]["template"]
+    found = problems(changed("spec.servers.template", servers))
+    assert len(found) == 1, found
+    assert wanted.replace("workers", "servers", 1) in found[0]
+
+
+def test_what_bounds_a_pod_more_is_taken() -> None:
+    """A template may say itself what Tablebay wants of every pod."""
+    security = {"runAsUser": 1000, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    job = changed(f"{POD}.securityContext", security)
+    pod = job["spec"]["workers"]["template"]["spec"]
+    pod |= {"hostNetwork": False, "hostPID": False, "volumes": [{"name": "a", "emptyDir": {}}]}
+    pod["containers"][0] |= {
+        "securityContext": {
+            "privileged": False,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "ports": [{"containerPort": 8000}],
+    }
+    template = parse_job(job).spec.workers.template.model_dump(by_alias=True, exclude_unset=True)
+    assert template == job["spec"]["workers"]["template"]
+
+
+def test_what_a_cluster_does_at_the_end_has_its_defaults() -> None:
+    """Without a word on it, servers go, pods that failed stay, and a job is never deleted by itself."""
+    spec = parse_job(GOOD).spec
+    assert (spec.servers.on_finish, spec.servers.storage) == ("Delete", None)
+    assert spec.run_policy.ttl_seconds_after_finished is None
+    assert spec.run_policy.clean_policy.on_success == "Running"
+    assert spec.run_policy.clean_policy.on_failure == "None"
+    assert (spec.scheduling.priority_class_name, spec.scheduling.scheduler_name) == ("", "")
+    assert spec.monitoring.pod_monitor == "Auto"
+
+
+def test_storage_is_taken_as_kubernetes_writes_it() -> None:
+    """A size may be a quantity or a number of bytes; the rest has defaults."""
+    storage = parse_job(changed("spec.servers.storage", {"size": "1.5Gi"})).spec.servers.storage
+    assert storage is not None
+    assert (storage.size, storage.storage_class_name) == ("1.5Gi", None)
+    assert storage.retention.when_deleted == "Delete"
+    parse_job(changed("spec.servers.storage", {"size": 1 << 30}))
+
+
+@pytest.mark.parametrize("place", ["tables.0", "tableDefaults"])
+def test_a_seed_that_json_would_round_is_refused(place: str) -> None:
+    """A cluster would train with another seed than this machine, so both refuse it, once."""
+    found = problems(changed(f"spec.{place}.seed", 2**53))
+    assert len(found) == 1, found
+    assert f"found {2**53}" in found[0]
+    assert f"wanted an integer from 0 to {2**53 - 1}" in found[0]
+    parse_job(changed(f"spec.{place}.seed", 2**53 - 1))
 
 
 def test_the_logging_variables_belong_to_the_user() -> None:

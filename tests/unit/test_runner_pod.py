@@ -109,6 +109,14 @@ def test_what_only_a_cluster_gives_is_listed_by_its_path() -> None:
     job["spec"]["servers"]["template"] = {
         "spec": {"containers": [{"name": "server", "env": [{"name": "A", "value": "1"}]}]}
     }
+    job["spec"]["servers"] |= {"storage": {"size": "1Gi"}, "onFinish": "Retain"}
+    job["spec"]["runPolicy"] = {
+        "activeDeadlineSeconds": 60,
+        "ttlSecondsAfterFinished": 60,
+        "cleanPolicy": {"onSuccess": "All"},
+    }
+    job["spec"]["scheduling"] = {"priorityClassName": "prod", "schedulerName": ""}
+    job["spec"]["monitoring"] = {"podMonitor": "Disabled"}
     template = job["spec"]["workers"]["template"]
     template["metadata"] = {"labels": {"a": "b"}}
     template["spec"]["nodeSelector"] = {"disk": "nvme"}
@@ -122,6 +130,12 @@ def test_what_only_a_cluster_gives_is_listed_by_its_path() -> None:
         [
             "metadata.namespace",
             "spec.image",
+            "spec.servers.storage",
+            "spec.servers.onFinish",
+            "spec.runPolicy.ttlSecondsAfterFinished",
+            "spec.runPolicy.cleanPolicy",
+            "spec.scheduling.priorityClassName",
+            "spec.monitoring.podMonitor",
             "spec.workers.template.metadata",
             f"{where}.nodeSelector",
             f"{where}.containers[worker].resources",

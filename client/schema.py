@@ -1,0 +1,524 @@
+"""The CRD of TrainingJob, generated from the job file's model: `python -m tablebay.client.schema > FILE`.
+
+Fields, bounds and texts are the model's (client/job.py). What is added here is what the model cannot say: rules
+(CEL) on what may change in a job that exists and on what fields say together, the status, and the columns of
+`kubectl get`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from tablebay.client.job import API_VERSION, JOB_NAME_CHARACTERS_MAX, KIND, SEED_MAX, JobName, TrainingJob
+from tablebay.client.tables import Uniform
+
+PLURAL = "trainingjobs"
+GROUP, VERSION = API_VERSION.split("/")
+
+Schema = dict[str, Any]
+
+# Kept of a JSON schema; the rest is for other readers.
+_KEPT = (
+    "description",
+    "type",
+    "enum",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "maxItems",
+    "required",
+)
+_INT32_MAX = 2**31 - 1
+# A pod has some forty fields.
+_TEMPLATE_FIELDS_MAX = 64
+
+_OF_A_TABLE = {
+    "name": "The table's name, by which the workers' code opens it.",
+    "dim": "Numbers in a row; from tableDefaults if not given.",
+    "dtype": "What the numbers are; float32 if not given.",
+    "optimizer": "What a push does to a row. Only learningRate may change in a job that exists.",
+    "initializer": "How a row begins.",
+    "seed": "Rows begin as a function of it, the table's name, the key and the column.",
+    "nonFinite": "What a gradient with NaN or infinity gets; Reject if not given.",
+}
+# Of an optimizer, what a running server takes.
+_LIVE = frozenset({"learningRate"})
+
+
+def crd() -> Schema:
+    """The CustomResourceDefinition."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["tj"],
+                "categories": ["all", "training"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "additionalPrinterColumns": _columns(),
+                    "subresources": {
+                        "status": {},
+                        "scale": {
+                            "specReplicasPath": ".spec.workers.replicas",
+                            "statusReplicasPath": ".status.workers.replicas",
+                            "labelSelectorPath": ".status.workers.selector",
+                        },
+                    },
+                    "schema": {"openAPIV3Schema": _root()},
+                }
+            ],
+        },
+    }
+
+
+def text() -> str:
+    """The CRD as YAML."""
+    head = "# Generated from client/job.py by `make crd`; do not edit.\n"
+    return head + yaml.dump(
+        crd(), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True, default_flow_style=False
+    )
+
+
+class _Code(str):
+    """CEL, which YAML's quotes would make hard to read."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_representer(
+    _Code, lambda dumper, code: dumper.represent_scalar("tag:yaml.org,2002:str", code, style="|")
+)
+
+
+def _columns() -> list[Schema]:
+    def column(name: str, kind: str, path: str) -> Schema:
+        return {"name": name, "type": kind, "jsonPath": path}
+
+    return [
+        column("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
+        column("State", "string", '.status.conditions[?(@.type=="Ready")].reason'),
+        column("Servers", "string", ".status.servers.readyText"),
+        column("Workers", "string", ".status.workers.readyText"),
+        column("Step", "integer", ".status.progress.step"),
+        column("AUC", "number", ".status.progress.auc"),
+        column("Restarts", "integer", ".status.restarts.total"),
+        column("Age", "date", ".metadata.creationTimestamp"),
+    ]
+
+
+# ---- spec
+
+
+def _root() -> Schema:
+    spec = _Converter(TrainingJob.model_json_schema(by_alias=True, mode="validation")).spec()
+    _add_rules(spec)
+    name = TypeAdapter(JobName).json_schema()
+    return {
+        "description": "A training job with a parameter server: servers that hold tables, workers that train.",
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": _status(),
+        },
+        "x-kubernetes-validations": [
+            _rule(
+                f"self.metadata.name.size() <= {JOB_NAME_CHARACTERS_MAX} "
+                f"&& self.metadata.name.matches('{name['pattern']}')",
+                f"metadata.name: wanted {name['x-wanted']}",
+                says=f"'metadata.name: found ' + self.metadata.name + ', wanted {_quoted(name['x-wanted'])}'",
+            )
+        ],
+    }
+
+
+class _Converter:
+    """Pydantic's JSON schema as the structural schema that a CRD wants."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._definitions: Mapping[str, Any] = root["$defs"]
+
+    def spec(self) -> Schema:
+        """The schema of `spec`, without rules that span fields."""
+        spec = self._converted(self._root["properties"]["spec"])
+        tables = spec["properties"]["tables"]
+        tables |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+        table, defaults = tables["items"], spec["properties"]["tableDefaults"]
+        # The rest may come from tableDefaults.
+        table["required"] = ["name"]
+        table["properties"]["seed"]["maximum"] = SEED_MAX
+        for part in (table, defaults):
+            for name, field in part["properties"].items():
+                part["properties"][name] = {
+                    "description": _OF_A_TABLE[name],
+                    **_without(field, "description"),
+                }
+        return spec
+
+    def _converted(self, schema: Mapping[str, Any]) -> Schema:
+        if "$ref" in schema:
+            name = schema["$ref"].rsplit("/", 1)[1]
+            beside = _without(schema, "$ref")
+            if name == "PodTemplate":
+                return _template(self._definitions[name]["description"])
+            return self._converted({**self._definitions[name], **beside})
+        if schema.get("x-quantity"):
+            return _quantity(schema)
+        if "discriminator" in schema:
+            return self._union(schema)
+        if "anyOf" in schema:
+            (member,) = (one for one in schema["anyOf"] if one.get("type") != "null")
+            return self._converted({**member, **_without(schema, "anyOf", "default", "title")})
+        result = {key: schema[key] for key in _KEPT if key in schema}
+        if "const" in schema:
+            result["enum"] = [schema["const"]]
+        if result.get("type") == "integer":
+            result["format"] = "int32" if schema.get("maximum", 2**63) <= _INT32_MAX else "int64"
+        if "items" in schema:
+            result["items"] = self._converted(schema["items"])
+        if "properties" in schema:
+            result["properties"] = {
+                name: self._converted(field) for name, field in schema["properties"].items()
+            }
+        return result
+
+    def _union(self, schema: Mapping[str, Any]) -> Schema:
+        """One object with the fields of all members, and a rule for each field that not all of them have."""
+        members = {
+            tag: self._converted({"$ref": reference})
+            for tag, reference in schema["discriminator"]["mapping"].items()
+        }
+        properties: Schema = {"type": {"type": "string", "enum": sorted(members)}}
+        owners: dict[str, list[str]] = {}
+        for tag, member in sorted(members.items()):
+            for name, field in _without(member["properties"], "type").items():
+                if properties.setdefault(name, field) != field:
+                    raise AssertionError(f"{name} has other bounds in {tag} than in {owners[name]}")
+                owners.setdefault(name, []).append(tag)
+        rules = [
+            _rule(
+                f"!has(self.{name}) || self.type in [{', '.join(map(repr, tags))}]",
+                f"{name} is a field of {', '.join(tags)} alone",
+                says=f"'{name} is a field of {', '.join(tags)}, not of ' + self.type",
+                field=f".{name}",
+                reason="FieldValueForbidden",
+            )
+            for name, tags in owners.items()
+        ]
+        rules += [
+            _rule(
+                f"self.type != '{tag}' || has(self.{name})",
+                f"{tag} wants {name}",
+                field=f".{name}",
+                reason="FieldValueRequired",
+            )
+            for tag, member in sorted(members.items())
+            for name in member.get("required", [])
+            if name != "type"
+        ]
+        return {
+            "type": "object",
+            "required": ["type"],
+            "properties": properties,
+            "x-kubernetes-validations": rules,
+        }
+
+
+def _without(schema: Mapping[str, Any], *names: str) -> Schema:
+    return {key: value for key, value in schema.items() if key not in names}
+
+
+def _quantity(schema: Mapping[str, Any]) -> Schema:
+    found = "(type(self) == int ? string(self) : self)"
+    wanted = schema["x-wanted"]
+    return {
+        **({"description": schema["description"]} if "description" in schema else {}),
+        "x-kubernetes-int-or-string": True,
+        "maxLength": next(one["maxLength"] for one in schema["anyOf"] if "maxLength" in one),
+        "x-kubernetes-validations": [
+            _rule(
+                # The API server takes any quantity from 2^63 - 1 up for 2^63 - 1, once it could read its exponent.
+                "type(self) == int ? self > 0 : (isQuantity(self) && !self.matches('[eE][+-]?[0-9]{3,}') "
+                "&& !quantity(self).isLessThan(quantity('1')) "
+                f"&& quantity(self).isLessThan(quantity('{2**63 - 1}')))",
+                f"wanted {wanted}",
+                says=f"'found ' + {found} + ', wanted {_quoted(wanted)}'",
+            )
+        ],
+    }
+
+
+def _template(description: str) -> Schema:
+    """Any pod template. The values have no type, so that equality compares them whole and to any depth."""
+
+    def anything(words: str) -> Schema:
+        return {
+            "description": words,
+            "type": "object",
+            "maxProperties": _TEMPLATE_FIELDS_MAX,
+            "additionalProperties": {"x-kubernetes-preserve-unknown-fields": True, "nullable": True},
+        }
+
+    return {
+        "description": description,
+        "type": "object",
+        "properties": {
+            "metadata": anything("Labels and annotations of the pods."),
+            "spec": anything("Any field of a pod's spec that gives the pod no power over its node."),
+        },
+    }
+
+
+# ---- rules
+
+
+def _rule(rule: str, message: str, *, says: str = "", field: str = "", reason: str = "") -> Schema:
+    """A CEL rule. says: an expression for a message with the value found; message stands in where it fails."""
+    found: Schema = {"rule": _Code(rule), "message": message}
+    if says:
+        found["messageExpression"] = _Code(says)
+    if field:
+        found["fieldPath"] = field
+    if reason:
+        found["reason"] = reason
+    return found
+
+
+def _quoted(words: str) -> str:
+    """Words as they stand within '…' in CEL."""
+    return words.replace("\\", "\\\\").replace("'", "\\'")
+
+
+def _fixed(schema: Schema) -> list[Schema]:
+    """A rule for each field of `schema`: it never changes in a job that exists."""
+    required = schema.get("required", ())
+    return [_fixed_field(name, field, name in required) for name, field in schema["properties"].items()]
+
+
+def _fixed_field(name: str, schema: Schema, required: bool) -> Schema:
+    words = f"{name} cannot change in a job that exists"
+    scalar = schema.get("type") in ("string", "integer", "number")
+
+    def shown(side: str) -> str:
+        value = f"{side}.{name}" if schema["type"] == "string" else f"string({side}.{name})"
+        return value if required else f"(has({side}.{name}) ? {value} : 'none')"
+
+    same = f"self.{name} == oldSelf.{name}"
+    if not required:
+        same = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})"
+    return _rule(
+        same,
+        f"{words}; undo the change, or delete the job and make it anew",
+        # format() is the one way to show a number whose cost the API server can bound.
+        says=f"'{words}: found %s, wanted %s'.format([{shown('self')}, {shown('oldSelf')}])"
+        if scalar
+        else "",
+        field=f".{name}",
+        reason="FieldValueForbidden",
+    )
+
+
+def _comes_or_goes(name: str) -> Schema:
+    """A rule: the field is neither added to a job that exists nor taken away."""
+    return _rule(
+        f"has(self.{name}) == has(oldSelf.{name})",
+        f"{name} cannot be added to a job that exists, nor taken away",
+        field=f".{name}",
+        reason="FieldValueForbidden",
+    )
+
+
+def _add_rules(spec: Schema) -> None:
+    fields = spec["properties"]
+    table, defaults = fields["tables"]["items"], fields["tableDefaults"]
+    for part in (table, defaults):
+        _put(part, _table_rules(part))
+    servers, workers, scheduling = fields["servers"], fields["workers"], fields["scheduling"]
+    _put(servers, _fixed(servers))
+    _put(workers, _fixed(_only(workers, "template")))
+    _put(scheduling, _fixed(scheduling))
+    gone = "oldSelf.tables.filter(o, !has(self.tables) || !self.tables.exists(n, n.name == o.name))"
+    # The defaults are taken whole; see with_table_defaults in client/job.py.
+    of_defaults = "has(self.tableDefaults) && has(self.tableDefaults"
+    dtype = f"(has(t.dtype) ? t.dtype : ({of_defaults}.dtype) ? self.tableDefaults.dtype : 'float32'))"
+    _put(
+        spec,
+        [
+            *_fixed(_only(spec, "image")),
+            _comes_or_goes("tableDefaults"),
+            _comes_or_goes("scheduling"),
+            _rule(
+                "!has(oldSelf.tables) || (has(self.tables) "
+                "&& oldSelf.tables.all(o, self.tables.exists(n, n.name == o.name)))",
+                "a table cannot be taken out of a job that exists: its rows would be lost",
+                says="'a table cannot be taken out of a job that exists: its rows would be lost; missing: %s' "
+                f".format([{gone}.map(o, o.name)])",
+                field=".tables",
+                reason="FieldValueForbidden",
+            ),
+            _rule(
+                f"!has(self.tables) || ({of_defaults}.dim)) || self.tables.all(t, has(t.dim))",
+                "each table wants dim, its own or that of tableDefaults",
+                says="'dim is missing, wanted it in each table or in tableDefaults; tables without: %s' "
+                ".format([self.tables.filter(t, !has(t.dim)).map(t, t.name)])",
+                field=".tables",
+                reason="FieldValueRequired",
+            ),
+            *(
+                _rule(
+                    f"!has(self.tables) || self.tables.all(t, {dtype} != 'int64' "
+                    f"|| (has(t.{name}) ? t.{name}.type == '{only}' "
+                    f": (!({of_defaults}.{name})) || self.tableDefaults.{name}.type == '{only}')))",
+                    f"a table of dtype int64 wants {name} {only}",
+                    field=".tables",
+                )
+                for name, only in (("optimizer", "Add"), ("initializer", "Zeros"))
+            ),
+        ],
+    )
+
+
+def _table_rules(table: Schema) -> list[Schema]:
+    """What never changes of a table, or of the defaults; what an optimizer's fields say together."""
+    optimizer, initializer = table["properties"]["optimizer"], table["properties"]["initializer"]
+    both = "has(self.initialAccumulator) && self.initialAccumulator == 0.0"
+    _put(
+        optimizer,
+        [
+            *_fixed(_only(optimizer, *(name for name in optimizer["properties"] if name not in _LIVE))),
+            _rule(
+                "!has(self.epsilon) || self.epsilon > 0.0 || "
+                f"!(self.type == 'Adam' || (self.type == 'Adagrad' && {both}))",
+                "epsilon is 0, so that a zero gradient would divide 0 by 0; wanted more than 0",
+                field=".epsilon",
+            ),
+        ],
+    )
+    _put(
+        initializer,
+        [
+            _rule(
+                f"self.type != 'Uniform' || (has(self.low) ? self.low : {Uniform().low}) "
+                f"<= (has(self.high) ? self.high : {Uniform().high})",
+                "low is above high; wanted low <= high",
+                field=".low",
+            )
+        ],
+    )
+    fixed = (name for name in table["properties"] if name not in ("name", "optimizer"))
+    return [*_fixed(_only(table, *fixed)), _comes_or_goes("optimizer")]
+
+
+def _only(schema: Schema, *names: str) -> Schema:
+    """`schema` with these fields alone."""
+    return {**schema, "properties": {name: schema["properties"][name] for name in names}}
+
+
+def _put(schema: Schema, rules: list[Schema]) -> None:
+    schema.setdefault("x-kubernetes-validations", []).extend(rules)
+
+
+# ---- status
+
+
+def _status() -> Schema:
+    count: Schema = {"type": "integer", "format": "int32", "minimum": 0}
+    large: Schema = {"type": "integer", "format": "int64", "minimum": 0}
+    number: Schema = {"type": "number"}
+    time: Schema = {"type": "string", "format": "date-time", "maxLength": 64}
+
+    def string(characters: int) -> Schema:
+        return {"type": "string", "maxLength": characters}
+
+    def fields(**properties: Schema) -> Schema:
+        return {"type": "object", "properties": properties}
+
+    condition = {
+        **fields(
+            type={**string(316), "minLength": 1},
+            status={"type": "string", "enum": ["True", "False", "Unknown"]},
+            observedGeneration=large,
+            lastTransitionTime=time,
+            reason={**string(1024), "pattern": r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"},
+            message=string(32768),
+        ),
+        "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+    }
+    return {
+        "description": "What the operator last saw. It is written by the operator alone, and decides nothing.",
+        **fields(
+            observedGeneration=large,
+            conditions={
+                "type": "array",
+                "maxItems": 12,
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+                "items": condition,
+            },
+            startTime=time,
+            completionTime=time,
+            servers=fields(
+                replicas=count, ready=count, readyText=string(32), image=string(1024), epoch=large
+            ),
+            workers=fields(
+                replicas=count,
+                ready=count,
+                succeeded=count,
+                failed=count,
+                readyText=string(32),
+                selector=string(512),
+            ),
+            restarts=fields(total=count),
+            progress=fields(
+                step=large,
+                loss=number,
+                auc=number,
+                logloss=number,
+                examplesPerSecond=number,
+                updatedTime=time,
+            ),
+            firstFailure={
+                "description": "What failed first; kept when the pods are gone.",
+                **fields(
+                    pod=string(253),
+                    node=string(253),
+                    container=string(63),
+                    exitCode={"type": "integer", "format": "int32"},
+                    signal={"type": "integer", "format": "int32"},
+                    reason=string(1024),
+                    message=string(1024),
+                    time=time,
+                ),
+            },
+        ),
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(text())

@@ -1,0 +1,65 @@
+"""The conditions of a TrainingJob: their types, their reasons, and the one place where they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+READY, SERVERS_READY, WORKERS_READY = "Ready", "ServersReady", "WorkersReady"
+COMPLETE, FAILED = "Complete", "Failed"
+
+# Why Ready is what it is.
+INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"
+STARTING_SERVERS, STARTING_WORKERS, TRAINING = "StartingServers", "StartingWorkers", "Training"
+COMPLETED = "Completed"
+SERVER_LOST, WORKERS_FAILED, DEADLINE_EXCEEDED = "ServerLost", "WorkersFailed", "DeadlineExceeded"
+
+MESSAGE_MAX = 1024
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a condition says now."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str = ""
+
+
+def conditions(
+    facts: Sequence[Fact], previous: Sequence[Mapping[str, Any]], *, generation: int, now: str
+) -> list[dict[str, Any]]:
+    """The list for the status. A condition's time changes only when its status does."""
+    before = {one.get("type"): one for one in previous}
+    result = []
+    for fact in facts:
+        status = "True" if fact.status else "False"
+        known = before.get(fact.type, {})
+        since = known.get("lastTransitionTime") if known.get("status") == status else None
+        result.append(
+            {
+                "type": fact.type,
+                "status": status,
+                "reason": fact.reason,
+                "message": fact.message[:MESSAGE_MAX],
+                "lastTransitionTime": since or now,
+                "observedGeneration": generation,
+            }
+        )
+    return result
+
+
+def found(status: Mapping[str, Any], type: str) -> Mapping[str, Any]:
+    """A condition of a status, or an empty mapping."""
+    for one in status.get("conditions") or ():
+        if one.get("type") == type:
+            result: Mapping[str, Any] = one
+            return result
+    return {}
+
+
+def is_true(status: Mapping[str, Any], type: str) -> bool:
+    """Whether a status has this condition, and it holds."""
+    return found(status, type).get("status") == "True"

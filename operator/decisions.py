@@ -1,0 +1,590 @@
+"""What to do for a job: pure. (job, what is observed, now) to a Plan; nothing here reads a clock or the network.
+
+A status is never taken for the truth about the world. It is read for three things that the world forgets: when a
+condition began to hold, what failed first, and, once the workers' Job itself is gone, how the job ended.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tablebay.operator import conditions as c
+from tablebay.operator import manifests
+from tablebay.operator.cluster import Manifest
+from tablebay.operator.conditions import Fact
+from tablebay.operator.manifests import SERVER, SERVER_CONTAINER, WORKER, Defaults, JobObject
+from tablebay.operator.projections import (
+    HASH_ANNOTATION,
+    IMAGE_ANNOTATION,
+    SERVERS_ANNOTATION,
+    Child,
+    Container,
+    Ended,
+    Pod,
+    StatefulSet,
+    WorkerJob,
+)
+
+# How long the servers are kept for the last report of the workers to be read.
+LAST_REPORT_S = 30.0
+CONFLICT_S = 5.0
+_HINT_MAX = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What the workers reported. values: of status.progress. last: read after the workers ended."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    last: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """A job's children. fresh: read from the API server for this decision, not from a cache.
+
+    settled: the generation at which the operator left each child, where it knows that.
+    """
+
+    children: Mapping[tuple[str, str], Child]
+    pods: Sequence[Pod]
+    progress: Progress = field(default_factory=Progress)
+    settled: Mapping[str, int] = field(default_factory=dict)
+    conflicts: Sequence[str] = ()
+    refusal: str = ""
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A merge patch of a child, on the condition that it is as observed."""
+
+    child: Child
+    body: Manifest
+
+
+@dataclass(frozen=True)
+class Happened:
+    """An Event for the job."""
+
+    kind: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do, in this order: confirm (decide again on fresh reads), apply, patch, delete, status.
+
+    first: these were never applied before, so their names must be free and the API server asked for its opinion.
+    """
+
+    confirm: bool = False
+    applies: Sequence[Manifest] = ()
+    first: bool = False
+    patches: Sequence[Patch] = ()
+    deletes: Sequence[tuple[str, str, str, str]] = ()  # kind, name, uid, resource version
+    delete_job: bool = False
+    status: Mapping[str, Any] = field(default_factory=dict)
+    events: Sequence[Happened] = ()
+    poll: Literal["", "running", "last"] = ""
+    again_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _End:
+    type: str
+    reason: str
+    message: str
+    at: str
+
+
+def invalid(
+    problems: Sequence[str], status: Mapping[str, Any], *, generation: int, now: datetime.datetime
+) -> Plan:
+    """For a job that the schema let through and the model refuses: say so, touch nothing."""
+    reason = c.INVALID_TEMPLATE if all(".template." in problem for problem in problems) else c.INVALID_SPEC
+    message = "; ".join(problems)
+    facts = [Fact(c.READY, False, reason, message)]
+    return _with_event(
+        Plan(status=_merged(status, facts, {}, generation=generation, now=now)),
+        status,
+        Happened("Warning", reason, message),
+    )
+
+
+def decide(
+    job: JobObject,
+    observed: Observed,
+    status: Mapping[str, Any],
+    defaults: Defaults,
+    now: datetime.datetime,
+) -> Plan:
+    """The next step for a job that the model accepts."""
+    if job.deleting:
+        # Owner references do the rest.
+        return Plan()
+    foreign = [f"{child.kind} {child.name}" for child in observed.children.values() if child.owner != job.uid]
+    if foreign or observed.conflicts:
+        return _conflicting(job, [*foreign, *observed.conflicts], status, now)
+    if observed.refusal:
+        return _refused(job, observed.refusal, status, now)
+    world = _World(job, observed)
+    end = _end(world, status)
+    if end is not None:
+        return _ending(world, end, status, now)
+    return _running(world, status, defaults, now)
+
+
+class _World:
+    """A job and its children, with the questions that decisions ask of them."""
+
+    def __init__(self, job: JobObject, observed: Observed) -> None:
+        self.job = job
+        self.observed = observed
+        self.servers = [pod for pod in observed.pods if pod.role == SERVER]
+        self.workers = [pod for pod in observed.pods if pod.role == WORKER]
+        found = observed.children.get(("StatefulSet", job.servers_name))
+        self.stateful_set = found if isinstance(found, StatefulSet) else None
+        found = observed.children.get(("Job", job.workers_name))
+        self.worker_job = found if isinstance(found, WorkerJob) else None
+
+    @property
+    def server_replicas(self) -> int:
+        return self.job.model.spec.servers.replicas
+
+    @property
+    def worker_replicas(self) -> int:
+        return self.job.model.spec.workers.replicas
+
+    def identities(self) -> dict[int, str]:
+        """Which container each ready server is now."""
+        result = {}
+        for pod in self.servers:
+            container = _named(pod, SERVER_CONTAINER)
+            if pod.ready and not pod.deleting and container is not None and container.running:
+                result[pod.index] = container.id
+        return result
+
+    @property
+    def servers_ready(self) -> int:
+        return sum(1 for index in self.identities() if index < self.server_replicas)
+
+    def lost_servers(self) -> list[tuple[int, str]]:
+        """The servers that are not those with which training began, and what is there instead."""
+        if self.worker_job is None:
+            return []
+        try:
+            recorded = json.loads(self.worker_job.annotations.get(SERVERS_ANNOTATION, "[]"))
+        except ValueError:
+            return []
+        lost = []
+        for index, identity in enumerate(recorded if isinstance(recorded, list) else ()):
+            pod = next((pod for pod in self.servers if pod.index == index), None)
+            container = None if pod is None else _named(pod, SERVER_CONTAINER)
+            if pod is None:
+                lost.append((index, "its pod is gone"))
+            elif container is None or not container.id:
+                lost.append((index, "its pod was replaced"))
+            elif container.id != identity:
+                before = container.ended_before
+                lost.append((index, f"its process {_how(before)}" if before else "its pod was replaced"))
+            elif container.ended is not None:
+                lost.append((index, f"its process {_how(container.ended)}"))
+        return lost
+
+
+def _named(pod: Pod, name: str) -> Container | None:
+    return next((one for one in pod.containers if one.name == name), None)
+
+
+def _how(ended: Ended) -> str:
+    if ended.reason == "OOMKilled":
+        return "was killed for its memory (OOMKilled)"
+    if ended.signal:
+        return f"was ended by signal {ended.signal}"
+    return f"ended with exit code {ended.exit_code}"
+
+
+# ---- how a job ends
+
+
+def _end(world: _World, status: Mapping[str, Any]) -> _End | None:
+    found = world.worker_job
+    if found is None:
+        # Whoever deleted the workers' Job of a job that had ended does not want it trained again.
+        for type in (c.COMPLETE, c.FAILED):
+            known = c.found(status, type)
+            if known.get("status") == "True":
+                return _End(
+                    type,
+                    known.get("reason", ""),
+                    known.get("message", ""),
+                    known.get("lastTransitionTime", ""),
+                )
+        return None
+    held = {one.type: one for one in found.conditions if one.status == "True"}
+    if "Complete" in held:
+        text = f"{found.succeeded} workers have ended well"
+        return _End(c.COMPLETE, c.COMPLETED, text, found.completed or held["Complete"].since)
+    # Kubernetes says the second of these while pods still end.
+    for type in ("Failed", "FailureTarget"):
+        if type in held:
+            reason = held[type].reason
+            if reason == "DeadlineExceeded":
+                limit = world.job.model.spec.run_policy.active_deadline_seconds
+                text = f"the job trained longer than spec.runPolicy.activeDeadlineSeconds, which is {limit}"
+                return _End(c.FAILED, c.DEADLINE_EXCEEDED, text, held[type].since)
+            limit = world.job.model.spec.run_policy.failure_policy.max_restarts
+            text = (
+                f"workers failed {found.failed} times, and spec.runPolicy.failurePolicy.maxRestarts "
+                f"is {limit}{_last_words(world)}"
+            )
+            return _End(c.FAILED, c.WORKERS_FAILED, text, held[type].since)
+    lost = world.lost_servers()
+    if lost:
+        known = c.found(status, c.FAILED)
+        if known.get("reason") == c.SERVER_LOST and known.get("status") == "True":
+            return _End(c.FAILED, c.SERVER_LOST, known.get("message", ""), known["lastTransitionTime"])
+        index, what = lost[0]
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        text = (
+            f"server {index} was lost in the middle of training{more}: {what}; without checkpoints its rows "
+            "are gone, so the job cannot go on"
+        )
+        return _End(c.FAILED, c.SERVER_LOST, text, "")
+    return None
+
+
+def _last_words(world: _World) -> str:
+    failed = _first_failure(world)
+    if not failed:
+        return ""
+    return f"; first, worker pod {failed['pod']} ended with exit code {failed.get('exitCode', 0)}"
+
+
+def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+    job, observed = world.job, world.observed
+    at = end.at or _text(now)
+    since_s = max(0.0, (now - _moment(at)).total_seconds())
+    recorded = c.is_true(status, end.type)
+    if end.type == c.COMPLETE and not recorded and not observed.progress.last and since_s < LAST_REPORT_S:
+        # The servers know what the workers reported last, so they stay until it is read.
+        facts = [
+            Fact(c.READY, True, c.TRAINING, "the workers have ended; their last report is read"),
+            *_readiness(world),
+        ]
+        return Plan(
+            status=_status(world, facts, status, now), poll="last", again_s=LAST_REPORT_S - since_s + 0.1
+        )
+    if end.reason == c.SERVER_LOST and not recorded and not observed.fresh:
+        # A cache may be behind; nothing is ended on its word alone.
+        return Plan(confirm=True)
+    facts = [
+        Fact(c.READY, False, end.reason, end.message),
+        *_readiness(world),
+        Fact(end.type, True, end.reason, end.message),
+    ]
+    deletes = _leftovers(world, end, recorded=recorded)
+    if deletes and not observed.fresh:
+        return Plan(confirm=True)
+    changed = _status(world, facts, status, now)
+    changed.setdefault("completionTime", at)
+    ttl = job.model.spec.run_policy.ttl_seconds_after_finished
+    expired = ttl is not None and since_s >= ttl and recorded
+    if expired and not observed.fresh:
+        return Plan(confirm=True)
+    patches = []
+    found = world.worker_job
+    running = (
+        found is not None
+        and not found.completed
+        and not any(one.type == "Failed" and one.status == "True" for one in found.conditions)
+    )
+    if (
+        found is not None
+        and running
+        and end.type == c.FAILED
+        and not found.suspended
+        and job.model.spec.run_policy.clean_policy.on_failure != "None"
+    ):
+        patches.append(Patch(found, {"spec": {"suspend": True}}))
+    plan = Plan(
+        status=changed,
+        patches=patches,
+        deletes=deletes,
+        delete_job=expired,
+        again_s=None if ttl is None or expired else max(1.0, ttl - since_s),
+    )
+    event = Happened("Normal" if end.type == c.COMPLETE else "Warning", end.reason, end.message)
+    return _with_event(plan, status, event)
+
+
+def _leftovers(world: _World, end: _End, *, recorded: bool) -> list[tuple[str, str, str, str]]:
+    """What is deleted of a job that has ended."""
+    policy = world.job.model.spec.run_policy.clean_policy
+    pods = policy.on_success if end.type == c.COMPLETE else policy.on_failure
+    doomed: list[Child] = []
+    for (kind, name), child in world.observed.children.items():
+        if child.deleting:
+            continue
+        if kind == "PodDisruptionBudget":
+            # It would hold up the node for nothing.
+            doomed.append(child)
+        if world.job.model.spec.servers.on_finish == "Delete" and (
+            kind == "StatefulSet" or (kind, name) == ("Service", f"{world.job.name}-servers")
+        ):
+            doomed.append(child)
+        if pods == "All" and kind == "Job" and recorded:
+            # Its pods go with it. How the job ended is in the status by now.
+            doomed.append(child)
+    return [(child.kind, child.name, child.uid, "") for child in doomed]
+
+
+# ---- how a job runs
+
+
+def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
+    job, observed = world.job, world.observed
+    recorded = world.stateful_set.annotations.get(IMAGE_ANNOTATION, "") if world.stateful_set else ""
+    wanted = manifests.children(job, defaults, recorded_image=recorded)
+    applies = [
+        manifest
+        for manifest in wanted
+        if not _settled(
+            observed.children.get((manifest["kind"], manifest["metadata"]["name"])), manifest, observed
+        )
+    ]
+    first = not observed.children
+    if first and not observed.fresh and _moment(job.created) < now - datetime.timedelta(seconds=60):
+        # An old job without a single child: the cache may speak of one that is gone.
+        return Plan(confirm=True)
+    patches = []
+    found = world.worker_job
+    if found is not None:
+        body = _worker_job_patch(world, found)
+        if body:
+            patches.append(Patch(found, body))
+    identities = world.identities()
+    missing = [index for index in range(world.server_replicas) if index not in identities]
+    running = found is not None and SERVERS_ANNOTATION in found.annotations and not found.suspended
+    ready = (found.ready + found.succeeded) if found is not None else 0
+    if missing:
+        text = f"{world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
+        state = Fact(c.READY, False, c.STARTING_SERVERS, text + _hint(world.servers))
+    elif ready < world.worker_replicas:
+        text = f"{ready} of {world.worker_replicas} workers are ready"
+        state = Fact(c.READY, False, c.STARTING_WORKERS, text + _hint(world.workers))
+    else:
+        state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
+    plan = Plan(
+        applies=applies,
+        first=first,
+        patches=patches,
+        status=_status(world, [state, *_readiness(world)], status, now),
+        poll="running" if running else "",
+    )
+    if state.status and not c.is_true(status, c.READY):
+        return _with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
+    return plan
+
+
+def _settled(child: Child | None, manifest: Manifest, observed: Observed) -> bool:
+    """Whether a child is as the manifest wants it, as far as is known without reading it whole."""
+    if child is None:
+        return False
+    if child.deleting or child.kind == "Job":
+        # A Job's template can never change; the rest of it is patched.
+        return True
+    if child.hash != manifest["metadata"]["annotations"][HASH_ANNOTATION]:
+        return False
+    known = observed.settled.get(child.uid)
+    return child.generation == known if known is not None else not child.edited
+
+
+def _worker_job_patch(world: _World, found: WorkerJob) -> Manifest:
+    limits = manifests.worker_limits(world.job)
+    body: Manifest = {}
+    if found.hash != manifests.digest(limits):
+        body = {
+            "metadata": {"annotations": {HASH_ANNOTATION: manifests.digest(limits)}},
+            "spec": {"activeDeadlineSeconds": None, **limits},
+        }
+    identities = world.identities()
+    if found.suspended and len(identities) >= world.server_replicas and not found.deleting:
+        servers = [identities.get(index, "") for index in range(world.server_replicas)]
+        if all(servers):
+            # With the same write, so that no worker ever runs beside servers that nobody knows.
+            body.setdefault("metadata", {}).setdefault("annotations", {})[SERVERS_ANNOTATION] = json.dumps(
+                servers
+            )
+            body.setdefault("spec", {})["suspend"] = False
+    return body
+
+
+def _conflicting(
+    job: JobObject, taken: Sequence[str], status: Mapping[str, Any], now: datetime.datetime
+) -> Plan:
+    message = (
+        f"{', '.join(sorted(set(taken)))} in namespace {job.namespace} belongs to something else; wanted these "
+        "names free: delete it, or give the job another name"
+    )
+    facts = [Fact(c.READY, False, c.NAME_CONFLICT, message)]
+    plan = Plan(status=_merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
+    return _with_event(plan, status, Happened("Warning", c.NAME_CONFLICT, message))
+
+
+def _refused(job: JobObject, refusal: str, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+    facts = [Fact(c.READY, False, c.INVALID_TEMPLATE, refusal)]
+    plan = Plan(status=_merged(status, facts, {}, generation=job.generation, now=now), again_s=60.0)
+    return _with_event(plan, status, Happened("Warning", c.INVALID_TEMPLATE, refusal))
+
+
+# ---- what is said of it
+
+
+def _readiness(world: _World) -> list[Fact]:
+    servers, replicas = world.servers_ready, world.server_replicas
+    found = world.worker_job
+    workers = (found.ready + found.succeeded) if found is not None else 0
+    return [
+        Fact(
+            c.SERVERS_READY,
+            servers >= replicas,
+            "AllReady" if servers >= replicas else "NotReady",
+            f"{servers} of {replicas}",
+        ),
+        Fact(
+            c.WORKERS_READY,
+            workers >= world.worker_replicas,
+            "AllReady" if workers >= world.worker_replicas else "NotReady",
+            f"{workers} of {world.worker_replicas}",
+        ),
+    ]
+
+
+def _status(
+    world: _World, facts: Sequence[Fact], status: Mapping[str, Any], now: datetime.datetime
+) -> dict[str, Any]:
+    job, found = world.job, world.worker_job
+    ready = world.servers_ready
+    workers = found.ready + found.succeeded if found is not None else 0
+    content: dict[str, Any] = {
+        "servers": {
+            "replicas": world.server_replicas,
+            "ready": ready,
+            "readyText": f"{ready}/{world.server_replicas}",
+        },
+        "workers": {
+            "replicas": world.worker_replicas,
+            "ready": workers,
+            "succeeded": found.succeeded if found is not None else 0,
+            "failed": found.failed if found is not None else 0,
+            "readyText": f"{workers}/{world.worker_replicas}",
+            "selector": ",".join(
+                f"{name}={value}" for name, value in manifests.selector(job, WORKER).items()
+            ),
+        },
+        "restarts": {"total": found.failed if found is not None else 0},
+    }
+    if world.stateful_set is not None and IMAGE_ANNOTATION in world.stateful_set.annotations:
+        content["servers"]["image"] = world.stateful_set.annotations[IMAGE_ANNOTATION]
+    elif "image" in status.get("servers", {}):
+        content["servers"]["image"] = status["servers"]["image"]
+    if found is None and c.is_true(status, c.COMPLETE):
+        # The workers' Job is gone, and with it the numbers.
+        content["workers"] = dict(status.get("workers", content["workers"]))
+        content["restarts"] = dict(status.get("restarts", content["restarts"]))
+    if found is not None and found.started:
+        content["startTime"] = found.started
+    if world.observed.progress.values:
+        content["progress"] = {**status.get("progress", {}), **world.observed.progress.values}
+    if not status.get("firstFailure"):
+        failure = _first_failure(world, ended_well=any(fact.type == c.COMPLETE for fact in facts))
+        if failure:
+            content["firstFailure"] = failure
+    return _merged(status, facts, content, generation=job.generation, now=now)
+
+
+def _merged(
+    status: Mapping[str, Any],
+    facts: Sequence[Fact],
+    content: Mapping[str, Any],
+    *,
+    generation: int,
+    now: datetime.datetime,
+) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in status.items() if name != "conditions"},
+        **content,
+        "observedGeneration": generation,
+        "conditions": c.conditions(
+            facts, status.get("conditions") or (), generation=generation, now=_text(now)
+        ),
+    }
+
+
+def _first_failure(world: _World, *, ended_well: bool = False) -> dict[str, Any]:
+    """The container that failed first, of the pods that are still there and were not told to end."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for pod in (*world.workers, *(() if ended_well else world.servers)):
+        if pod.deleting:
+            continue
+        for container in pod.containers:
+            for ended in (container.ended_before, container.ended):
+                if ended is None or (ended.exit_code == 0 and pod.role == WORKER):
+                    continue
+                failure: dict[str, Any] = {
+                    "pod": pod.name,
+                    "node": pod.node,
+                    "container": container.name,
+                    "exitCode": ended.exit_code,
+                    "reason": ended.reason or "Error",
+                    "message": ended.message,
+                }
+                if ended.signal:
+                    failure["signal"] = ended.signal
+                if ended.finished:
+                    failure["time"] = ended.finished
+                found.append((ended.finished, failure))
+    if found:
+        return min(found, key=lambda one: one[0])[1]
+    lost = world.lost_servers()
+    if lost:
+        index, what = lost[0]
+        return {"pod": f"{world.job.servers_name}-{index}", "reason": "Lost", "message": what}
+    return {}
+
+
+def _hint(pods: Sequence[Pod]) -> str:
+    """Why the first pod that is not ready is not, in the words of the scheduler or the kubelet."""
+    for pod in sorted(pods, key=lambda pod: pod.index):
+        if pod.ready or pod.phase == "Succeeded":
+            continue
+        if pod.held:
+            return f"; {pod.name}: {pod.held[:_HINT_MAX]}"
+        for container in pod.containers:
+            if container.waiting and container.waiting[0] not in ("ContainerCreating", "PodInitializing"):
+                reason, message = container.waiting
+                return f"; {pod.name}: {reason}{f': {message[:_HINT_MAX]}' if message else ''}"
+    return ""
+
+
+def _with_event(plan: Plan, status: Mapping[str, Any], event: Happened) -> Plan:
+    """The plan with an Event, unless Ready says the same thing already."""
+    ready = c.found(status, c.READY)
+    if ready.get("reason") == event.reason and ready.get("message") == event.message[: c.MESSAGE_MAX]:
+        return plan
+    return replace(plan, events=(*plan.events, event))
+
+
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text)
+
+
+def _text(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,378 @@
+"""A job's children: pure functions from the job to the objects that the API server is to hold."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tablebay.client import environment as names
+from tablebay.client.job import TrainingJob
+from tablebay.client.tables import dump_tables
+from tablebay.operator.cluster import Manifest
+from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION
+
+SERVER, WORKER = "server", "worker"
+SERVER_CONTAINER = "server"
+SHARD_VOLUME, SHARD_FOLDER = "shards", "/var/lib/tablebay"
+MASTER_PORT = 29500
+# SIGTERM to the end: a server drains, a worker ends its step.
+GRACE_SECONDS = 30
+
+_RANK_LABEL = "batch.kubernetes.io/job-completion-index"
+_INDEX_LABEL = "apps.kubernetes.io/pod-index"
+
+
+@dataclass(frozen=True)
+class JobObject:
+    """A TrainingJob as the API server has it. spec: the raw one, of which `model` is the checked form."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: str
+    deleting: bool
+    spec: Mapping[str, Any]
+    model: TrainingJob
+
+    @property
+    def servers_name(self) -> str:
+        """Of the StatefulSet; with a hyphen and an index the name of a server's pod."""
+        return f"{self.name}-server"
+
+    @property
+    def workers_name(self) -> str:
+        """Of the workers' Job; with a hyphen and a rank a worker's host name."""
+        return f"{self.name}-worker"
+
+    @property
+    def world(self) -> int:
+        """The job's generation for its processes: a job made anew under the same name has a higher one."""
+        moment = datetime.datetime.fromisoformat(self.created)
+        return int(moment.timestamp())
+
+    @property
+    def server_pattern(self) -> str:
+        """The servers' data addresses, as workers find them."""
+        last = self.model.spec.servers.replicas - 1
+        return f"{self.servers_name}-{{0..{last}}}.{self.name}-servers:{names.DATA_PORT}"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the chart says of pods. server_image: for jobs that name none."""
+
+    server_image: str
+    server_pull_policy: str
+
+
+def labels(job: JobObject, role: str) -> dict[str, str]:
+    """By which a job's objects are found."""
+    return {
+        names.JOB_LABEL: job.name,
+        names.ROLE_LABEL: role,
+        "app.kubernetes.io/name": "tablebay",
+        "app.kubernetes.io/instance": job.name,
+        "app.kubernetes.io/component": role,
+        "app.kubernetes.io/managed-by": "tablebay-operator",
+    }
+
+
+def selector(job: JobObject, role: str) -> dict[str, str]:
+    """The labels that pods of a role are selected by."""
+    return {names.JOB_LABEL: job.name, names.ROLE_LABEL: role}
+
+
+def server_image(job: JobObject, defaults: Defaults, recorded: str) -> str:
+    """The job's own; else the one its servers were begun with; else the chart's."""
+    return job.model.spec.servers.image or recorded or defaults.server_image
+
+
+def children(job: JobObject, defaults: Defaults, *, recorded_image: str) -> list[Manifest]:
+    """Every object of a job that runs, in the order in which they are made.
+
+    recorded_image: of the StatefulSet that is there, "" if there is none. A newer chart does not change it.
+    """
+    image = server_image(job, defaults, recorded_image)
+    return [
+        _object(
+            job, "v1", "ServiceAccount", f"{job.name}-tablebay", "job", automountServiceAccountToken=False
+        ),
+        _service(job, f"{job.name}-servers", SERVER, _SERVER_PORTS),
+        _service(job, f"{job.name}-workers", WORKER, (("master", MASTER_PORT),)),
+        worker_job(job),
+        stateful_set(job, defaults, image),
+        disruption_budget(job),
+    ]
+
+
+_SERVER_PORTS = (("data", names.DATA_PORT), ("http", names.HTTP_PORT), ("control", names.CONTROL_PORT))
+
+
+def _object(job: JobObject, api: str, kind: str, name: str, role: str, **content: Any) -> Manifest:
+    manifest = {
+        "apiVersion": api,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": job.namespace,
+            "labels": labels(job, role),
+            "annotations": {},
+            "ownerReferences": [
+                {
+                    "apiVersion": job.model.api_version,
+                    "kind": job.model.kind,
+                    "name": job.name,
+                    "uid": job.uid,
+                    "controller": True,
+                }
+            ],
+        },
+        **content,
+    }
+    manifest["metadata"]["annotations"] = {HASH_ANNOTATION: digest(manifest)}
+    return manifest
+
+
+def digest(content: Any) -> str:
+    """Of a manifest, for the annotation that says which one an object was made of."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _service(job: JobObject, name: str, role: str, ports: tuple[tuple[str, int], ...]) -> Manifest:
+    return _object(
+        job,
+        "v1",
+        "Service",
+        name,
+        role,
+        spec={
+            "clusterIP": "None",
+            # A server that restores itself and a worker that starts are found before they are ready.
+            "publishNotReadyAddresses": True,
+            "selector": selector(job, role),
+            "ports": [{"name": port, "port": number, "targetPort": number} for port, number in ports],
+        },
+    )
+
+
+def disruption_budget(job: JobObject) -> Manifest:
+    """No server may be evicted while there is nothing to restore it from: its rows would be lost."""
+    return _object(
+        job,
+        "policy/v1",
+        "PodDisruptionBudget",
+        f"{job.name}-servers",
+        SERVER,
+        spec={
+            "maxUnavailable": 0,
+            "selector": {"matchLabels": selector(job, SERVER)},
+        },
+    )
+
+
+def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
+    """The servers. OnDelete: nothing but the end of a pod brings it a new template."""
+    spec = job.model.spec
+    template = _pod_template(job, SERVER, job.spec["servers"].get("template"))
+    pod = template["spec"]
+    container = _container(pod, SERVER_CONTAINER)
+    container.setdefault("image", image)
+    container.setdefault("imagePullPolicy", defaults.server_pull_policy)
+    container.setdefault("command", ["tablebay-server"])
+    container["env"] = [
+        *_values(
+            {
+                **_identity(job, SERVER),
+                "TABLEBAY_HOST": "0.0.0.0",  # noqa: S104 - a pod's address is known when it runs
+                names.TABLES: dump_tables(spec.tables),
+            }
+        ),
+        _from_label(names.INDEX, _INDEX_LABEL),
+        *container.get("env", ()),
+    ]
+    container["ports"] = [
+        *({"name": name, "containerPort": number} for name, number in _SERVER_PORTS),
+        *container.get("ports", ()),
+    ]
+    container.setdefault("readinessProbe", _probe("/readyz", periodSeconds=2, failureThreshold=2))
+    container.setdefault("livenessProbe", _probe("/healthz", periodSeconds=10, failureThreshold=6))
+    container.setdefault("startupProbe", _probe("/healthz", periodSeconds=1, failureThreshold=120))
+    _secure(container, read_only=True)
+    _mount(pod, container, "tmp", "/tmp")  # noqa: S108 - the container's own
+    content: dict[str, Any] = {
+        "serviceName": f"{job.name}-servers",
+        "replicas": spec.servers.replicas,
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "OnDelete"},
+        "selector": {"matchLabels": selector(job, SERVER)},
+        "template": template,
+    }
+    storage = spec.servers.storage
+    if storage is None:
+        _mount(pod, container, SHARD_VOLUME, SHARD_FOLDER)
+    else:
+        container.setdefault("volumeMounts", []).append({"name": SHARD_VOLUME, "mountPath": SHARD_FOLDER})
+        claim: dict[str, Any] = {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": str(storage.size)}},
+        }
+        if storage.storage_class_name:
+            claim["storageClassName"] = storage.storage_class_name
+        content["volumeClaimTemplates"] = [
+            {"metadata": {"name": SHARD_VOLUME, "labels": labels(job, SERVER)}, "spec": claim}
+        ]
+        content["persistentVolumeClaimRetentionPolicy"] = {
+            "whenDeleted": storage.retention.when_deleted,
+            "whenScaled": "Retain",
+        }
+    manifest = _object(job, "apps/v1", "StatefulSet", job.servers_name, SERVER, spec=content)
+    manifest["metadata"]["annotations"][IMAGE_ANNOTATION] = image
+    return manifest
+
+
+def worker_job(job: JobObject) -> Manifest:
+    """The workers, held back until every server is ready."""
+    spec = job.model.spec
+    template = _pod_template(job, WORKER, job.spec["workers"]["template"])
+    pod = template["spec"]
+    pod.setdefault("restartPolicy", "Never")
+    pod.setdefault("subdomain", f"{job.name}-workers")
+    container = _container(pod, spec.workers.container.name)
+    if spec.image:
+        container.setdefault("image", spec.image)
+    container["env"] = [
+        *_values(
+            {
+                **_identity(job, WORKER),
+                names.WORKERS: str(spec.workers.replicas),
+                "MASTER_ADDR": f"{job.workers_name}-0.{job.name}-workers",
+                "MASTER_PORT": str(MASTER_PORT),
+                "WORLD_SIZE": str(spec.workers.replicas),
+                "LOCAL_RANK": "0",
+            }
+        ),
+        _from_label(names.RANK, _RANK_LABEL),
+        _from_label("RANK", _RANK_LABEL),
+        *container.get("env", ()),
+    ]
+    _secure(container, read_only=False)
+    for other in (*pod["containers"], *pod.get("initContainers", ())):
+        if spec.image:
+            other.setdefault("image", spec.image)
+        _secure(other, read_only=False)
+    content = {
+        "completionMode": "Indexed",
+        "completions": spec.workers.replicas,
+        "parallelism": spec.workers.replicas,
+        "suspend": True,
+        "podReplacementPolicy": "Failed",
+        # A worker that the cluster takes away has not failed.
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+            ]
+        },
+        **worker_limits(job),
+        "template": template,
+    }
+    manifest = _object(job, "batch/v1", "Job", job.workers_name, WORKER, spec=content)
+    manifest["metadata"]["annotations"][HASH_ANNOTATION] = digest(worker_limits(job))
+    return manifest
+
+
+def worker_limits(job: JobObject) -> dict[str, Any]:
+    """The part of the workers' Job that may change while it runs."""
+    policy = job.model.spec.run_policy
+    limits: dict[str, Any] = {"backoffLimit": policy.failure_policy.max_restarts}
+    if policy.active_deadline_seconds is not None:
+        limits["activeDeadlineSeconds"] = policy.active_deadline_seconds
+    return limits
+
+
+def _identity(job: JobObject, role: str) -> dict[str, str]:
+    return {
+        names.JOB: job.name,
+        names.ROLE: role,
+        names.GENERATION: str(job.world),
+        names.SERVERS: job.server_pattern,
+        names.LOG_FORMAT: "json",
+    }
+
+
+def _pod_template(job: JobObject, role: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    template: dict[str, Any] = copy.deepcopy(dict(given or {}))
+    metadata = template.setdefault("metadata", {})
+    metadata["labels"] = {**(metadata.get("labels") or {}), **labels(job, role)}
+    if role == SERVER:
+        metadata["annotations"] = {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(names.HTTP_PORT),
+            "prometheus.io/path": "/metrics",
+            **(metadata.get("annotations") or {}),
+        }
+    pod = template.setdefault("spec", {})
+    pod.setdefault("containers", [])
+    pod["serviceAccountName"] = f"{job.name}-tablebay"
+    pod["automountServiceAccountToken"] = False
+    pod.setdefault("enableServiceLinks", False)
+    pod.setdefault("terminationGracePeriodSeconds", GRACE_SECONDS)
+    pod["securityContext"] = {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+        # So that the volumes can be written whatever the image's user is.
+        "fsGroup": 65532,
+        **(pod.get("securityContext") or {}),
+    }
+    scheduling = job.model.spec.scheduling
+    if scheduling.priority_class_name:
+        pod.setdefault("priorityClassName", scheduling.priority_class_name)
+    if scheduling.scheduler_name:
+        pod.setdefault("schedulerName", scheduling.scheduler_name)
+    return template
+
+
+def _container(pod: dict[str, Any], name: str) -> dict[str, Any]:
+    """The container of that name in a template that has been copied; made if there is none."""
+    containers: list[dict[str, Any]] = pod["containers"]
+    for container in containers:
+        if container["name"] == name:
+            return container
+    containers.insert(0, {"name": name})
+    return containers[0]
+
+
+def _secure(container: dict[str, Any], *, read_only: bool) -> None:
+    given = container.get("securityContext") or {}
+    container["securityContext"] = {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": read_only,
+        **given,
+        "capabilities": {"drop": ["ALL"], **(given.get("capabilities") or {})},
+    }
+
+
+def _mount(pod: dict[str, Any], container: dict[str, Any], name: str, path: str) -> None:
+    mounts = container.setdefault("volumeMounts", [])
+    if any(mount.get("mountPath") == path for mount in mounts):
+        return
+    mounts.append({"name": name, "mountPath": path})
+    pod.setdefault("volumes", []).append({"name": name, "emptyDir": {}})
+
+
+def _values(variables: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in variables.items()]
+
+
+def _from_label(variable: str, label: str) -> dict[str, Any]:
+    return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}}
+
+
+def _probe(path: str, **timing: int) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": names.HTTP_PORT}, "timeoutSeconds": 3, **timing}

@@ -1,0 +1,243 @@
+"""What is kept of a job's children: the few fields that decisions look at, not the objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tablebay.client.environment import JOB_LABEL, ROLE_LABEL
+from tablebay.operator.cluster import FIELD_MANAGER
+
+HASH_ANNOTATION = "tablebay.dev/hash"
+# On the workers' Job once it may run: which container each server was when training began.
+SERVERS_ANNOTATION = "tablebay.dev/servers"
+IMAGE_ANNOTATION = "tablebay.dev/server-image"
+
+_MESSAGE_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """An object that the operator writes. owner: the uid of its controller. edited: somebody else wrote to it."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    generation: int
+    owner: str
+    job: str
+    hash: str
+    deleting: bool
+    edited: bool
+    annotations: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatefulSet(Child):
+    """The servers' set."""
+
+    replicas: int
+    ready: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One of an object's conditions."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerJob(Child):
+    """The workers' Job. started: when it may first run its pods, or ""."""
+
+    suspended: bool
+    active: int
+    ready: int
+    succeeded: int
+    failed: int
+    started: str
+    completed: str
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a container ended."""
+
+    exit_code: int
+    signal: int
+    reason: str
+    message: str
+    finished: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A container of a pod. id: of its latest life, "" before the first. waiting: (reason, message) if it is."""
+
+    name: str
+    id: str
+    running: bool
+    ready: bool
+    restarts: int
+    waiting: tuple[str, str] | None
+    ended: Ended | None
+    ended_before: Ended | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod. index: the server's or the worker's, -1 if unknown. held: why no node takes it, or ""."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    job: str
+    role: str
+    index: int
+    phase: str
+    node: str
+    ready: bool
+    deleting: bool
+    held: str
+    containers: tuple[Container, ...]
+
+
+def pod(body: Mapping[str, Any]) -> Pod:
+    """Of a v1 Pod."""
+    meta, status = body["metadata"], body.get("status", {})
+    labels = meta.get("labels", {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    scheduled = conditions.get("PodScheduled", {})
+    index = labels.get("apps.kubernetes.io/pod-index") or labels.get(
+        "batch.kubernetes.io/job-completion-index"
+    )
+    return Pod(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        resource_version=meta["resourceVersion"],
+        job=labels.get(JOB_LABEL, ""),
+        role=labels.get(ROLE_LABEL, ""),
+        index=int(index) if index is not None and index.isdecimal() else -1,
+        phase=status.get("phase", "Pending"),
+        node=body["spec"].get("nodeName", ""),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        deleting="deletionTimestamp" in meta,
+        held=_short(scheduled.get("message", "")) if scheduled.get("status") == "False" else "",
+        containers=tuple(
+            _container(one)
+            for one in (
+                *(status.get("initContainerStatuses") or ()),
+                *(status.get("containerStatuses") or ()),
+            )
+        ),
+    )
+
+
+def _container(status: Mapping[str, Any]) -> Container:
+    state = status.get("state", {})
+    waiting = state.get("waiting")
+    return Container(
+        name=status["name"],
+        id=status.get("containerID", ""),
+        running="running" in state,
+        ready=bool(status.get("ready")),
+        restarts=status.get("restartCount", 0),
+        waiting=(waiting.get("reason", ""), _short(waiting.get("message", ""))) if waiting else None,
+        ended=_ended(state.get("terminated")),
+        ended_before=_ended(status.get("lastState", {}).get("terminated")),
+    )
+
+
+def _ended(state: Mapping[str, Any] | None) -> Ended | None:
+    if state is None:
+        return None
+    code = state.get("exitCode", 0)
+    return Ended(
+        exit_code=code,
+        signal=state.get("signal", code - 128 if 128 < code < 160 else 0),
+        reason=state.get("reason", ""),
+        message=_short(state.get("message", "")),
+        finished=state.get("finishedAt") or "",
+    )
+
+
+def stateful_set(body: Mapping[str, Any]) -> StatefulSet:
+    """Of an apps/v1 StatefulSet."""
+    status = body.get("status", {})
+    return StatefulSet(
+        **_child(body, "StatefulSet"),
+        replicas=body["spec"].get("replicas", 1),
+        ready=status.get("readyReplicas", 0),
+    )
+
+
+def worker_job(body: Mapping[str, Any]) -> WorkerJob:
+    """Of a batch/v1 Job."""
+    spec, status = body["spec"], body.get("status", {})
+    return WorkerJob(
+        **_child(body, "Job"),
+        suspended=bool(spec.get("suspend")),
+        active=status.get("active", 0),
+        ready=status.get("ready", 0),
+        succeeded=status.get("succeeded", 0),
+        failed=status.get("failed", 0),
+        started=status.get("startTime", ""),
+        completed=status.get("completionTime", ""),
+        conditions=tuple(
+            Condition(
+                type=one["type"],
+                status=one["status"],
+                reason=one.get("reason", ""),
+                message=_short(one.get("message", "")),
+                since=one.get("lastTransitionTime") or "",
+            )
+            for one in status.get("conditions") or ()
+        ),
+    )
+
+
+def child(body: Mapping[str, Any]) -> Child:
+    """Of any other object that the operator writes."""
+    return Child(**_child(body, body["kind"]))
+
+
+def _child(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    meta = body["metadata"]
+    annotations = meta.get("annotations") or {}
+    owners: Sequence[Mapping[str, Any]] = meta.get("ownerReferences") or ()
+    return {
+        "kind": kind,
+        "namespace": meta["namespace"],
+        "name": meta["name"],
+        "uid": meta["uid"],
+        "resource_version": meta["resourceVersion"],
+        "generation": meta.get("generation", 0),
+        "owner": next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        "job": (meta.get("labels") or {}).get(JOB_LABEL, ""),
+        "hash": annotations.get(HASH_ANNOTATION, ""),
+        "deleting": "deletionTimestamp" in meta,
+        "edited": any(
+            entry.get("manager") != FIELD_MANAGER and entry.get("subresource") != "status"
+            for entry in meta.get("managedFields") or ()
+            # What Kubernetes' own controllers write beside the status is no edit.
+            if not str(entry.get("manager", "")).startswith("kube-")
+        ),
+        "annotations": {
+            name: annotations[name] for name in (SERVERS_ANNOTATION, IMAGE_ANNOTATION) if name in annotations
+        },
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MESSAGE_MAX else text[: _MESSAGE_MAX - 1] + "…"

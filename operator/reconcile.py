@@ -1,0 +1,313 @@
+"""One look at a job: read what is known, decide, do it, write the status once."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from tablebay.client.environment import DATA_PORT, JOB_LABEL
+from tablebay.client.errors import JobInvalid
+from tablebay.client.job import TrainingJob, parse_job
+from tablebay.operator import projections
+from tablebay.operator.cluster import (
+    DISRUPTION_BUDGETS,
+    JOBS,
+    PODS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    STATEFUL_SETS,
+    TRAINING_JOBS,
+    ApiError,
+    Cluster,
+    Manifest,
+    Resource,
+    resource_of,
+)
+from tablebay.operator.decisions import Observed, Plan, decide, invalid
+from tablebay.operator.informers import Informer
+from tablebay.operator.jobcache import JobCache
+from tablebay.operator.manifests import Defaults, JobObject
+from tablebay.operator.progress import Poller
+from tablebay.operator.recorder import Recorder
+from tablebay.operator.workqueue import Key, WorkQueue
+
+_LOG = logging.getLogger(__name__)
+
+CHILDREN: dict[Resource, Callable[[Mapping[str, Any]], projections.Child]] = {
+    STATEFUL_SETS: projections.stateful_set,
+    JOBS: projections.worker_job,
+    SERVICES: projections.child,
+    SERVICE_ACCOUNTS: projections.child,
+    DISRUPTION_BUDGETS: projections.child,
+}
+_RESOURCES = {resource.kind: resource for resource in CHILDREN}
+
+
+class Reconciler:
+    """Brings jobs a step nearer to what they should be."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        jobs: JobCache,
+        children: Mapping[str, Informer[projections.Child]],
+        pods: Informer[projections.Pod],
+        poller: Poller,
+        recorder: Recorder,
+        queue: WorkQueue,
+        defaults: Defaults,
+    ) -> None:
+        self._cluster = cluster
+        self._jobs = jobs
+        self._children = children
+        self._pods = pods
+        self._poller = poller
+        self._recorder = recorder
+        self._queue = queue
+        self._defaults = defaults
+        self._models: dict[Key, tuple[str, int, TrainingJob]] = {}
+        # By uid of a child: the generation at which the last write of ours left it.
+        self._settled: dict[Key, dict[str, int]] = {}
+
+    async def reconcile(self, key: Key) -> None:
+        """One look. Raises ApiError where the look is to be repeated later."""
+        body = self._jobs.get(key)
+        if body is None:
+            self._forget(key)
+            return
+        plan, job, body = await self._decide(key, body, fresh=False)
+        if plan.confirm:
+            live = await self._cluster.get(TRAINING_JOBS, *key)
+            if live is None or live["metadata"]["uid"] != body["metadata"]["uid"]:
+                self._jobs.drop(key)
+                return
+            self._jobs.remember(live)
+            plan, job, body = await self._decide(key, live, fresh=True)
+        if job is not None:
+            problem = await self._carry_out(key, job, plan)
+            if problem:
+                observed = replace(self._observed(key, job), **problem)
+                plan = decide(job, observed, body.get("status") or {}, self._defaults, _now())
+        await self._write_status(key, body, plan)
+        for happened in plan.events:
+            await self._recorder.record(*key, body["metadata"]["uid"], happened)
+        if job is not None and plan.poll:
+            address = f"{job.servers_name}-0.{job.name}-servers.{job.namespace}.svc:{DATA_PORT}"
+            self._poller.want(key, job.uid, address, plan.poll)
+        if plan.again_s is not None:
+            self._queue.add_after(key, plan.again_s)
+
+    def _forget(self, key: Key) -> None:
+        self._models.pop(key, None)
+        self._settled.pop(key, None)
+        self._poller.forget(key)
+        self._queue.forget(key)
+
+    async def _decide(
+        self, key: Key, body: Manifest, *, fresh: bool
+    ) -> tuple[Plan, JobObject | None, Manifest]:
+        status = body.get("status") or {}
+        try:
+            job = self._job(key, body)
+        except JobInvalid as error:
+            plan = invalid(error.problems, status, generation=body["metadata"]["generation"], now=_now())
+            return plan, None, body
+        observed = await self._live(key, job) if fresh else self._observed(key, job)
+        return decide(job, observed, status, self._defaults, _now()), job, body
+
+    def _job(self, key: Key, body: Manifest) -> JobObject:
+        meta = body["metadata"]
+        known = self._models.get(key)
+        if known is not None and known[:2] == (meta["uid"], meta["generation"]):
+            model = known[2]
+        else:
+            model = parse_job(
+                {
+                    "apiVersion": body["apiVersion"],
+                    "kind": body["kind"],
+                    "metadata": {"name": meta["name"], "namespace": meta["namespace"]},
+                    "spec": body.get("spec"),
+                }
+            )
+            self._models[key] = (meta["uid"], meta["generation"], model)
+        return JobObject(
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            generation=meta["generation"],
+            created=meta["creationTimestamp"],
+            deleting="deletionTimestamp" in meta,
+            spec=body["spec"],
+            model=model,
+        )
+
+    # -- what is there --
+
+    def _observed(self, key: Key, job: JobObject) -> Observed:
+        return Observed(
+            children={
+                (child.kind, child.name): child
+                for informer in self._children.values()
+                for child in informer.of_job(key).values()
+            },
+            pods=list(self._pods.of_job(key).values()),
+            progress=self._poller.of_job(key, job.uid),
+            settled=self._settled.get(key, {}),
+        )
+
+    async def _live(self, key: Key, job: JobObject) -> Observed:
+        query = {"labelSelector": f"{JOB_LABEL}={key[1]}"}
+        resources = [*CHILDREN, PODS]
+        lists = await asyncio.gather(
+            *(self._cluster.list_all(resource, key[0], query) for resource in resources)
+        )
+        children: dict[tuple[str, str], projections.Child] = {}
+        pods: list[projections.Pod] = []
+        for resource, bodies in zip(resources, lists, strict=True):
+            for body in bodies:
+                if resource is PODS:
+                    pods.append(projections.pod(body))
+                else:
+                    child = CHILDREN[resource]({"kind": resource.kind, **body})
+                    children[(child.kind, child.name)] = child
+        return Observed(
+            children=children,
+            pods=pods,
+            progress=self._poller.of_job(key, job.uid),
+            settled=self._settled.get(key, {}),
+            fresh=True,
+        )
+
+    # -- what is done --
+
+    async def _carry_out(self, key: Key, job: JobObject, plan: Plan) -> dict[str, Any]:
+        """Do it. What stands in the way of it: `conflicts` or `refusal` for another decision."""
+        if plan.first:
+            taken = await self._taken(job, plan)
+            if taken:
+                return {"conflicts": taken}
+        try:
+            await self._apply(key, job, plan)
+        except ApiError as error:
+            if not error.refused:
+                raise
+            return {"refusal": error.message}
+        for patch in plan.patches:
+            body = {**patch.body, "metadata": dict(patch.body.get("metadata", {}))}
+            body["metadata"]["resourceVersion"] = patch.child.resource_version
+            resource = _RESOURCES[patch.child.kind]
+            live = await self._cluster.patch(resource, key[0], patch.child.name, body)
+            self._remember(key, live)
+        for kind, name, uid, version in plan.deletes:
+            await self._cluster.delete(_RESOURCES[kind], key[0], name, uid=uid, resource_version=version)
+            _LOG.info("child.deleted", extra={"job": "/".join(key), "kind": kind, "child": name})
+        if plan.delete_job:
+            await self._cluster.delete(TRAINING_JOBS, *key, uid=job.uid)
+            _LOG.info("job.expired", extra={"job": "/".join(key)})
+        return {}
+
+    async def _taken(self, job: JobObject, plan: Plan) -> list[str]:
+        """The names of a new job's children that something else has."""
+
+        async def look(manifest: Manifest) -> str:
+            name = manifest["metadata"]["name"]
+            found = await self._cluster.get(resource_of(manifest), job.namespace, name)
+            if found is None:
+                return ""
+            owners = found["metadata"].get("ownerReferences") or ()
+            mine = any(owner["uid"] == job.uid for owner in owners)
+            return "" if mine else f"{manifest['kind']} {name}"
+
+        return [taken for taken in await asyncio.gather(*(look(one) for one in plan.applies)) if taken]
+
+    async def _apply(self, key: Key, job: JobObject, plan: Plan) -> None:
+        applies = list(plan.applies)
+        if plan.first:
+            # A job's template is the user's, and only the API server knows all that may be wrong with it. Asked
+            # for both before anything is made, so that nothing is made of a job that is refused.
+            asked = [one for one in applies if one["kind"] == "Job"]
+            if job.model.spec.servers.template is not None or job.model.spec.servers.storage is not None:
+                asked += [one for one in applies if one["kind"] == "StatefulSet"]
+            await asyncio.gather(*(self._cluster.apply(one, dry_run=True) for one in asked))
+        results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
+        failed = None
+        for result in results:
+            if isinstance(result, BaseException):
+                failed = failed or result
+            else:
+                self._remember(key, result)
+        if failed is not None:
+            raise failed
+        if applies:
+            _LOG.info(
+                "children.applied",
+                extra={
+                    "job": "/".join(key),
+                    "children": [f"{one['kind']}/{one['metadata']['name']}" for one in applies],
+                },
+            )
+
+    def _remember(self, key: Key, body: Manifest) -> None:
+        child = self._children[body["kind"]].remember(body)
+        self._settled.setdefault(key, {})[child.uid] = child.generation
+
+    async def _write_status(self, key: Key, body: Manifest, plan: Plan) -> None:
+        if not plan.status or plan.delete_job or plan.status == (body.get("status") or {}):
+            return
+        patch = {
+            "metadata": {"resourceVersion": body["metadata"]["resourceVersion"]},
+            "status": plan.status,
+        }
+        try:
+            live = await self._cluster.patch(TRAINING_JOBS, *key, patch, subresource="status")
+        except ApiError as error:
+            if error.status == 404:
+                return
+            raise
+        self._jobs.remember(live)
+
+
+class Workers:
+    """The tasks that take keys from the queue."""
+
+    def __init__(
+        self, reconciler: Reconciler, queue: WorkQueue, observe: Callable[[str, float], None]
+    ) -> None:
+        self._reconciler = reconciler
+        self._queue = queue
+        self._observe = observe
+
+    async def run(self) -> None:
+        """One worker, for ever."""
+        while True:
+            key = await self._queue.get()
+            began = time.perf_counter()
+            result = "ok"
+            try:
+                await self._reconciler.reconcile(key)
+                self._queue.succeeded(key)
+            except ApiError as error:
+                # Somebody else wrote in between: look again soon.
+                result = "conflict" if error.status == 409 else "error"
+                wait = self._queue.retry(key)
+                if error.status != 409:
+                    _LOG.warning(
+                        "reconcile.failed", extra={"job": "/".join(key), "cause": str(error), "retry_s": wait}
+                    )
+            except Exception:  # noqa: BLE001 - one job's trouble must not end the others'
+                result = "error"
+                self._queue.retry(key)
+                _LOG.exception("reconcile.failed", extra={"job": "/".join(key)})
+            finally:
+                self._queue.done(key)
+                self._observe(result, time.perf_counter() - began)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,166 @@
+"""A cluster with Tablebay installed, a namespace for each test, and the report that the scenarios fill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.jobs import Job
+from e2e.kube import ROOT, kubectl, run, until
+
+REPORT = ROOT / "build" / "e2e" / "report.json"
+CHART = ROOT / "deploy" / "helm" / "tablebay"
+RELEASE = "tablebay"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs a cluster."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def system() -> str:
+    """The namespace that the operator is in."""
+    return os.environ.get("E2E_NAMESPACE", "tablebay-system")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def installed(system: str) -> Iterator[None]:
+    """Tablebay by `helm install`, in a namespace that enforces the restricted standard."""
+    image, _, tag = os.environ.get("IMAGE", "localhost/tablebay:dev").rpartition(":")
+    make_namespace(system)
+    ended = run(
+        "helm",
+        *("upgrade", "--install", RELEASE, str(CHART), "--namespace", system),
+        *("--set", f"image.repository={image}", "--set", f"image.tag={tag}"),
+        *("--wait", "--timeout", "180s"),
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr + kubectl("-n", system, "get", "pods", "-o", "wide")
+    assert "Warning" not in ended.stderr, ended.stderr
+    yield
+    if not os.environ.get("KEEP"):
+        run("helm", "uninstall", RELEASE, "--namespace", system, "--wait")
+
+
+def make_namespace(name: str) -> None:
+    """A namespace in which only pods of the restricted standard may run."""
+    kubectl(
+        "apply",
+        "-f",
+        "-",
+        input=json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {
+                    "name": name,
+                    "labels": {
+                        "pod-security.kubernetes.io/enforce": "restricted",
+                        "pod-security.kubernetes.io/warn": "restricted",
+                    },
+                },
+            }
+        ),
+    )
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh namespace, deleted afterwards; what was in it is printed if the test fails."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    make_namespace(name)
+    yield name
+    if getattr(request.node, "failed", False):
+        for command in (
+            ("get", "tj,sts,job,pod,pvc", "-o", "wide"),
+            ("get", "tj", "-o", "yaml"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+            ("logs", "-l", "tablebay.dev/job", "--tail=30", "--prefix"),
+        ):
+            print(run("kubectl", "-n", name, *command).stdout)
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Lets fixtures know whether their test failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        item.failed = True  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture
+def job(namespace: str) -> Callable[..., Job]:
+    """Applies a flights job with changes."""
+
+    def apply(name: str = "flights", **changes: Any) -> Job:
+        return Job.apply(namespace, name, **changes)
+
+    return apply
+
+
+@pytest.fixture
+def scenario(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+    """A scenario of the report: its name, how long it took, whether it held, and the figures put in here."""
+    figures: dict[str, Any] = {}
+    began = time.monotonic()
+    yield figures
+    found = {"scenarios": []}
+    if REPORT.is_file():
+        found = json.loads(REPORT.read_text())
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
+    entry = {
+        "name": request.node.name.removeprefix("test_"),
+        "ok": not getattr(request.node, "failed", False),
+        "seconds": round(time.monotonic() - began, 1),
+        **figures,
+    }
+    REPORT.parent.mkdir(parents=True, exist_ok=True)
+    REPORT.write_text(
+        json.dumps({"commit": commit, "scenarios": [*found["scenarios"], entry]}, indent=2) + "\n"
+    )
+
+
+@pytest.fixture
+def operator_metrics(system: str) -> Callable[[], str]:
+    """The text that the leading operator's /metrics answers."""
+
+    def read() -> str:
+        def look() -> str | None:
+            selector = "app.kubernetes.io/component=operator"
+            pods = json.loads(kubectl("-n", system, "get", "pods", "-l", selector, "-o", "json"))["items"]
+            for pod in pods:
+                path = f"/api/v1/namespaces/{system}/pods/{pod['metadata']['name']}:8080/proxy/metrics"
+                ended = run("kubectl", "get", "--raw", path)
+                if "tablebay_operator_is_leader 1.0" in ended.stdout:
+                    return ended.stdout
+            return None
+
+        return until(look, "no replica of the operator leads", 60)
+
+    return read
+
+
+@contextmanager
+def frozen(component: str) -> Iterator[None]:
+    """A component of our own cluster, stopped where it is."""
+    cluster = os.environ["E2E_CLUSTER"]
+    subprocess.run([cluster, "freeze", component], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([cluster, "thaw", component], check=True)

@@ -1,0 +1,174 @@
+"""A TrainingJob under test: its objects, how far it is, what is done to its processes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from e2e.kube import FLIGHTS, condition, get, holds, items, kubectl, run, until
+
+from tablebay.client.control import Control
+from tablebay.client.errors import TablebayError
+
+# Ends each process of a container that runs something, and nothing else.
+_KILL = """
+import os, signal, sys
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        command = open(f"/proc/{pid}/cmdline", "rb").read()
+    except OSError:
+        continue
+    if sys.argv[1].encode() in command and int(pid) != os.getpid():
+        print(pid)
+        os.kill(int(pid), signal.SIGKILL)
+"""
+
+
+@dataclass
+class Job:
+    """A job that was applied."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def apply(
+        cls,
+        namespace: str,
+        name: str = "flights",
+        *,
+        steps_per_second: float | None = None,
+        arguments: tuple[str, ...] = (),
+        shared_processes: bool = False,
+        change: dict[str, Any] | None = None,
+    ) -> Job:
+        """Apply the flights job. steps_per_second: slowed. change: merged into its spec."""
+        manifest = copy.deepcopy(yaml.safe_load(FLIGHTS.read_text()))
+        manifest["metadata"] = {"name": name}
+        words = list(arguments)
+        if steps_per_second is not None:
+            words += ["--steps-per-second", str(steps_per_second)]
+        pod = manifest["spec"]["workers"]["template"]["spec"]
+        if words:
+            pod["containers"][0]["args"] = words
+        if shared_processes:
+            pod["shareProcessNamespace"] = True
+            manifest["spec"]["servers"]["template"] = {"spec": {"shareProcessNamespace": True}}
+        manifest["spec"] = merged(manifest["spec"], change or {})
+        ended = run("kubectl", "-n", namespace, "apply", "-f", "-", input=json.dumps(manifest))
+        assert ended.returncode == 0, ended.stderr
+        assert "Warning" not in ended.stderr, ended.stderr
+        return cls(namespace, name)
+
+    # -- what is there --
+
+    def body(self) -> dict[str, Any]:
+        """The TrainingJob."""
+        found = get("trainingjob", self.name, self.namespace)
+        assert found is not None, f"{self.name} is gone"
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Its status."""
+        found: dict[str, Any] = self.body().get("status", {})
+        return found
+
+    def pods(self, role: str) -> dict[str, dict[str, Any]]:
+        """Its pods by name, but for those that have ended or are about to."""
+        found = items("pods", self.namespace, f"tablebay.dev/job={self.name},tablebay.dev/role={role}")
+        return {
+            pod["metadata"]["name"]: pod
+            for pod in found
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] in ("Pending", "Running")
+        }
+
+    def worker(self, rank: int) -> dict[str, Any]:
+        """The pod of a rank."""
+        for pod in self.pods("worker").values():
+            if pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == str(rank):
+                return pod
+        raise AssertionError(f"no pod of worker {rank}")
+
+    def uids(self, role: str) -> dict[str, str]:
+        """The uid of each pod by name."""
+        return {name: pod["metadata"]["uid"] for name, pod in self.pods(role).items()}
+
+    def step(self) -> int:
+        """The last step that a worker reported to server 0, 0 before the first; asked of the server itself."""
+        pod = get("pod", f"{self.name}-server-0", self.namespace)
+        if pod is None or not pod["status"].get("podIP"):
+            return 0
+        return step_at(pod["status"]["podIP"])
+
+    # -- waiting --
+
+    def until_step(self, step: int, seconds: float = 120) -> int:
+        """Wait until the workers have come to a step; which one it is."""
+        return until(
+            lambda: (now := self.step()) >= step and now,
+            lambda: f"step {step} of {self.name}: {self.ready_message()}",
+            seconds,
+            0.3,
+        )
+
+    def until_condition(self, type: str, seconds: float = 240) -> dict[str, Any]:
+        """Wait for a condition; the job that has it."""
+
+        def look() -> dict[str, Any] | None:
+            body = self.body()
+            other = {"Complete": "Failed", "Failed": "Complete"}.get(type, "")
+            assert not holds(body, other), f"{self.name}: {condition(body, other)}"
+            return body if holds(body, type) else None
+
+        return until(look, lambda: f"{type} of {self.name}: {self.ready_message()}", seconds)
+
+    def until_reason(self, reason: str, seconds: float = 60) -> dict[str, Any]:
+        """Wait until Ready has this reason; the condition."""
+
+        def look() -> dict[str, Any] | None:
+            found = condition(self.body(), "Ready")
+            return found if found.get("reason") == reason else None
+
+        return until(look, lambda: f"Ready for {reason} of {self.name}: {self.ready_message()}", seconds)
+
+    def ready_message(self) -> str:
+        """What Ready says now."""
+        found = condition(self.body(), "Ready")
+        return f"{found.get('reason')}: {found.get('message')}"
+
+    # -- what is done to it --
+
+    def kill(self, pod: str, container: str, command: str) -> None:
+        """kill -9 of the process of that command line, in a pod whose containers share their processes."""
+        killed = kubectl(
+            "-n", self.namespace, "exec", pod, "-c", container, "--", "python", "-c", _KILL, command
+        )
+        assert killed.strip(), f"no process {command} in {pod}"
+
+
+def step_at(address: str) -> int:
+    """The last step reported to the server at an address."""
+    try:
+        with Control([f"{address}:7070"], timeout=2.0) as control:
+            steps = [worker.values.get("step", 0.0) for worker in control.progress(2.0)]
+    except TablebayError:
+        return 0
+    return int(max(steps, default=0.0))
+
+
+def merged(spec: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`spec` with `change` in it, mapping by mapping; lists are replaced."""
+    result = dict(spec)
+    for name, value in change.items():
+        known = result.get(name)
+        result[name] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return result
+
+
+def seconds_since(began: float) -> float:
+    """For the report."""
+    return round(time.monotonic() - began, 1)

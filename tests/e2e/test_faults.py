@@ -1,0 +1,190 @@
+"""Faults in the middle of training: each test proves that its fault has struck, and where training was then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from e2e.conftest import frozen
+from e2e.jobs import Job, seconds_since, step_at
+from e2e.kube import condition, get, holds, items, kubectl, until
+
+# Of each worker: 261,877 examples, 2 workers, 2,048 to a batch.
+STEPS = 64
+SLOW = 3.0
+SCRIPT = "tablebay.examples.flights"
+AUC_MIN = 0.785
+
+
+def in_the_middle(job: Job) -> int:
+    """Wait for a step that is neither the first nor near the last; which one it is."""
+    step = job.until_step(10)
+    assert 0 < step < STEPS - 20, f"step {step} is not in the middle"
+    return step
+
+
+def test_a_worker_process_killed(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """kill -9 of worker 1: its rank goes on in another pod, and nothing else is restarted."""
+    flights = job(steps_per_second=SLOW, shared_processes=True)
+    step = in_the_middle(flights)
+    servers, other = flights.uids("server"), flights.worker(0)["metadata"]["uid"]
+    killed = flights.worker(1)["metadata"]
+    flights.kill(killed["name"], "worker", SCRIPT)
+    _replaced(flights, killed["uid"], scenario)
+    assert flights.uids("server") == servers
+    assert flights.worker(0)["metadata"]["uid"] == other
+    status = flights.until_condition("Complete")["status"]
+    assert step < STEPS
+    assert status["restarts"]["total"] == 1
+    assert status["firstFailure"]["exitCode"] == 137
+    assert status["firstFailure"]["pod"] == killed["name"]
+    assert status["progress"]["auc"] >= AUC_MIN
+
+
+def test_a_worker_pod_deleted(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """kubectl delete pod of worker 1: another pod takes its rank, and nothing else is restarted."""
+    flights = job(steps_per_second=SLOW)
+    in_the_middle(flights)
+    servers, other = flights.uids("server"), flights.worker(0)["metadata"]["uid"]
+    gone = flights.worker(1)["metadata"]
+    kubectl("-n", flights.namespace, "delete", "pod", gone["name"], "--grace-period=1", "--wait=false")
+    _replaced(flights, gone["uid"], scenario)
+    assert flights.uids("server") == servers
+    assert flights.worker(0)["metadata"]["uid"] == other
+    status = flights.until_condition("Complete")["status"]
+    assert status["progress"]["auc"] >= AUC_MIN
+
+
+def _replaced(job: Job, uid: str, scenario: dict[str, Any]) -> None:
+    """Wait until rank 1 runs in a pod of another uid."""
+    began = time.monotonic()
+
+    def look() -> bool:
+        for pod in job.pods("worker").values():
+            mine = pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "1"
+            if mine and pod["metadata"]["uid"] != uid and pod["status"]["phase"] == "Running":
+                return True
+        return False
+
+    until(look, "another pod of worker 1", 90)
+    scenario["replaced_seconds"] = seconds_since(began)
+
+
+def test_the_operators_pods_deleted(job: Callable[..., Job], system: str, scenario: dict[str, Any]) -> None:
+    """Training goes on without the operator, and another one sees the job to its end."""
+    flights = job(steps_per_second=SLOW)
+    step = in_the_middle(flights)
+    before = {pod["metadata"]["uid"] for pod in items("pods", system)}
+    kubectl("-n", system, "delete", "pods", "-l", "app.kubernetes.io/component=operator", "--wait=false")
+    flights.until_step(step + 5)
+    status = flights.until_condition("Complete")["status"]
+    assert status["restarts"]["total"] == 0
+    assert status["progress"]["auc"] >= AUC_MIN
+    after = {pod["metadata"]["uid"] for pod in items("pods", system)}
+    assert not before & after
+
+
+@pytest.mark.own_cluster
+def test_the_api_server_away_for_a_minute(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """Training goes on while nothing answers at the API server, and the job ends as it should afterwards."""
+    flights = job(steps_per_second=0.7)
+    step = flights.until_step(5)
+    server = get("pod", "flights-server-0", flights.namespace)
+    assert server is not None
+    pods = flights.uids("server") | flights.uids("worker")
+    with frozen("kube-apiserver"):
+        time.sleep(60)
+        during = step_at(server["status"]["podIP"])
+    scenario["steps_meanwhile"] = during - step
+    assert step + 20 < during < STEPS
+    until(lambda: flights.until_step(during), "the API server answers again")
+    assert flights.uids("server") | flights.uids("worker") == pods
+    status = flights.until_condition("Complete")["status"]
+    assert status["restarts"]["total"] == 0
+    assert status["progress"]["auc"] >= AUC_MIN
+
+
+@pytest.mark.parametrize("how", ["process", "pod"])
+def test_a_server_lost_fails_the_job(job: Callable[..., Job], scenario: dict[str, Any], how: str) -> None:
+    """Without checkpoints its rows are gone: the job fails and says so; no worker trains on with fresh rows."""
+    flights = job(steps_per_second=SLOW, shared_processes=True)
+    in_the_middle(flights)
+    lost = get("pod", "flights-server-1", flights.namespace)
+    assert lost is not None
+    began = time.monotonic()
+    if how == "process":
+        flights.kill("flights-server-1", "server", "tablebay-server")
+    else:
+        kubectl(
+            "-n", flights.namespace, "delete", "pod", "flights-server-1", "--grace-period=1", "--wait=false"
+        )
+    body = flights.until_condition("Failed")
+    scenario["failed_seconds"] = seconds_since(began)
+    found = condition(body, "Failed")
+    assert found["reason"] == "ServerLost"
+    assert "server 1 was lost in the middle of training" in found["message"]
+    assert "without checkpoints its rows are gone" in found["message"]
+    assert condition(body, "Ready")["reason"] == "ServerLost"
+    assert not holds(body, "Complete")
+    assert body["status"]["firstFailure"]["pod"].startswith("flights-server-1")
+    until(lambda: not flights.pods("server"), "the servers are deleted")
+    time.sleep(2)
+    assert not holds(flights.body(), "Complete")
+
+
+def test_a_worker_that_always_fails(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """Its restarts used up the job fails, with the first failure kept in the status after the pods are gone."""
+    worker = {"name": "worker", "command": ["python", "-c", "import sys; sys.exit(3)"]}
+    change = {
+        "workers": {"template": {"spec": {"containers": [worker]}}},
+        "runPolicy": {"failurePolicy": {"maxRestarts": 1}, "cleanPolicy": {"onFailure": "All"}},
+    }
+    body = job("broken", change=change).until_condition("Failed")
+    found = condition(body, "Failed")
+    assert found["reason"] == "WorkersFailed"
+    assert "maxRestarts is 1" in found["message"]
+    assert body["status"]["firstFailure"]["exitCode"] == 3
+    broken = Job(body["metadata"]["namespace"], "broken")
+    until(lambda: not items("pods", broken.namespace), "the pods are deleted", 60)
+    assert broken.status()["firstFailure"]["exitCode"] == 3
+    assert holds(broken.body(), "Failed")
+
+
+def test_a_deadline_ends_the_job(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """activeDeadlineSeconds from the start of training on; then the job has failed for that reason."""
+    flights = job(steps_per_second=1, change={"runPolicy": {"activeDeadlineSeconds": 10}})
+    found = condition(flights.until_condition("Failed"), "Failed")
+    assert found["reason"] == "DeadlineExceeded"
+    assert "which is 10" in found["message"]
+
+
+def test_a_job_deleted_and_made_again_at_once(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """The new one waits until the old one's objects are gone, has pods of its own, and trains to its end."""
+    first = job(steps_per_second=SLOW)
+    in_the_middle(first)
+    old = first.body()["metadata"]["uid"]
+    pods = first.uids("server") | first.uids("worker")
+    kubectl("-n", first.namespace, "delete", "tj", "flights")
+    second = job()
+    assert second.body()["metadata"]["uid"] != old
+    status = second.until_condition("Complete")["status"]
+    assert status["progress"]["auc"] >= AUC_MIN
+    workers = items("pods", second.namespace, "tablebay.dev/job=flights")
+    assert not {pod["metadata"]["uid"] for pod in workers} & set(pods.values())
+
+
+def test_a_status_written_by_hand(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """A user's Complete in the middle of training is overwritten, and training goes on to its real end."""
+    flights = job(steps_per_second=SLOW)
+    in_the_middle(flights)
+    lie = (
+        '{"status":{"conditions":[{"type":"Complete","status":"True","reason":"Lie","message":"",'
+        '"lastTransitionTime":"2020-01-01T00:00:00Z"}]}}'
+    )
+    patch = ("patch", "tj", "flights", "--subresource=status", "--type=merge", "-p", lie)
+    kubectl("-n", flights.namespace, *patch)
+    until(lambda: not holds(flights.body(), "Complete"), "the lie is overwritten", 30)
+    assert flights.uids("server")
+    assert flights.until_condition("Complete")["status"]["progress"]["auc"] >= AUC_MIN

@@ -1,0 +1,110 @@
+"""What training makes of rows, pinned to the bit.
+
+These values may change only together with a new version of the checkpoint format, and with a word in the
+changelog: a job that goes on under another build would go on with other numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tablebay.native import _core
+
+SEED = 20130101
+PUSHES = 60
+KEYS = 400
+ROWS_PUSHED = 250
+
+
+@dataclass(frozen=True)
+class Golden:
+    """An optimizer's parameters, the dtypes of its tables, and the SHA-256 of what training ends with."""
+
+    parameters: dict[str, float]
+    dtypes: tuple[str, ...]
+    sha256: str
+
+
+GOLDEN = {
+    "SGD": Golden(
+        {"learning_rate": 0.1},
+        ("float32",),
+        "4c6b137e076763cca22aadd1d25b0678a59f0398594abe0841bff9b3f210334d",
+    ),
+    "Adagrad": Golden(
+        {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8},
+        ("float32",),
+        "748d57da749b67d2afcccc4bd2ccc601c2f184f942898f13be86d18ff36a1610",
+    ),
+    "Adam": Golden(
+        {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+        ("float32",),
+        "bfb9ae21eb5a77b81b68771cf1a459727ccd608c71336ed46a312e3d44326b51",
+    ),
+    "Add": Golden(
+        {},
+        ("float32", "int64"),
+        "ae407b57a858c6a42e089b88bf8bb6bf7b2ae43feed9ffe12ec77c179f2046d6",
+    ),
+}
+# One element; a part of a vector; whole vectors; vectors and a rest.
+DIMS = (1, 7, 16, 33)
+
+
+@pytest.fixture(autouse=True)
+def _back_to_the_best() -> Iterator[None]:
+    """The set in use is the process's: put it back."""
+    best = _core.instruction_set()
+    yield
+    _core.use_instruction_set(best)
+
+
+def gradients(random: np.random.PCG64, dim: int, dtype: str) -> NDArray[Any]:
+    """Pseudo-random gradients, made of the generator's integers alone: numpy's floats may change with its version."""
+    raw = random.random_raw(ROWS_PUSHED * dim).reshape(ROWS_PUSHED, dim)
+    if dtype == "int64":
+        return raw.astype(np.int64)
+    # Whole numbers of 24 bits times powers of two of many sizes: exact in float32, while their sums are rounded.
+    mantissas = (raw >> np.uint64(40)).astype(np.int64) - 2**23
+    powers = (raw & np.uint64(15)).astype(np.int32) - 30
+    return np.ldexp(mantissas.astype(np.float32), powers)
+
+
+def digest(optimizer: str) -> str:
+    """SHA-256 of keys, rows and slots after a fixed sequence of pushes, over tables of several dims."""
+    golden = GOLDEN[optimizer]
+    random = np.random.PCG64(SEED)
+    result = hashlib.sha256()
+    for dtype, dim in itertools.product(golden.dtypes, DIMS):
+        store = _core.Store()
+        initializer = ("Normal", {"mean": 0.0, "stddev": 0.5}) if dtype == "float32" else ("Zeros", {})
+        table = store.create_table(
+            "golden", dim, dtype, optimizer, golden.parameters, *initializer, SEED, "Reject"
+        )
+        keys = random.random_raw(KEYS)
+        for push in range(PUSHES):
+            chosen = (random.random_raw(ROWS_PUSHED) % np.uint64(KEYS)).astype(np.int64)
+            assert np.bincount(chosen).max() >= 3, f"seed {SEED}, push {push}: too few duplicates"
+            store.push(table, keys[chosen], gradients(random, dim, dtype))
+        rows = np.empty((KEYS, dim), dtype)
+        store.pull(table, keys, rows, True)
+        for part in (keys, rows, store.state(table, keys)):
+            result.update(part.tobytes())
+    return result.hexdigest()
+
+
+@pytest.mark.parametrize("instruction_set", _core.instruction_sets())
+@pytest.mark.parametrize("optimizer", GOLDEN)
+def test_training_gives_the_rows_that_were_written_down(optimizer: str, instruction_set: str) -> None:
+    """Keys, rows and slots after 60 pushes with duplicates, on each instruction set: one literal for each optimizer."""
+    _core.use_instruction_set(instruction_set)
+    found = digest(optimizer)
+    assert found == GOLDEN[optimizer].sha256, f"{optimizer} on {instruction_set}, seed {SEED}"
