@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
+import tablebay as tb
 from tablebay.client.environment import control_port
 from tablebay.client.proto import tablebay_pb2
 from tablebay.native import _core
@@ -375,6 +376,153 @@ def test_many_idle_connections_leave_room_for_honest_ones(wire: Wire) -> None:
                 began = time.monotonic()
                 channel.unary_unary("/tablebay.v1.Data/Pull")(request, timeout=5)
                 assert time.monotonic() - began < 2
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+# Types and flags of HTTP/2's frames.
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
+END_STREAM, END_HEADERS = 1, 4
+
+
+def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    """One frame of HTTP/2."""
+    return len(content).to_bytes(3, "big") + struct.pack(">BBI", kind, flags, stream) + content
+
+
+def headers_of_a_call(method: str, stream: int) -> bytes:
+    """The frame that begins a call; each header a literal, without table or Huffman code (RFC 7541, 6.2.2)."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": f"/tablebay.v1.Data/{method}",
+        ":authority": "127.0.0.1",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    block = b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in headers.items()
+    )
+    return frame(HEADERS, END_HEADERS, stream, block)
+
+
+def frames_until(
+    connection: socket.socket, last: Callable[[int, int, int], bool]
+) -> list[tuple[int, int, int]]:
+    """(type, flags, stream) of the frames that come, to the one that is `last`, or the connection's end."""
+    found: list[tuple[int, int, int]] = []
+    with connection.makefile("rb") as stream:
+        while not (found and last(*found[-1])):
+            head = stream.read(9)
+            if len(head) < 9:
+                break
+            stream.read(int.from_bytes(head[:3], "big"))
+            found.append(struct.unpack(">BBI", head[3:]))
+    return found
+
+
+@contextlib.contextmanager
+def others_are_served(wire: Wire) -> Iterator[None]:
+    """Meanwhile and afterwards an honest client's pulls and control calls are answered, by the same process.
+
+    It is one of the SDK: gRPC may cancel anybody's calls while thousands wait to be looked at, and such a call is sent
+    again.
+    """
+    pid, end = wire.server.process.pid, threading.Event()
+    failures: list[BaseException] = []
+    served = 0
+
+    def serve() -> None:
+        nonlocal served
+        began = time.monotonic()
+        assert table.pull([7], create=False).tolist() == [[0.0, 0.0]]
+        assert client.stats()[0].epoch == wire.epoch
+        assert time.monotonic() - began < 5
+        served += 1
+
+    def go_on() -> None:
+        try:
+            while not end.is_set():
+                serve()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failures.append(error)
+
+    with tb.connect(wire.server.address, timeout=10) as client:
+        table = client.table("user")
+        other = threading.Thread(target=go_on)
+        other.start()
+        try:
+            yield
+        finally:
+            end.set()
+            other.join()
+        if failures:
+            raise failures[0]
+        assert served > 0
+        serve()
+    assert wire.server.process.poll() is None
+    assert wire.server.process.pid == pid
+
+
+@pytest.mark.parametrize("flag", [0, 1, 7, 255])
+def test_a_message_with_a_wrong_compression_flag_is_not_applied(wire: Wire, flag: int) -> None:
+    """The first byte of a gRPC message is 0; with any other the call ends and no row changes, with 0 it is applied."""
+    key = 1000 + flag
+    sender = tablebay_pb2.Sender(**wire.who)
+    push = tablebay_pb2.PushRequest(sender=sender, part=wire.part([key], [1, 1])).SerializeToString()
+    message = bytes([flag]) + struct.pack(">I", len(push)) + push
+    content = PREFACE + headers_of_a_call("Push", 1) + frame(DATA, END_STREAM, 1, message)
+
+    def ends_the_call(kind: int, flags: int, stream: int) -> bool:
+        return kind == GOAWAY or (
+            stream == 1 and (kind == RST_STREAM or (kind == HEADERS and bool(flags & END_STREAM)))
+        )
+
+    with (
+        others_are_served(wire),
+        socket.create_connection(("127.0.0.1", wire.server.data_port), timeout=10) as connection,
+    ):
+        connection.sendall(content)
+        answer = frames_until(connection, ends_the_call)
+        assert answer and ends_the_call(*answer[-1]), answer
+        # An answer to what was applied has a message.
+        assert any(kind == DATA and stream == 1 for kind, _, stream in answer) == (flag == 0), answer
+    assert wire.rows([key]) == ([[-1.0, -1.0]] if flag == 0 else [[0.0, 0.0]])
+
+
+def test_calls_reset_as_soon_as_they_begin_stop_nobody(wire: Wire) -> None:
+    """HTTP/2's rapid reset: on each of 8 connections 500 calls, begun and cancelled at once."""
+    calls = b"".join(
+        headers_of_a_call("Pull", stream) + frame(RST_STREAM, 0, stream, struct.pack(">I", 8))
+        for stream in range(1, 1001, 2)
+    )
+    with others_are_served(wire), contextlib.ExitStack() as open_connections:
+        for _ in range(8):
+            connection = socket.create_connection(("127.0.0.1", wire.server.data_port), timeout=10)
+            open_connections.enter_context(connection)
+            # The server may have had enough before the end.
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                connection.sendall(PREFACE + calls)
+        time.sleep(1.0)
+
+
+def test_idle_http2_connections_stop_nobody(wire: Wire) -> None:
+    """200 that have said their settings, and say no more: they stay, and others are served beside them."""
+    with others_are_served(wire), contextlib.ExitStack() as idle:
+        connections = []
+        for _ in range(200):
+            connection = socket.create_connection(("127.0.0.1", wire.server.data_port), timeout=10)
+            connections.append(idle.enter_context(connection))
+            connection.sendall(PREFACE)
+        for connection in connections:
+            answer = frames_until(connection, lambda kind, flags, stream: kind == SETTINGS)
+            assert answer and answer[-1][0] == SETTINGS, answer
+        time.sleep(1.0)
+        for connection in connections:
+            # Not closed: there may be more to read, but no end.
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                assert connection.recv(4096) != b""
 
 
 def test_calls_that_never_send_their_message_stop_nobody(wire: Wire) -> None:

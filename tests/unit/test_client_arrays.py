@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tablebay as tb
 from tablebay.client.arrays import as_keys, as_out, as_rows, first_nonfinite
 from tablebay.client.errors import BadRequest, BadType
 
@@ -228,6 +229,88 @@ def test_out_must_be_writable() -> None:
     out.flags.writeable = False
     with pytest.raises(BadRequest, match="out: found a read-only array, wanted a writable one"):
         as_out(out, "user", FLOAT32, (3, 4))
+
+
+class OldProducer(DLPackProducer):
+    """As libraries before DLPack 1.0 did it, which cannot say that memory is read-only."""
+
+    def __dlpack__(self, **arguments: Any) -> Any:
+        if not arguments.keys() <= {"stream"}:
+            raise TypeError(f"unexpected keyword arguments: {', '.join(arguments)}")
+        return self._values.__dlpack__()
+
+
+# Before, numpy had no word for read-only memory: it exported none, and took all that came as read-only.
+says_read_only = pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="DLPack 1.0 came to numpy with 2.1"
+)
+
+
+def read_only(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    values.flags.writeable = False
+    return values
+
+
+@says_read_only
+def test_read_only_keys_and_gradients_by_dlpack_share_memory() -> None:
+    """Memory that its owner keeps from being written to is read where it lies."""
+    keys = read_only(np.array([[1, -1, 3], [4, 5, 6]], np.int64))
+    flat, shape = as_keys(DLPackProducer(keys), "user")
+    assert shape == (2, 3)
+    assert np.shares_memory(flat, keys) and not flat.flags.writeable
+    assert flat.tolist() == [1, 2**64 - 1, 3, 4, 5, 6]
+    gradients = read_only(np.ones((2, 3, 4), np.float32))
+    rows = as_rows(DLPackProducer(gradients), "user", "gradients", FLOAT32, (2, 3, 4))
+    assert np.shares_memory(rows, gradients) and not rows.flags.writeable
+
+
+@says_read_only
+@pytest.mark.parametrize("where", ["tb.Table", "tb.local"])
+def test_a_table_takes_arrays_by_dlpack_read_only_or_not(where: str) -> None:
+    """Pull, push, assign, and a pull into an array of another library, which is filled and returned itself."""
+    spec: dict[str, Any] = {"dim": 4, "optimizer": tb.SGD(1.0), "initializer": tb.Constant(2.0)}
+    with tb.local(servers=2) as client:
+        table = tb.Table(**spec) if where == "tb.Table" else client.table("table", **spec)
+        keys = DLPackProducer(read_only(np.arange(100, 106).reshape(2, 3)))
+        assert (table.pull(keys) == 2).all()
+        table.push(keys, DLPackProducer(read_only(np.full((2, 3, 4), 0.5, np.float32))))
+        memory = np.zeros((2, 3, 4), np.float32)
+        out = DLPackProducer(memory)
+        assert table.pull(keys, out=out) is out
+        assert (memory == 1.5).all()
+        table.assign(keys, DLPackProducer(read_only(np.full((2, 3, 4), 7, np.float32))))
+        kept = read_only(np.zeros((2, 3, 4), np.float32))
+        with pytest.raises(
+            BadRequest, match="table 'table': out: found a read-only array, wanted a writable"
+        ):
+            table.pull(keys, out=DLPackProducer(kept))
+        assert not kept.any()
+        assert (table.pull(keys, out=out) is out) and (memory == 7).all()
+
+
+@says_read_only
+def test_out_by_dlpack_is_filled_in_place() -> None:
+    """The array is over the exporter's memory; dtype and shape are checked as an array's are."""
+    memory = np.empty((3, 4), np.float32)
+    out = as_out(DLPackProducer(memory), "user", FLOAT32, (3, 4))
+    assert np.shares_memory(out, memory) and out.flags.writeable
+    with pytest.raises(BadType, match="out: found float32, wanted int64"):
+        as_out(DLPackProducer(memory), "user", INT64, (3, 4))
+    with pytest.raises(BadRequest, match=r"out: found shape \(3, 4\), wanted \(4, 3\)"):
+        as_out(DLPackProducer(memory), "user", FLOAT32, (4, 3))
+    with pytest.raises(BadRequest, match="out: found an array that is not C-contiguous"):
+        as_out(DLPackProducer(memory.T), "user", FLOAT32, (4, 3))
+
+
+def test_an_exporter_that_cannot_say_read_only_is_read_and_never_written() -> None:
+    """Of DLPack before 1.0: its keys are taken as they lie, and it is refused where it would be written to."""
+    keys = np.arange(6, dtype=np.int64)
+    assert np.shares_memory(as_keys(OldProducer(keys), "user")[0], keys)
+    with pytest.raises(BadRequest, match="out: found a read-only array, wanted a writable one"):
+        as_out(OldProducer(np.empty((3, 4), np.float32)), "user", FLOAT32, (3, 4))
+    # numpy itself exports no read-only memory that way: what it says is passed on.
+    with pytest.raises(BadType, match="keys: found .*OldProducer, wanted uint64 or int64: .*readonly"):
+        as_keys(OldProducer(read_only(np.arange(6))), "user")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
