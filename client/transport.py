@@ -220,7 +220,7 @@ class _Failed:
 
 _BY_CODE: dict[grpc.StatusCode, type[errors.TablebayError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
-    # What a closed channel, ours or a stopping server's, leaves of a call under way.
+    # What a closed channel, ours or a stopping server's, leaves of a call under way, and gRPC under a flood.
     grpc.StatusCode.CANCELLED: errors.Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.INVALID_ARGUMENT: errors.BadRequest,

@@ -54,12 +54,21 @@ PODS = Resource("v1", "pods", "Pod")
 SERVICES = Resource("v1", "services", "Service")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
 DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
+POD_MONITORS = Resource("monitoring.coreos.com/v1", "podmonitors", "PodMonitor")
 EVENTS = Resource("v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
 
 _BY_KIND = {
     resource.kind: resource
-    for resource in (STATEFUL_SETS, JOBS, PODS, SERVICES, SERVICE_ACCOUNTS, DISRUPTION_BUDGETS)
+    for resource in (
+        STATEFUL_SETS,
+        JOBS,
+        PODS,
+        SERVICES,
+        SERVICE_ACCOUNTS,
+        DISRUPTION_BUDGETS,
+        POD_MONITORS,
+    )
 }
 
 
@@ -80,7 +89,9 @@ class ApiError(Exception):
     @property
     def refused(self) -> bool:
         """Whether the same request would be refused again: the object itself is at fault, or forbidden."""
-        return self.status in (400, 403, 405, 413, 415, 422)
+        # Server-side apply says 500 of a field of the wrong type.
+        mistyped = self.status == 500 and "failed to create typed patch object" in self.message
+        return mistyped or self.status in (400, 403, 405, 413, 415, 422)
 
 
 class Gone(Exception):
@@ -226,6 +237,17 @@ class Cluster:
             (item["metadata"].get("namespace", ""), item["metadata"]["name"]): item["metadata"]["uid"]
             for item in answer["items"]
         }
+
+    async def serves(self, resource: Resource) -> bool:
+        """Whether the API server knows this kind of object."""
+        path = f"/apis/{resource.api}"
+        try:
+            answer = await self._run("get", resource, "GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(one["name"] == resource.plural for one in answer.get("resources", ()))
 
     async def _run(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 READY, SERVERS_READY, WORKERS_READY = "Ready", "ServersReady", "WorkersReady"
 COMPLETE, FAILED = "Complete", "Failed"
+MONITORED = "Monitored"
 
 # Why Ready is what it is.
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"

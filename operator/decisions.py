@@ -48,12 +48,14 @@ class Observed:
     """A job's children. fresh: read from the API server for this decision, not from a cache.
 
     settled: the generation at which the operator left each child, where it knows that.
+    pod_monitors: the cluster knows PodMonitors. conflicts, refusal: what stood in the way of the plan before.
     """
 
     children: Mapping[tuple[str, str], Child]
     pods: Sequence[Pod]
     progress: Progress = field(default_factory=Progress)
     settled: Mapping[str, int] = field(default_factory=dict)
+    pod_monitors: bool = False
     conflicts: Sequence[str] = ()
     refusal: str = ""
     fresh: bool = False
@@ -351,7 +353,7 @@ def _leftovers(world: _World, end: _End, *, recorded: bool) -> list[tuple[str, s
 def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
     recorded = world.stateful_set.annotations.get(IMAGE_ANNOTATION, "") if world.stateful_set else ""
-    wanted = manifests.children(job, defaults, recorded_image=recorded)
+    wanted = manifests.children(job, defaults, recorded_image=recorded, pod_monitors=observed.pod_monitors)
     applies = [
         manifest
         for manifest in wanted
@@ -381,11 +383,27 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
         state = Fact(c.READY, False, c.STARTING_WORKERS, text + _hint(world.workers))
     else:
         state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
+    facts = [state, *_readiness(world)]
+    if job.model.spec.monitoring.pod_monitor == "Enabled":
+        text = "" if observed.pod_monitors else "the cluster knows no PodMonitors (monitoring.coreos.com/v1)"
+        facts.append(
+            Fact(
+                c.MONITORED,
+                not text,
+                "PodMonitor" if not text else "NoPodMonitors",
+                text or "a PodMonitor is there",
+            )
+        )
+    deletes: list[tuple[str, str, str, str]] = []
+    monitor = observed.children.get(("PodMonitor", job.name))
+    if monitor is not None and job.model.spec.monitoring.pod_monitor == "Disabled" and not monitor.deleting:
+        deletes.append((monitor.kind, monitor.name, monitor.uid, ""))
     plan = Plan(
         applies=applies,
         first=first,
         patches=patches,
-        status=_status(world, [state, *_readiness(world)], status, now),
+        deletes=deletes,
+        status=_status(world, facts, status, now),
         poll="running" if running else "",
     )
     if state.status and not c.is_true(status, c.READY):

@@ -93,10 +93,13 @@ def server_image(job: JobObject, defaults: Defaults, recorded: str) -> str:
     return job.model.spec.servers.image or recorded or defaults.server_image
 
 
-def children(job: JobObject, defaults: Defaults, *, recorded_image: str) -> list[Manifest]:
+def children(
+    job: JobObject, defaults: Defaults, *, recorded_image: str, pod_monitors: bool = False
+) -> list[Manifest]:
     """Every object of a job that runs, in the order in which they are made.
 
     recorded_image: of the StatefulSet that is there, "" if there is none. A newer chart does not change it.
+    pod_monitors: the cluster knows PodMonitors.
     """
     image = server_image(job, defaults, recorded_image)
     return [
@@ -108,6 +111,7 @@ def children(job: JobObject, defaults: Defaults, *, recorded_image: str) -> list
         worker_job(job),
         stateful_set(job, defaults, image),
         disruption_budget(job),
+        *([pod_monitor(job)] if pod_monitors and job.model.spec.monitoring.pod_monitor != "Disabled" else ()),
     ]
 
 
@@ -173,6 +177,22 @@ def disruption_budget(job: JobObject) -> Manifest:
         spec={
             "maxUnavailable": 0,
             "selector": {"matchLabels": selector(job, SERVER)},
+        },
+    )
+
+
+def pod_monitor(job: JobObject) -> Manifest:
+    """For the Prometheus operator: the pods of servers and workers, each at its port named http."""
+    return _object(
+        job,
+        "monitoring.coreos.com/v1",
+        "PodMonitor",
+        job.name,
+        "job",
+        spec={
+            "selector": {"matchLabels": {names.JOB_LABEL: job.name}},
+            "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],
+            "podTargetLabels": [names.JOB_LABEL, names.ROLE_LABEL],
         },
     )
 
@@ -256,13 +276,17 @@ def worker_job(job: JobObject) -> Manifest:
                 "MASTER_PORT": str(MASTER_PORT),
                 "WORLD_SIZE": str(spec.workers.replicas),
                 "LOCAL_RANK": "0",
+                names.METRICS_PORT: str(names.HTTP_PORT),
             }
         ),
         _from_label(names.RANK, _RANK_LABEL),
         _from_label("RANK", _RANK_LABEL),
         *container.get("env", ()),
     ]
-    _secure(container, read_only=False)
+    container["ports"] = [
+        {"name": "http", "containerPort": names.HTTP_PORT},
+        *container.get("ports", ()),
+    ]
     for other in (*pod["containers"], *pod.get("initContainers", ())):
         if spec.image:
             other.setdefault("image", spec.image)
@@ -310,13 +334,12 @@ def _pod_template(job: JobObject, role: str, given: Mapping[str, Any] | None) ->
     template: dict[str, Any] = copy.deepcopy(dict(given or {}))
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels(job, role)}
-    if role == SERVER:
-        metadata["annotations"] = {
-            "prometheus.io/scrape": "true",
-            "prometheus.io/port": str(names.HTTP_PORT),
-            "prometheus.io/path": "/metrics",
-            **(metadata.get("annotations") or {}),
-        }
+    metadata["annotations"] = {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(names.HTTP_PORT),
+        "prometheus.io/path": "/metrics",
+        **(metadata.get("annotations") or {}),
+    }
     pod = template.setdefault("spec", {})
     pod.setdefault("containers", [])
     pod["serviceAccountName"] = f"{job.name}-tablebay"

@@ -17,6 +17,7 @@ from tablebay.operator import projections
 from tablebay.operator.cluster import (
     DISRUPTION_BUDGETS,
     JOBS,
+    POD_MONITORS,
     PODS,
     SERVICE_ACCOUNTS,
     SERVICES,
@@ -45,7 +46,7 @@ CHILDREN: dict[Resource, Callable[[Mapping[str, Any]], projections.Child]] = {
     SERVICE_ACCOUNTS: projections.child,
     DISRUPTION_BUDGETS: projections.child,
 }
-_RESOURCES = {resource.kind: resource for resource in CHILDREN}
+_RESOURCES = {resource.kind: resource for resource in (*CHILDREN, POD_MONITORS)}
 
 
 class Reconciler:
@@ -56,7 +57,7 @@ class Reconciler:
         *,
         cluster: Cluster,
         jobs: JobCache,
-        children: Mapping[str, Informer[projections.Child]],
+        children: dict[str, Informer[Any]],
         pods: Informer[projections.Pod],
         poller: Poller,
         recorder: Recorder,
@@ -159,11 +160,12 @@ class Reconciler:
             pods=list(self._pods.of_job(key).values()),
             progress=self._poller.of_job(key, job.uid),
             settled=self._settled.get(key, {}),
+            pod_monitors="PodMonitor" in self._children,
         )
 
     async def _live(self, key: Key, job: JobObject) -> Observed:
         query = {"labelSelector": f"{JOB_LABEL}={key[1]}"}
-        resources = [*CHILDREN, PODS]
+        resources = [PODS, *(_RESOURCES[kind] for kind in self._children)]
         lists = await asyncio.gather(
             *(self._cluster.list_all(resource, key[0], query) for resource in resources)
         )
@@ -174,13 +176,14 @@ class Reconciler:
                 if resource is PODS:
                     pods.append(projections.pod(body))
                 else:
-                    child = CHILDREN[resource]({"kind": resource.kind, **body})
+                    child = CHILDREN.get(resource, projections.child)({"kind": resource.kind, **body})
                     children[(child.kind, child.name)] = child
         return Observed(
             children=children,
             pods=pods,
             progress=self._poller.of_job(key, job.uid),
             settled=self._settled.get(key, {}),
+            pod_monitors="PodMonitor" in self._children,
             fresh=True,
         )
 

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import kopf
 from tablebay import __version__
 from tablebay.client.environment import JOB_LABEL
 from tablebay.operator import handlers, probes, projections
-from tablebay.operator.cluster import PODS, Cluster
+from tablebay.operator.cluster import POD_MONITORS, PODS, ApiError, Cluster, Resource
 from tablebay.operator.informers import Informer
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.lease import Lease
@@ -32,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 RESYNC_S = 600.0
 COMPARE_S = 60.0
+DISCOVER_S = 300.0
 # Past these the process is better started anew.
 SILENT_MAX_S, STALE_MAX_S, QUEUE_AGE_MAX_S = 180.0, 240.0, 300.0
 
@@ -106,28 +108,16 @@ class _Operator:
     async def _lead(self, cluster: Cluster, stop: asyncio.Event) -> int:
         config = self._config
         assert self._lease is not None
+        # The reconciler's own, so that a kind may come later.
+        children: dict[str, Informer[Any]] = {}
         for resource, project in CHILDREN.items():
-            self._informers[resource.kind] = Informer(
-                cluster,
-                resource,
-                project,
-                selector=JOB_LABEL,
-                namespaces=config.namespaces,
-                changed=self._queue.add,
-            )
-        pods = self._informers["Pod"] = Informer(
-            cluster,
-            PODS,
-            projections.pod,
-            selector=JOB_LABEL,
-            namespaces=config.namespaces,
-            changed=self._queue.add,
-        )
+            children[resource.kind] = self._watch(cluster, resource, project)
+        pods = self._watch(cluster, PODS, projections.pod)
         poller = Poller(self._queue.add, self._queue.add_after)
         reconciler = Reconciler(
             cluster=cluster,
             jobs=self._jobs,
-            children={kind: one for kind, one in self._informers.items() if kind != "Pod"},
+            children=children,
             pods=pods,
             poller=poller,
             recorder=Recorder(cluster, self._identity),
@@ -152,6 +142,7 @@ class _Operator:
             "lease": asyncio.create_task(self._lease.keep()),
             "stop": asyncio.create_task(stop.wait()),
             "compare": asyncio.create_task(self._compare(cluster)),
+            "monitors": asyncio.create_task(self._find_pod_monitors(cluster, children)),
             "resync": asyncio.create_task(self._resync()),
             "workers": asyncio.create_task(self._work(workers)),
         }
@@ -173,8 +164,37 @@ class _Operator:
         # kopf takes signals for itself, and returns on them.
         return 1 if error is not None else 0
 
+    def _watch(
+        self, cluster: Cluster, resource: Resource, project: Callable[[Mapping[str, Any]], Any]
+    ) -> Informer[Any]:
+        informer = self._informers[resource.kind] = Informer(
+            cluster,
+            resource,
+            project,
+            selector=JOB_LABEL,
+            namespaces=self._config.namespaces,
+            changed=self._queue.add,
+        )
+        return informer
+
+    async def _find_pod_monitors(self, cluster: Cluster, children: dict[str, Informer[Any]]) -> None:
+        """PodMonitors are made where the cluster knows them, also if it learns them later."""
+        while True:
+            try:
+                if await cluster.serves(POD_MONITORS):
+                    break
+            except ApiError as error:
+                _LOG.info("podmonitors.unknown", extra={"cause": str(error)})
+            await asyncio.sleep(DISCOVER_S)
+        informer = self._watch(cluster, POD_MONITORS, projections.child)
+        await informer.synced()
+        children[POD_MONITORS.kind] = informer
+        for body in self._jobs.bodies():
+            self._queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+        await asyncio.Event().wait()
+
     async def _work(self, workers: Workers) -> None:
-        for informer in self._informers.values():
+        for informer in list(self._informers.values()):
             await informer.synced()
         _LOG.info("watches.synced", extra={"objects": {k: len(i) for k, i in self._informers.items()}})
         async with asyncio.TaskGroup() as group:

@@ -242,16 +242,54 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
   return piece;
 }
 
+void Store::CheckOwned(const Piece& piece) const {
+  const std::shared_lock<std::shared_mutex> lock(map_lock_);
+  const std::bitset<kShards> foreign = piece.shards & ~owned_;
+  if (foreign.any()) {
+    throw StatusError("WrongShard", Format("shard %zu of table '%s' is not this server's (map version %u)",
+                                           foreign._Find_first(), piece.table->name().c_str(), map_version_));
+  }
+}
+
 // Finds the stripes' runs; keys that do not lie in stripe order get an order by a counting sort.
 void Store::Arrange(Piece& piece) const {
   constexpr uint32_t kChunk = 256;
   const Kernels& kernels = ActiveKernels();
-  std::vector<uint8_t> stripes(piece.count);
   std::array<uint32_t, kStripes + 1>& begin = piece.stripe_begin;
   begin.fill(0);
+  // Clients send keys shard by shard, so that a key most often has the shard of the one before it.
   bool in_order = true;
-  uint32_t previous = 0;
+  uint32_t shard = 0;
+  uint32_t since = 0;
+  for (uint32_t first = 0; first < piece.count && in_order; first += kChunk) {
+    uint64_t hashes[kChunk];
+    const uint32_t n = std::min(kChunk, piece.count - first);
+    kernels.hash_keys(piece.keys + uint64_t{first} * sizeof(uint64_t), n, hashes);
+    for (uint32_t j = 0; j < n; ++j) {
+      const uint32_t next = ShardOfHash(hashes[j]);
+      if (next == shard) [[likely]]
+        continue;
+      if (next < shard) {
+        in_order = false;
+        break;
+      }
+      piece.shards[shard] = first + j > since;
+      begin[StripeOfShard(shard) + 1] += first + j - since;
+      since = first + j;
+      shard = next;
+    }
+  }
+  if (in_order) {
+    piece.shards[shard] = piece.count > since;
+    begin[StripeOfShard(shard) + 1] += piece.count - since;
+    for (uint32_t stripe = 0; stripe < kStripes; ++stripe) begin[stripe + 1] += begin[stripe];
+    return CheckOwned(piece);
+  }
+  begin.fill(0);
+  std::vector<uint8_t> stripes(piece.count);
   std::array<bool, kShards> touched{};
+  uint32_t previous = 0;
+  in_order = true;
   for (uint32_t first = 0; first < piece.count; first += kChunk) {
     uint64_t hashes[kChunk];
     const uint32_t n = std::min(kChunk, piece.count - first);
@@ -266,15 +304,8 @@ void Store::Arrange(Piece& piece) const {
     }
   }
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) begin[stripe + 1] += begin[stripe];
-  for (uint32_t shard = 0; shard < kShards; ++shard) piece.shards[shard] = touched[shard];
-  {
-    const std::shared_lock<std::shared_mutex> lock(map_lock_);
-    const std::bitset<kShards> foreign = piece.shards & ~owned_;
-    if (foreign.any()) {
-      throw StatusError("WrongShard", Format("shard %zu of table '%s' is not this server's (map version %u)",
-                                             foreign._Find_first(), piece.table->name().c_str(), map_version_));
-    }
-  }
+  for (uint32_t s = 0; s < kShards; ++s) piece.shards[s] = touched[s];
+  CheckOwned(piece);
   if (in_order) return;
   piece.order.resize(piece.count);
   std::array<uint32_t, kStripes> next;

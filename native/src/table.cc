@@ -126,18 +126,22 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
   const uint64_t row_bytes = checked_.layout.row_bytes;
   const char* const keys = run.keys;
   const uint32_t* const order = run.order;
+  const auto hash_keys = ActiveKernels().hash_keys;
 
   for (uint32_t b = 0; b < blocks + 3; ++b) {
     if (b < blocks) {
       Block& block = ring[b % 4];
       const uint32_t first = run.begin + b * kBlock;
-      for (uint32_t j = 0, n = size_of(b); j < n; ++j) {
-        const uint64_t key = LoadKey(keys, kOrdered ? order[first + j] : first + j);
-        const uint64_t hash = HashKey(key);
-        block.keys[j] = key;
-        block.hashes[j] = hash;
-        index.Prefetch(hash);
+      const uint32_t n = size_of(b);
+      if constexpr (kOrdered) {
+        for (uint32_t j = 0; j < n; ++j) block.keys[j] = LoadKey(keys, order[first + j]);
+      } else if (n == kBlock) [[likely]] {
+        std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), sizeof block.keys);  // of a known size
+      } else {
+        std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), n * sizeof(uint64_t));
       }
+      hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);
+      for (uint32_t j = 0; j < n; ++j) index.Prefetch(block.hashes[j]);
     }
     if (b >= 1 && b - 1 < blocks) {
       Block& block = ring[(b - 1) % 4];
@@ -339,6 +343,13 @@ void Table::Touch(Stripe& stripe, uint32_t position, char* row) {
   stripe.dirty[position >> 6] |= uint64_t{1} << (position & 63);
 }
 
+// The dirty bits that many rows will touch, in order, rather than one by one as the rows come.
+void Table::FetchDirty(const Stripe& stripe, uint32_t rows) {
+  constexpr size_t kWords = kCacheLine / sizeof(uint64_t);
+  if (rows < stripe.dirty.size() / kWords) return;
+  for (size_t word = 0; word < stripe.dirty.size(); word += kWords) __builtin_prefetch(&stripe.dirty[word], 1, 2);
+}
+
 void Table::Create(uint32_t stripe_index, const Run& run) {
   Stripe& stripe = stripes_[stripe_index];
   ++stripe.version;
@@ -361,6 +372,7 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
   const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
   Update update = update_;
   update.learning_rate = learning_rate();
+  FetchDirty(stripe, run.size());
   ForBlocks(stripe, run, at.row_bytes,
             [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
                 const uint64_t* hashes, const Ahead& ahead) {

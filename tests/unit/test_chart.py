@@ -39,7 +39,6 @@ RIGHTS = {
     "policy/poddisruptionbudgets": CREATED,
     "monitoring.coreos.com/podmonitors": CREATED,
     "/pods": {"get", "list", "watch"},
-    "/persistentvolumeclaims": {"get", "list", "watch", "delete"},
     "/events": {"create", "patch"},
 }
 

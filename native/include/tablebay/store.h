@@ -106,6 +106,7 @@ class Store {
   std::shared_ptr<Client> FindClient(const Sender& sender) const;
   void CheckSender(const Sender& sender) const;
   Piece CheckPart(const Part& part, bool push) const;
+  void CheckOwned(const Piece& piece) const;
   void Arrange(Piece& piece) const;
   void MergeRepeats(Piece& piece) const;
   void CheckGradients(Piece& piece);

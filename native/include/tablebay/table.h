@@ -113,6 +113,7 @@ class Table {
   uint32_t Find(const Stripe& stripe, uint64_t key, uint64_t hash) const;
   uint32_t Insert(Stripe& stripe, uint64_t key, uint64_t hash);
   void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
+  static void FetchDirty(const Stripe& stripe, uint32_t rows);
   void Touch(Stripe& stripe, uint32_t position, char* row);
   struct HashAt;
 

@@ -106,11 +106,6 @@ capabilities:
 - apiGroups:
   - ""
   resources:
-  - persistentvolumeclaims
-  verbs: [get, list, watch, delete]
-- apiGroups:
-  - ""
-  resources:
   - events
   verbs: [create, patch]
 - apiGroups:
