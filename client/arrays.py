@@ -73,7 +73,9 @@ def as_out(out: Any, table: str, dtype: np.dtype[Any], shape: Shape) -> Rows:
     _require_shape(array, what, shape)
     _require_layout(array, what)
     if not array.flags.writeable:
-        raise BadRequest(f"{what}: found an array that is read-only, or does not say that it is not; wanted a writable one")
+        raise BadRequest(
+            f"{what}: found an array that is read-only, or does not say that it is not; wanted a writable one"
+        )
     return array
 
 

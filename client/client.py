@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tablebay.client import errors
+from tablebay.client import environment, errors
 from tablebay.client.control import Control
 from tablebay.client.environment import WorkerEnvironment, expand_pattern
 from tablebay.client.hello import greet
@@ -171,6 +172,8 @@ class Client:
                 retries=self._session.retries,
             )
             control.report(request, self._session.timeout)
+        if self._session.figures is not None:
+            self._session.figures.reported(numbers)
 
     def barrier(self, name: str, timeout: float | None = None) -> None:
         """Wait until every worker has called barrier(name), as often as this one has by now.
@@ -272,29 +275,39 @@ def connect(
         raise errors.BadType(f"timeout: found {type(timeout).__name__}, wanted seconds")
     if not timeout > 0:
         raise errors.BadRequest(f"timeout is {timeout}, wanted more than 0 seconds")
+    exposed = False
     if address is None:
-        environment = WorkerEnvironment.read()
-        address = environment.servers
-        rank = environment.rank if rank is None else rank
-        workers = environment.workers if workers is None else workers
-        job = environment.job if job is None else job
-        generation = environment.generation if generation is None else generation
+        worker = WorkerEnvironment.read()
+        address = worker.servers
+        rank = worker.rank if rank is None else rank
+        workers = worker.workers if workers is None else workers
+        job = worker.job if job is None else job
+        generation = worker.generation if generation is None else generation
+        exposed = bool(os.environ.get(environment.METRICS_PORT))
     addresses = expand_pattern(address) if isinstance(address, str) else list(address)
     if not addresses:
         raise errors.BadRequest("connect: found no address, wanted host:port, a pattern, or a list")
 
-    def transport(message_bytes_max: int) -> Transport:
+    def over(transport: Callable[[int], Transport]) -> Client:
+        return client_over(
+            transport(MESSAGE_BYTES_MAX),
+            timeout=timeout,
+            rank=rank,
+            workers=workers,
+            job=job or "",
+            generation=generation or 0,
+            remake=transport,
+        )
+
+    def plain(message_bytes_max: int) -> Transport:
         return GrpcTransport(addresses, message_bytes_max=message_bytes_max)
 
-    return client_over(
-        transport(MESSAGE_BYTES_MAX),
-        timeout=timeout,
-        rank=rank,
-        workers=workers,
-        job=job or "",
-        generation=generation or 0,
-        remake=transport,
-    )
+    if not exposed:
+        return over(plain)
+    # Late, for who has no use of it: it loads prometheus_client.
+    from tablebay.client import metrics
+
+    return metrics.counting(plain, over)
 
 
 def client_over(

@@ -36,7 +36,9 @@ JOB_LABEL, ROLE_LABEL = "tablebay.dev/job", "tablebay.dev/role"
 # What torch.distributed reads.
 DISTRIBUTED = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK")
 
-_IDENTITY = frozenset({JOB, ROLE, RANK, WORKERS, GENERATION, SERVERS, INDEX, TABLES, *DISTRIBUTED})
+_IDENTITY = frozenset(
+    {JOB, ROLE, RANK, WORKERS, GENERATION, SERVERS, INDEX, TABLES, METRICS_HOST, METRICS_PORT, *DISTRIBUTED}
+)
 
 # A server's HTTP port is one above its data port, its control port two above.
 DATA_PORT, HTTP_PORT, CONTROL_PORT = 7070, 7071, 7072

@@ -43,13 +43,11 @@ _OF_A_TABLE = {
     "name": "The table's name, by which the workers' code opens it.",
     "dim": "Numbers in a row; from tableDefaults if not given.",
     "dtype": "What the numbers are; float32 if not given.",
-    "optimizer": "What a push does to a row. Only learningRate may change in a job that exists.",
+    "optimizer": "What a push does to a row.",
     "initializer": "How a row begins.",
     "seed": "Rows begin as a function of it, the table's name, the key and the column.",
     "nonFinite": "What a gradient with NaN or infinity gets; Reject if not given.",
 }
-# Of an optimizer, what a running server takes.
-_LIVE = frozenset({"learningRate"})
 
 
 def crd() -> Schema:
@@ -361,7 +359,7 @@ def _add_rules(spec: Schema) -> None:
         _put(part, _table_rules(part))
     servers, workers, scheduling = fields["servers"], fields["workers"], fields["scheduling"]
     _put(servers, _fixed(servers))
-    _put(workers, _fixed(_only(workers, "template")))
+    _put(workers, _fixed(workers))
     _put(scheduling, _fixed(scheduling))
     gone = "oldSelf.tables.filter(o, !has(self.tables) || !self.tables.exists(n, n.name == o.name))"
     # The defaults are taken whole; see with_table_defaults in client/job.py.
@@ -379,6 +377,13 @@ def _add_rules(spec: Schema) -> None:
                 "a table cannot be taken out of a job that exists: its rows would be lost",
                 says="'a table cannot be taken out of a job that exists: its rows would be lost; missing: %s' "
                 f".format([{gone}.map(o, o.name)])",
+                field=".tables",
+                reason="FieldValueForbidden",
+            ),
+            _rule(
+                "has(self.tables) == has(oldSelf.tables) "
+                "&& (!has(self.tables) || self.tables.all(t, oldSelf.tables.exists(o, o.name == t.name)))",
+                "a table cannot be added to a job that exists; the workers' code may declare it",
                 field=".tables",
                 reason="FieldValueForbidden",
             ),
@@ -411,7 +416,7 @@ def _table_rules(table: Schema) -> list[Schema]:
     _put(
         optimizer,
         [
-            *_fixed(_only(optimizer, *(name for name in optimizer["properties"] if name not in _LIVE))),
+            *_fixed(optimizer),
             _rule(
                 "!has(self.epsilon) || self.epsilon > 0.0 || "
                 f"!(self.type == 'Adam' || (self.type == 'Adagrad' && {both}))",

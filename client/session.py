@@ -31,6 +31,7 @@ from tablebay.client.transport import Answer, Transport
 from tablebay.native import _core
 
 if TYPE_CHECKING:
+    from tablebay.client.metrics import Figures
     from tablebay.client.prefetch import Prefetch
 
 # (table_id, dim, row_bytes, flags, Plan, array), as _core.Call takes them.
@@ -102,11 +103,15 @@ class Outgoing:
 
 @dataclass(eq=False)
 class Letter:
-    """A step under way: its requests, and the keys that it may change."""
+    """A step under way: its requests, and the keys that it may change.
+
+    refused: what is left of it is empty.
+    """
 
     step: int
     parts: Sequence[Part]
     outgoing: list[Outgoing]
+    refused: bool = False
 
 
 class Session:
@@ -128,6 +133,10 @@ class Session:
         self.router = _core.Router(greeting.shard_map.owners, greeting.shard_map.servers)
         self.message_bytes_max = greeting.message_bytes_max
         self.pull_latency = LatencyHistogram()
+        self.steps_applied = 0
+        # Set where the process has metrics (client/metrics.py).
+        self.figures: Figures | None = None
+        self.on_close: Callable[[Session], None] | None = None
         self._shard_map_version = greeting.shard_map.version
         self._epochs = greeting.epochs
         self._process = os.getpid()
@@ -160,6 +169,11 @@ class Session:
     def retries(self) -> int:
         """Requests sent again so far."""
         return self._retries + self.control.retries
+
+    @property
+    def open_steps(self) -> int:
+        """Steps sent and not settled."""
+        return len(self._pushing)
 
     def deadline(self, timeout: float | None = None) -> Deadline:
         """One for a call that begins now."""
@@ -267,7 +281,7 @@ class Session:
         except BaseException:
             self._keep(letter)
             raise
-        self._settled(letter)
+        self._settled(letter, applied=not letter.refused)
 
     def _close_refused(self, letter: Letter, deadline: Deadline) -> None:
         """A server refused the step for good. Other shards may have it, so its number is not used again."""
@@ -277,6 +291,7 @@ class Session:
         # Every server must know the step, or a restarted worker would begin with it again: the rest of it is
         # empty.
         oldest_step = self.ledger.oldest
+        letter.refused = True
         letter.outgoing = [
             self._empty(out.server, letter.step, oldest_step, b"") for out in letter.outgoing if not out.done
         ]
@@ -298,9 +313,10 @@ class Session:
             if letter not in self._unsettled:
                 self._unsettled.append(letter)
 
-    def _settled(self, letter: Letter) -> None:
+    def _settled(self, letter: Letter, applied: bool = False) -> None:
         self.ledger.complete(letter.step)
         with self._lock:
+            self.steps_applied += applied
             self._pushing.remove(letter)
             if letter in self._unsettled:
                 self._unsettled.remove(letter)
@@ -384,6 +400,21 @@ class Session:
 
         under_way: what `send_first` began.
         """
+        if self.figures is None or not outgoing:
+            self._deliver(outgoing, deadline, under_way)
+            return
+        began = self.pace.clock()
+        try:
+            self._deliver(outgoing, deadline, under_way)
+        finally:
+            self.figures.waited(outgoing[0].method, self.pace.clock() - began)
+
+    def _deliver(
+        self,
+        outgoing: Sequence[Outgoing],
+        deadline: Deadline,
+        under_way: list[tuple[Outgoing, Answer]] | None,
+    ) -> None:
         attempt = 0
         before: errors.Unavailable | None = None
         while True:
@@ -518,3 +549,5 @@ class Session:
         finally:
             self._closed = True
             self.transport.close()
+            if self.on_close is not None:
+                self.on_close(self)

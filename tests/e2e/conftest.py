@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -14,11 +15,9 @@ from typing import Any
 
 import pytest
 from e2e.jobs import Job
-from e2e.kube import ROOT, kubectl, run, until
+from e2e.kube import ROOT, kubectl, make_namespace, run, until
 
 REPORT = ROOT / "build" / "e2e" / "report.json"
-CHART = ROOT / "deploy" / "helm" / "tablebay"
-RELEASE = "tablebay"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,47 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def system() -> str:
     """The namespace that the operator is in."""
     return os.environ.get("E2E_NAMESPACE", "tablebay-system")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def installed(system: str) -> Iterator[None]:
-    """Tablebay by `helm install`, in a namespace that enforces the restricted standard."""
-    image, _, tag = os.environ.get("IMAGE", "localhost/tablebay:dev").rpartition(":")
-    make_namespace(system)
-    ended = run(
-        "helm",
-        *("upgrade", "--install", RELEASE, str(CHART), "--namespace", system),
-        *("--set", f"image.repository={image}", "--set", f"image.tag={tag}"),
-        *("--wait", "--timeout", "180s"),
-        timeout=240,
-    )
-    assert ended.returncode == 0, ended.stderr + kubectl("-n", system, "get", "pods", "-o", "wide")
-    assert "Warning" not in ended.stderr, ended.stderr
-    yield
-    if not os.environ.get("KEEP"):
-        run("helm", "uninstall", RELEASE, "--namespace", system, "--wait")
-
-
-def make_namespace(name: str) -> None:
-    """A namespace in which only pods of the restricted standard may run."""
-    kubectl(
-        "apply",
-        "-f",
-        "-",
-        input=json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Namespace",
-                "metadata": {
-                    "name": name,
-                    "labels": {
-                        "pod-security.kubernetes.io/enforce": "restricted",
-                        "pod-security.kubernetes.io/warn": "restricted",
-                    },
-                },
-            }
-        ),
-    )
 
 
 @pytest.fixture
@@ -117,9 +75,6 @@ def scenario(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     figures: dict[str, Any] = {}
     began = time.monotonic()
     yield figures
-    found = {"scenarios": []}
-    if REPORT.is_file():
-        found = json.loads(REPORT.read_text())
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT
     ).stdout.strip()
@@ -130,9 +85,13 @@ def scenario(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
         **figures,
     }
     REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.write_text(
-        json.dumps({"commit": commit, "scenarios": [*found["scenarios"], entry]}, indent=2) + "\n"
-    )
+    with open(REPORT, "a+") as file:
+        # Tests run side by side.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        before = json.loads(file.read() or '{"scenarios": []}')["scenarios"]
+        file.truncate(0)
+        file.write(json.dumps({"commit": commit, "scenarios": [*before, entry]}, indent=2) + "\n")
 
 
 @pytest.fixture

@@ -65,3 +65,25 @@ def condition(job: dict[str, Any], type: str) -> dict[str, Any]:
 def holds(job: dict[str, Any], type: str) -> bool:
     """Whether a condition is True."""
     return condition(job, type).get("status") == "True"
+
+
+def make_namespace(name: str) -> None:
+    """A namespace in which only pods of the restricted standard may run."""
+    kubectl(
+        "apply",
+        "-f",
+        "-",
+        input=json.dumps(
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {
+                    "name": name,
+                    "labels": {
+                        "pod-security.kubernetes.io/enforce": "restricted",
+                        "pod-security.kubernetes.io/warn": "restricted",
+                    },
+                },
+            }
+        ),
+    )

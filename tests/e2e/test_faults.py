@@ -72,6 +72,7 @@ def _replaced(job: Job, uid: str, scenario: dict[str, Any]) -> None:
     scenario["replaced_seconds"] = seconds_since(began)
 
 
+@pytest.mark.alone
 def test_the_operators_pods_deleted(job: Callable[..., Job], system: str, scenario: dict[str, Any]) -> None:
     """Training goes on without the operator, and another one sees the job to its end."""
     flights = job(steps_per_second=SLOW)
@@ -86,6 +87,7 @@ def test_the_operators_pods_deleted(job: Callable[..., Job], system: str, scenar
     assert not before & after
 
 
+@pytest.mark.alone
 @pytest.mark.own_cluster
 def test_the_api_server_away_for_a_minute(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """Training goes on while nothing answers at the API server, and the job ends as it should afterwards."""

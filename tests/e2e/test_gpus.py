@@ -10,6 +10,9 @@ import pytest
 from e2e.jobs import Job
 from e2e.kube import kubectl, until
 
+# One after the other: they share the node.
+pytestmark = pytest.mark.xdist_group("gpus")
+
 GPU = "nvidia.com/gpu"
 COUNT = 2
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from e2e.jobs import Job
 
 FINISHED, RUNNING, QUIET_S = 20, 5, 120
@@ -30,6 +31,7 @@ def _workers(*command: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.alone
 def test_no_write_while_nothing_changes(
     job: Callable[..., Job], operator_metrics: Callable[[], str], scenario: dict[str, Any]
 ) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from e2e.jobs import Job
-from e2e.kube import ROOT, items, kubectl, run
+from e2e.kube import ROOT, items, kubectl, make_namespace, run
 
 FILES = sorted((Path(__file__).parent / "broken").rglob("*.yaml"))
 
@@ -21,23 +23,48 @@ def said(file: Path, name: str) -> str:
     return ""
 
 
+REFUSED = [file for file in FILES if said(file, "wants")]
+
+
 def test_there_are_files_of_every_row() -> None:
     """Rows 1 to 14 and 17 of the list of bad inputs each have a file."""
     assert len(FILES) >= 20
     assert {file.name[:2] for file in FILES} >= {f"{row:02}" for row in (*range(1, 15), 17)}
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if said(file, "wants")], ids=lambda file: file.stem)
-def test_a_broken_file_is_refused(file: Path, namespace: str) -> None:
+@pytest.fixture(scope="module")
+def empty() -> Iterator[str]:
+    """A namespace in which nothing is ever made."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    make_namespace(name)
+    yield name
+    assert not items("trainingjobs,statefulsets,jobs,services,pods", name)
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in REFUSED if not said(file, "after")], ids=lambda file: file.stem
+)
+def test_a_broken_file_is_refused(file: Path, empty: str) -> None:
     """kubectl apply fails with the message of its row, and nothing is made."""
-    before = said(file, "after")
-    if before:
-        kubectl("-n", namespace, "apply", "-f", str(ROOT / before))
+    ended = run("kubectl", "-n", empty, "apply", "-f", str(file))
+    assert ended.returncode != 0, f"accepted: {ended.stdout}"
+    assert said(file, "wants") in ended.stderr
+    name = yaml.safe_load(file.read_text())["metadata"]["name"]
+    assert run("kubectl", "-n", empty, "get", "tj", name).returncode != 0
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in REFUSED if said(file, "after")], ids=lambda file: file.stem
+)
+def test_a_broken_change_is_refused(file: Path, namespace: str) -> None:
+    """The change of a job that exists fails with the message of its row, and the job is as it was."""
+    kubectl("-n", namespace, "apply", "-f", str(ROOT / said(file, "after")))
+    before = [one["spec"] for one in items("trainingjobs", namespace)]
     ended = run("kubectl", "-n", namespace, "apply", "-f", str(file))
     assert ended.returncode != 0, f"accepted: {ended.stdout}"
     assert said(file, "wants") in ended.stderr
-    if not before:
-        assert not items("trainingjobs,statefulsets,jobs,services,pods", namespace)
+    assert [one["spec"] for one in items("trainingjobs", namespace)] == before
 
 
 @pytest.mark.parametrize(

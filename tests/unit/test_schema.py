@@ -140,16 +140,14 @@ def test_tables_are_known_by_name() -> None:
 
 
 def test_what_a_running_job_cannot_take_is_fixed() -> None:
-    """All of servers, the workers' template and the shape of tables; not replicas of workers nor policies."""
+    """All of servers, workers and tables; not policies."""
     assert fixed(".spec.servers") == set(PARTS[".spec.servers"]["properties"])
-    assert fixed(".spec.workers") == {"template"}
+    assert fixed(".spec.workers") == {"replicas", "template"}
     assert fixed(".spec.scheduling") == set(PARTS[".spec.scheduling"]["properties"])
     assert fixed(".spec") == {"image"}
     for place in (".spec.tables[]", ".spec.tableDefaults"):
         assert fixed(place) == {"dim", "dtype", "initializer", "seed", "nonFinite"}
-        assert fixed(f"{place}.optimizer") == set(PARTS[f"{place}.optimizer"]["properties"]) - {
-            "learningRate"
-        }
+        assert fixed(f"{place}.optimizer") == set(PARTS[f"{place}.optimizer"]["properties"])
     assert not any("oldSelf" in rule["rule"] for rule in rules(".spec.runPolicy") + rules(".spec.monitoring"))
 
 

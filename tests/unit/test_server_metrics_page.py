@@ -1,13 +1,15 @@
-"""docs/metrics.md against what a server exposes."""
+"""docs/metrics.md against what servers and workers expose."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from prometheus_client import generate_latest
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tablebay.client import metrics as worker
 from tablebay.client.tables import TableSpec
 from tablebay.ps_server.metrics import registry
 from tablebay.ps_server.service import Service
@@ -15,18 +17,38 @@ from tablebay.ps_server.service import Service
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
-def exposed() -> dict[str, str]:
-    """The type of each family of a server's own, by the name of its samples."""
-    service = Service(tables=[TableSpec(name="t", dim=1)])
-    text = generate_latest(registry(service.snapshot)).decode()
+def server_registry() -> CollectorRegistry:
+    return registry(Service(tables=[TableSpec(name="t", dim=1)]).snapshot)
+
+
+def worker_registry() -> CollectorRegistry:
+    figures = worker.Figures()
+    figures.reported({"loss": 0.5})
+    return worker.registry(figures)
+
+
+def exposed(found: CollectorRegistry) -> dict[str, str]:
+    """The type of each family of Tablebay's own, by the name of its samples."""
     families = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(generate_latest(found).decode()):
         if family.name.startswith("tablebay_"):
             families[family.name + ("_total" if family.type == "counter" else "")] = family.type
     return families
 
 
-def test_the_page_lists_each_metric_with_its_type_and_no_other() -> None:
-    """Every family that a server exposes is a row of the page, and every row is exposed."""
-    rows = re.findall(r"^\| `(tablebay_\w+)` \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
-    assert dict(rows) == exposed()
+def documented(heading: str) -> dict[str, str]:
+    """The type of each family in the table under a heading of the page."""
+    (part,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return dict(re.findall(r"^\| `(tablebay_\w+)` \| (\w+) \|", part, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("heading", "found"),
+    [("Servers", server_registry()), ("Workers", worker_registry())],
+    ids=["server", "worker"],
+)
+def test_the_page_lists_each_metric_with_its_type_and_no_other(
+    heading: str, found: CollectorRegistry
+) -> None:
+    """Every family that a process exposes is a row of its section, and every row is exposed."""
+    assert documented(heading) == exposed(found)

@@ -1,0 +1,134 @@
+"""The chart as its users meet it: helm test, and what is left when it is gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from e2e.install import RELEASE, main
+from e2e.jobs import Job
+from e2e.kube import condition, get, items, kubectl, run, until
+
+# As much of the Prometheus operator's definition as a PodMonitor needs.
+POD_MONITORS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "podmonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "scope": "Namespaced",
+        "names": {"kind": "PodMonitor", "plural": "podmonitors", "singular": "podmonitor"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {
+                                "type": "object",
+                                "required": ["selector", "podMetricsEndpoints"],
+                                "properties": {
+                                    "selector": {
+                                        "type": "object",
+                                        "properties": {
+                                            "matchLabels": {
+                                                "type": "object",
+                                                "additionalProperties": {"type": "string"},
+                                            }
+                                        },
+                                    },
+                                    "podTargetLabels": {"type": "array", "items": {"type": "string"}},
+                                    "podMetricsEndpoints": {
+                                        "type": "array",
+                                        "items": {
+                                            "type": "object",
+                                            "properties": {
+                                                "port": {"type": "string"},
+                                                "path": {"type": "string"},
+                                            },
+                                        },
+                                    },
+                                },
+                            }
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+KINDS = "deployments,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,pdb,leases,jobs,trainingjobs"
+
+
+def test_helm_test_trains_a_tiny_job(system: str, scenario: dict[str, Any]) -> None:
+    """`helm test` submits a job, waits for its end, and leaves nothing."""
+    ended = run("helm", "test", RELEASE, "--namespace", system, "--timeout", "300s", "--logs", timeout=330)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "Succeeded" in ended.stdout
+    until(lambda: not items("trainingjobs", system), "the job of the test is deleted")
+
+
+def test_a_pod_monitor_that_cannot_be(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """podMonitor: Enabled in a cluster that knows none is a condition that says so; training goes on."""
+    flights = job(steps_per_second=5, change={"monitoring": {"podMonitor": "Enabled"}})
+    found = until(lambda: condition(flights.body(), "Monitored"), "the condition")
+    assert (found["status"], found["reason"]) == ("False", "NoPodMonitors")
+    flights.until_condition("Complete")
+
+
+@pytest.mark.alone
+def test_a_pod_monitor_where_the_cluster_knows_them(
+    job: Callable[..., Job], system: str, scenario: dict[str, Any]
+) -> None:
+    """With the Prometheus operator's kind there, each job gets a PodMonitor, which goes with the job."""
+    kubectl("apply", "-f", "-", input=json.dumps(POD_MONITORS))
+    kubectl("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com")
+    kubectl("-n", system, "rollout", "restart", f"deployment/{RELEASE}-operator")
+    kubectl("-n", system, "rollout", "status", f"deployment/{RELEASE}-operator")
+    flights = job(steps_per_second=1)
+    monitor = until(lambda: get("podmonitor", "flights", flights.namespace), "the PodMonitor")
+    labels = monitor["spec"]["selector"]["matchLabels"]
+    pods = items("pods", flights.namespace, ",".join(f"{name}={value}" for name, value in labels.items()))
+    port = monitor["spec"]["podMetricsEndpoints"][0]["port"]
+    assert pods
+    for pod in pods:
+        ports = [one for container in pod["spec"]["containers"] for one in container.get("ports", ())]
+        assert port in {one.get("name") for one in ports}
+    kubectl("-n", flights.namespace, "delete", "tj", "flights", "--wait=false")
+    until(lambda: not items("podmonitors", flights.namespace), "the PodMonitor goes with its job")
+    kubectl("delete", "crd", "podmonitors.monitoring.coreos.com")
+
+
+@pytest.mark.alone
+def test_uninstalled_it_leaves_what_it_says(system: str, scenario: dict[str, Any]) -> None:
+    """Nothing of the release is left in its namespace; the definition stays. It can be installed again."""
+    before = {(one["kind"], one["metadata"]["name"]) for one in items(KINDS, system)}
+    assert ("Deployment", f"{RELEASE}-operator") in before
+    ended = run("helm", "uninstall", RELEASE, "--namespace", system, "--wait", timeout=180)
+    assert ended.returncode == 0, ended.stderr
+
+    def left() -> list[str]:
+        found = {f"{one['kind']}/{one['metadata']['name']}" for one in items(KINDS, system)}
+        # What Kubernetes puts in every namespace, and the lease, which the last operator gave up.
+        return sorted(
+            found - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default", "Lease/tablebay-operator"}
+        )
+
+    until(lambda: not left(), lambda: f"nothing is left but {left()}", 90)
+    assert not json.loads(
+        kubectl(
+            "get",
+            "clusterroles,clusterrolebindings",
+            "-l",
+            f"app.kubernetes.io/instance={RELEASE}",
+            "-o",
+            "json",
+        )
+    )["items"]
+    assert kubectl("get", "crd", "trainingjobs.tablebay.dev").strip()
+    assert main() == 0
