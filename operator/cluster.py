@@ -171,7 +171,8 @@ class Cluster:
 
     async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
         """Server-side apply of what we own of an object; the live object that comes of it."""
-        await self._writes.take()
+        if not dry_run:
+            await self._writes.take()
         resource, meta = resource_of(manifest), manifest["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
         if dry_run:
