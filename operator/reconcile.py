@@ -232,12 +232,16 @@ class Reconciler:
     async def _apply(self, key: Key, job: JobObject, plan: Plan) -> None:
         applies = list(plan.applies)
         if plan.first:
-            # A job's template is the user's, and only the API server knows all that may be wrong with it. Asked
-            # for both before anything is made, so that nothing is made of a job that is refused.
-            asked = [one for one in applies if one["kind"] == "Job"]
-            if job.model.spec.servers.template is not None or job.model.spec.servers.storage is not None:
-                asked += [one for one in applies if one["kind"] == "StatefulSet"]
-            await asyncio.gather(*(self._cluster.apply(one, dry_run=True) for one in asked))
+            # A job's templates are the user's, and only the API server knows all that may be wrong with them. It is
+            # asked before anything is made: for the servers by a dry run, for the workers by their Job itself, which
+            # is held back, so that nothing comes of it if what follows is refused.
+            servers = job.model.spec.servers
+            if servers.template is not None or servers.storage is not None:
+                (asked,) = (one for one in applies if one["kind"] == "StatefulSet")
+                await self._cluster.apply(asked, dry_run=True)
+            (workers,) = (one for one in applies if one["kind"] == "Job")
+            self._remember(key, await self._cluster.apply(workers))
+            applies.remove(workers)
         results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
         failed = None
         for result in results:

@@ -13,6 +13,8 @@ namespace {
 // What a message has beside the bulk: the sender, steps, the cursor; and for each part its scalars.
 constexpr uint64_t kHeadBytes = 2048;
 constexpr uint64_t kPartHeadBytes = 64;
+// What the first-level cache holds beside what else is at work: a multiple of what Crc32c takes at once.
+constexpr size_t kNearBytes = 12 * 1024;
 
 struct Span {
   uint32_t begin;
@@ -130,11 +132,11 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
   const bool more = index + 1 < servers_[server].size();
   RequestWriter writer(method_, out, header.sender, header.step, header.oldest_step, more,
                        more ? std::string_view() : header.cursor);
-  const auto finish = [](const PartSpace& space, const Plan& plan, Span span, size_t rows_bytes) {
+  // Writes the keys; their CRC-32C.
+  const auto put_keys = [](const PartSpace& space, const Plan& plan, Span span) {
     const size_t keys_bytes = span.size() * sizeof(uint64_t);
     if (keys_bytes > 0) std::memcpy(space.keys, plan.keys.data() + span.begin, keys_bytes);
-    const uint32_t crc = Crc32c(space.rows, rows_bytes, Crc32c(space.keys, keys_bytes));
-    std::memcpy(space.crc32c, &crc, sizeof crc);
+    return Crc32c(space.keys, keys_bytes);
   };
   for (size_t i = 0; i < pushes_.size(); ++i) {
     const Push& push = pushes_[i];
@@ -143,22 +145,32 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
     const size_t rows_bytes = span.size() * push.row_bytes;
     const PartSpace space =
         writer.AddPush(push.table_id, push.dim, push.flags | kUnique, span.size() * sizeof(uint64_t), rows_bytes);
-    if (rows_bytes > 0) {
-      if (!plan.repeats()) {
-        ActiveKernels().gather(push.rows, plan.first.data() + span.begin, span.size(), push.row_bytes, space.rows);
-      } else if (span.size() == plan.unique() && (push.flags & kAssign) == 0) {
+    uint32_t crc = put_keys(space, plan, span);
+    if (rows_bytes > 0 && !plan.repeats()) {
+      // The checksum of each few rows while they are in the nearest cache.
+      const size_t some = std::max<size_t>(1, kNearBytes / push.row_bytes);
+      for (size_t first = 0; first < span.size(); first += some) {
+        const size_t n = std::min(some, span.size() - first);
+        char* const rows = space.rows + first * push.row_bytes;
+        ActiveKernels().gather(push.rows, plan.first.data() + span.begin + first, n, push.row_bytes, rows);
+        crc = Crc32c(rows, n * push.row_bytes, crc);
+      }
+    } else if (rows_bytes > 0) {
+      if (span.size() == plan.unique() && (push.flags & kAssign) == 0) {
         SumRows(plan, push.rows, push.dim, push.is_int64, space.rows);
       } else {
         std::memcpy(space.rows, SummedRows(i) + uint64_t{span.begin} * push.row_bytes, rows_bytes);
       }
+      crc = Crc32c(space.rows, rows_bytes, crc);
     }
-    finish(space, plan, span, rows_bytes);
+    std::memcpy(space.crc32c, &crc, sizeof crc);
   }
   for (const Pull& pull : pulls_) {
     const Span span = PositionsOf(*pull.plan, piece.begin, piece.end);
     const PartSpace space =
         writer.AddPull(pull.table_id, pull.dim, pull.flags | kUnique, span.size() * sizeof(uint64_t));
-    finish(space, *pull.plan, span, 0);
+    const uint32_t crc = put_keys(space, *pull.plan, span);
+    std::memcpy(space.crc32c, &crc, sizeof crc);
   }
 }
 
