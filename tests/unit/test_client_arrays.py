@@ -280,9 +280,7 @@ def test_a_table_takes_arrays_by_dlpack_read_only_or_not(where: str) -> None:
         assert (memory == 1.5).all()
         table.assign(keys, DLPackProducer(read_only(np.full((2, 3, 4), 7, np.float32))))
         kept = read_only(np.zeros((2, 3, 4), np.float32))
-        with pytest.raises(
-            BadRequest, match="table 'table': out: found an array that is read-only"
-        ):
+        with pytest.raises(BadRequest, match="table 'table': out: found an array that is read-only"):
             table.pull(keys, out=DLPackProducer(kept))
         assert not kept.any()
         assert (table.pull(keys, out=out) is out) and (memory == 7).all()
