@@ -21,12 +21,13 @@ MESSAGE_MAX = 1024
 
 @dataclass(frozen=True)
 class Fact:
-    """What a condition says now."""
+    """What a condition says now. since: when it began, where the world knows that."""
 
     type: str
     status: bool
     reason: str
     message: str = ""
+    since: str = ""
 
 
 def conditions(
@@ -45,7 +46,7 @@ def conditions(
                 "status": status,
                 "reason": fact.reason,
                 "message": fact.message[:MESSAGE_MAX],
-                "lastTransitionTime": since or now,
+                "lastTransitionTime": since or fact.since or now,
                 "observedGeneration": generation,
             }
         )

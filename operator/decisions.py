@@ -18,6 +18,7 @@ from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import SERVER, SERVER_CONTAINER, WORKER, Defaults, JobObject
 from tablebay.operator.projections import (
+    FAILED_ANNOTATION,
     HASH_ANNOTATION,
     IMAGE_ANNOTATION,
     SERVERS_ANNOTATION,
@@ -229,6 +230,10 @@ def _end(world: _World, status: Mapping[str, Any]) -> _End | None:
                     known.get("lastTransitionTime", ""),
                 )
         return None
+    if FAILED_ANNOTATION in found.annotations:
+        # Noted there, so that it holds whatever becomes of the pods, or of the status.
+        noted = _noted(found.annotations[FAILED_ANNOTATION])
+        return _End(c.FAILED, noted["reason"], noted["message"], noted["time"])
     held = {one.type: one for one in found.conditions if one.status == "True"}
     if "Complete" in held:
         text = f"{found.succeeded} workers have ended well"
@@ -249,9 +254,6 @@ def _end(world: _World, status: Mapping[str, Any]) -> _End | None:
             return _End(c.FAILED, c.WORKERS_FAILED, text, held[type].since)
     lost = world.lost_servers()
     if lost:
-        known = c.found(status, c.FAILED)
-        if known.get("reason") == c.SERVER_LOST and known.get("status") == "True":
-            return _End(c.FAILED, c.SERVER_LOST, known.get("message", ""), known["lastTransitionTime"])
         index, what = lost[0]
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
         text = (
@@ -260,6 +262,14 @@ def _end(world: _World, status: Mapping[str, Any]) -> _End | None:
         )
         return _End(c.FAILED, c.SERVER_LOST, text, "")
     return None
+
+
+def _noted(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+        return {name: str(found[name]) for name in ("reason", "message", "time")}
+    except (ValueError, KeyError, TypeError):
+        return {"reason": c.SERVER_LOST, "message": "what was noted of it cannot be read", "time": ""}
 
 
 def _last_words(world: _World) -> str:
@@ -283,13 +293,14 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
         return Plan(
             status=_status(world, facts, status, now), poll="last", again_s=LAST_REPORT_S - since_s + 0.1
         )
-    if end.reason == c.SERVER_LOST and not recorded and not observed.fresh:
+    noted = world.worker_job is not None and FAILED_ANNOTATION in world.worker_job.annotations
+    if end.reason == c.SERVER_LOST and not noted and not recorded and not observed.fresh:
         # A cache may be behind; nothing is ended on its word alone.
         return Plan(confirm=True)
     facts = [
         Fact(c.READY, False, end.reason, end.message),
         *_readiness(world),
-        Fact(end.type, True, end.reason, end.message),
+        Fact(end.type, True, end.reason, end.message, since=at),
     ]
     deletes = _leftovers(world, end, recorded=recorded)
     if deletes and not observed.fresh:
@@ -300,21 +311,8 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
     expired = ttl is not None and since_s >= ttl and recorded
     if expired and not observed.fresh:
         return Plan(confirm=True)
-    patches = []
-    found = world.worker_job
-    running = (
-        found is not None
-        and not found.completed
-        and not any(one.type == "Failed" and one.status == "True" for one in found.conditions)
-    )
-    if (
-        found is not None
-        and running
-        and end.type == c.FAILED
-        and not found.suspended
-        and job.model.spec.run_policy.clean_policy.on_failure != "None"
-    ):
-        patches.append(Patch(found, {"spec": {"suspend": True}}))
+    body = _ending_patch(world, end, at, noted=noted)
+    patches = [Patch(world.worker_job, body)] if body and world.worker_job is not None else []
     plan = Plan(
         status=changed,
         patches=patches,
@@ -324,6 +322,24 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
     )
     event = Happened("Normal" if end.type == c.COMPLETE else "Warning", end.reason, end.message)
     return _with_event(plan, status, event)
+
+
+def _ending_patch(world: _World, end: _End, at: str, *, noted: bool) -> Manifest:
+    """What is written on the workers' Job of a job that ends: why, and that its pods end."""
+    found = world.worker_job
+    body: Manifest = {}
+    if found is None or found.deleting or end.type != c.FAILED:
+        return body
+    if end.reason == c.SERVER_LOST and not noted:
+        note = json.dumps({"reason": end.reason, "message": end.message, "time": at})
+        body["metadata"] = {"annotations": {FAILED_ANNOTATION: note}}
+    ended = found.completed or any(
+        one.type in ("Failed", "FailureTarget") and one.status == "True" for one in found.conditions
+    )
+    policy = world.job.model.spec.run_policy.clean_policy
+    if not ended and not found.suspended and policy.on_failure != "None":
+        body["spec"] = {"suspend": True}
+    return body
 
 
 def _leftovers(world: _World, end: _End, *, recorded: bool) -> list[tuple[str, str, str, str]]:
@@ -403,7 +419,7 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
         first=first,
         patches=patches,
         deletes=deletes,
-        status=_status(world, facts, status, now),
+        status=_status(world, facts, status, now, image=manifests.server_image(job, defaults, recorded)),
         poll="running" if running else "",
     )
     if state.status and not c.is_true(status, c.READY):
@@ -486,7 +502,12 @@ def _readiness(world: _World) -> list[Fact]:
 
 
 def _status(
-    world: _World, facts: Sequence[Fact], status: Mapping[str, Any], now: datetime.datetime
+    world: _World,
+    facts: Sequence[Fact],
+    status: Mapping[str, Any],
+    now: datetime.datetime,
+    *,
+    image: str = "",
 ) -> dict[str, Any]:
     job, found = world.job, world.worker_job
     ready = world.servers_ready
@@ -509,10 +530,9 @@ def _status(
         },
         "restarts": {"total": found.failed if found is not None else 0},
     }
-    if world.stateful_set is not None and IMAGE_ANNOTATION in world.stateful_set.annotations:
-        content["servers"]["image"] = world.stateful_set.annotations[IMAGE_ANNOTATION]
-    elif "image" in status.get("servers", {}):
-        content["servers"]["image"] = status["servers"]["image"]
+    image = image or status.get("servers", {}).get("image", "")
+    if image:
+        content["servers"]["image"] = image
     if found is None and c.is_true(status, c.COMPLETE):
         # The workers' Job is gone, and with it the numbers.
         content["workers"] = dict(status.get("workers", content["workers"]))

@@ -225,6 +225,9 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
     container.setdefault("livenessProbe", _probe("/healthz", periodSeconds=10, failureThreshold=6))
     container.setdefault("startupProbe", _probe("/healthz", periodSeconds=1, failureThreshold=120))
     _secure(container, read_only=True)
+    for other in (*pod["containers"], *pod.get("initContainers", ())):
+        if other is not container:
+            _secure(other, read_only=False)
     _mount(pod, container, "tmp", "/tmp")  # noqa: S108 - the container's own
     content: dict[str, Any] = {
         "serviceName": f"{job.name}-servers",

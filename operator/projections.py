@@ -13,7 +13,10 @@ HASH_ANNOTATION = "tablebay.dev/hash"
 # On the workers' Job once it may run: which container each server was when training began.
 SERVERS_ANNOTATION = "tablebay.dev/servers"
 IMAGE_ANNOTATION = "tablebay.dev/server-image"
+# On the workers' Job of a job that was failed for something that the Job itself does not show: why, as JSON.
+FAILED_ANNOTATION = "tablebay.dev/failed"
 
+_KEPT_ANNOTATIONS = (SERVERS_ANNOTATION, IMAGE_ANNOTATION, FAILED_ANNOTATION)
 _MESSAGE_MAX = 1024
 
 
@@ -233,9 +236,7 @@ def _child(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
             # What Kubernetes' own controllers write beside the status is no edit.
             if not str(entry.get("manager", "")).startswith("kube-")
         ),
-        "annotations": {
-            name: annotations[name] for name in (SERVERS_ANNOTATION, IMAGE_ANNOTATION) if name in annotations
-        },
+        "annotations": {name: annotations[name] for name in _KEPT_ANNOTATIONS if name in annotations},
     }
 
 
