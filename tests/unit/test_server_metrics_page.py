@@ -1,4 +1,4 @@
-"""docs/metrics.md against what servers and workers expose."""
+"""docs/metrics.md against what servers, workers and the operator expose."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tablebay.client import metrics as worker
 from tablebay.client.tables import TableSpec
+from tablebay.operator.telemetry import Metrics, State
 from tablebay.ps_server.metrics import registry
 from tablebay.ps_server.service import Service
 
@@ -25,6 +26,14 @@ def worker_registry() -> CollectorRegistry:
     figures = worker.Figures()
     figures.reported({"loss": 0.5})
     return worker.registry(figures)
+
+
+def operator_registry() -> CollectorRegistry:
+    figures = Metrics("1")
+    figures.request("get", "pods", "200")
+    figures.reconciled("ok", 0.1)
+    figures.watch(lambda: State(leader=True, queue_depth=0, queue_age_s=0, silent_s={"pods": 1}, jobs=[{}]))
+    return figures.registry
 
 
 def exposed(found: CollectorRegistry) -> dict[str, str]:
@@ -44,8 +53,8 @@ def documented(heading: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("heading", "found"),
-    [("Servers", server_registry()), ("Workers", worker_registry())],
-    ids=["server", "worker"],
+    [("Servers", server_registry()), ("Workers", worker_registry()), ("Operator", operator_registry())],
+    ids=["server", "worker", "operator"],
 )
 def test_the_page_lists_each_metric_with_its_type_and_no_other(
     heading: str, found: CollectorRegistry
