@@ -29,7 +29,7 @@ class Metrics:
 
     def __init__(self, version: str) -> None:
         # A time of birth beside each counter is of no use to anybody here.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call,unused-ignore]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.reconciles = Counter(
