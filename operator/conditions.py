@@ -13,7 +13,7 @@ MONITORED = "Monitored"
 # Why Ready is what it is.
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"
 STARTING_SERVERS, STARTING_WORKERS, TRAINING = "StartingServers", "StartingWorkers", "Training"
-COMPLETED = "Completed"
+FINISHING, COMPLETED = "Finishing", "Completed"
 SERVER_LOST, WORKERS_FAILED, DEADLINE_EXCEEDED = "ServerLost", "WorkersFailed", "DeadlineExceeded"
 
 MESSAGE_MAX = 1024

@@ -131,6 +131,11 @@ def decide(
     if job.deleting:
         # Owner references do the rest.
         return Plan()
+    # What else bears the job's label is none of ours.
+    own = manifests.child_names(job)
+    observed = replace(
+        observed, children={key: child for key, child in observed.children.items() if key in own}
+    )
     foreign = [f"{child.kind} {child.name}" for child in observed.children.values() if child.owner != job.uid]
     if foreign or observed.conflicts:
         return _conflicting(job, [*foreign, *observed.conflicts], status, now)
@@ -149,10 +154,16 @@ class _World:
     def __init__(self, job: JobObject, observed: Observed) -> None:
         self.job = job
         self.observed = observed
-        self.servers = [pod for pod in observed.pods if pod.role == SERVER]
-        self.workers = [pod for pod in observed.pods if pod.role == WORKER]
         found = observed.children.get(("StatefulSet", job.servers_name))
         self.stateful_set = found if isinstance(found, StatefulSet) else None
+        of_set = self.stateful_set.uid if self.stateful_set is not None else ""
+        # Pods of a set that was deleted before may still be about to go.
+        self.servers = [
+            pod
+            for pod in observed.pods
+            if pod.role == SERVER and (not pod.owner or not of_set or pod.owner == of_set)
+        ]
+        self.workers = [pod for pod in observed.pods if pod.role == WORKER]
         found = observed.children.get(("Job", job.workers_name))
         self.worker_job = found if isinstance(found, WorkerJob) else None
 
@@ -196,8 +207,10 @@ class _World:
             elif container.id != identity:
                 before = container.ended_before
                 lost.append((index, f"its process {_how(before)}" if before else "its pod was replaced"))
-            elif container.ended is not None:
-                lost.append((index, f"its process {_how(container.ended)}"))
+            elif not container.running:
+                # While it waits to be started again the kubelet goes on showing the old container's id.
+                ended = container.ended or container.ended_before
+                lost.append((index, f"its process {_how(ended)}" if ended else "its process is gone"))
         return lost
 
 
@@ -282,17 +295,22 @@ def _last_words(world: _World) -> str:
 def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
     at = end.at or _text(now)
-    since_s = max(0.0, (now - _moment(at)).total_seconds())
+    since_s = max(0.0, (now - _moment(at, now)).total_seconds())
     recorded = c.is_true(status, end.type)
-    if end.type == c.COMPLETE and not recorded and not observed.progress.last and since_s < LAST_REPORT_S:
-        # The servers know what the workers reported last, so they stay until it is read.
-        facts = [
-            Fact(c.READY, True, c.TRAINING, "the workers have ended; their last report is read"),
-            *_readiness(world),
-        ]
-        return Plan(
-            status=_status(world, facts, status, now), poll="last", again_s=LAST_REPORT_S - since_s + 0.1
-        )
+    if end.type == c.COMPLETE and not recorded and not observed.progress.last:
+        # The servers know what the workers reported last, so they stay until it is read, for a while by this clock.
+        ready = c.found(status, c.READY)
+        waited_s = 0.0
+        if ready.get("reason") == c.FINISHING:
+            waited_s = max(0.0, (now - _moment(ready.get("lastTransitionTime", ""), now)).total_seconds())
+        if waited_s < LAST_REPORT_S:
+            facts = [
+                Fact(c.READY, False, c.FINISHING, "the workers have ended; their last report is read"),
+                *_readiness(world),
+            ]
+            return Plan(
+                status=_status(world, facts, status, now), poll="last", again_s=LAST_REPORT_S - waited_s + 0.1
+            )
     noted = world.worker_job is not None and FAILED_ANNOTATION in world.worker_job.annotations
     if end.reason == c.SERVER_LOST and not noted and not recorded and not observed.fresh:
         # A cache may be behind; nothing is ended on its word alone.
@@ -378,11 +396,14 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
         )
     ]
     first = not observed.children
-    if first and not observed.fresh and _moment(job.created) < now - datetime.timedelta(seconds=60):
+    if first and not observed.fresh and _moment(job.created, now) < now - datetime.timedelta(seconds=60):
         # An old job without a single child: the cache may speak of one that is gone.
         return Plan(confirm=True)
     patches = []
     found = world.worker_job
+    if found is None and not first and not observed.fresh:
+        # Made anew it would wait for the servers; so it is looked for once more.
+        return Plan(confirm=True)
     if found is not None:
         body = _worker_job_patch(world, found)
         if body:
@@ -419,7 +440,11 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
         first=first,
         patches=patches,
         deletes=deletes,
-        status=_status(world, facts, status, now, image=manifests.server_image(job, defaults, recorded)),
+        status={
+            **_status(world, facts, status, now, image=manifests.server_image(job, defaults, recorded)),
+            # Of a status written by hand: a job that runs has no end.
+            **({"completionTime": None} if "completionTime" in status else {}),
+        },
         poll="running" if running else "",
     )
     if state.status and not c.is_true(status, c.READY):
@@ -437,7 +462,14 @@ def _settled(child: Child | None, manifest: Manifest, observed: Observed) -> boo
     if child.hash != manifest["metadata"]["annotations"][HASH_ANNOTATION]:
         return False
     known = observed.settled.get(child.uid)
-    return child.generation == known if known is not None else not child.edited
+    if known is None:
+        return not child.edited
+    # Kinds without a generation: what somebody else writes after us has another resource version.
+    return (
+        child.generation == known
+        if child.generation
+        else not child.edited or child.resource_version == str(known)
+    )
 
 
 def _worker_job_patch(world: _World, found: WorkerJob) -> Manifest:
@@ -533,7 +565,7 @@ def _status(
     image = image or status.get("servers", {}).get("image", "")
     if image:
         content["servers"]["image"] = image
-    if found is None and c.is_true(status, c.COMPLETE):
+    if found is None and (c.is_true(status, c.COMPLETE) or c.is_true(status, c.FAILED)):
         # The workers' Job is gone, and with it the numbers.
         content["workers"] = dict(status.get("workers", content["workers"]))
         content["restarts"] = dict(status.get("restarts", content["restarts"]))
@@ -620,8 +652,13 @@ def _with_event(plan: Plan, status: Mapping[str, Any], event: Happened) -> Plan:
     return replace(plan, events=(*plan.events, event))
 
 
-def _moment(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text)
+def _moment(text: str, otherwise: datetime.datetime) -> datetime.datetime:
+    """The time that a text says; `otherwise` where a hand has written another thing."""
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return otherwise
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
 
 def _text(moment: datetime.datetime) -> str:

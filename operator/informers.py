@@ -23,6 +23,8 @@ _LOG = logging.getLogger(__name__)
 SILENCE_S = 130.0
 WATCH_S = 300
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 15.0
+# A watch that ends sooner has not worked.
+SETTLED_S = 5.0
 
 
 class Projected(Protocol):
@@ -76,6 +78,8 @@ class Informer(Generic[_Item]):
         self._by_job: dict[Key, dict[str, _Item]] = {}
         self._scopes: tuple[str | None, ...] = namespaces or (None,)
         self._listed = {scope: asyncio.Event() for scope in self._scopes}
+        # Where each scope's watch goes on; "" before a list.
+        self._versions: dict[str | None, str] = dict.fromkeys(self._scopes, "")
         self._signs = dict.fromkeys(self._scopes, time.monotonic())
         for scope in self._scopes:
             threading.Thread(
@@ -152,29 +156,37 @@ class Informer(Generic[_Item]):
 
     def _run(self, scope: str | None) -> None:
         wait = RETRY_FIRST_S
-        version = ""
         while not self._stopped.is_set():
+            began = time.monotonic()
+            cause = ""
             try:
-                if not version:
-                    version = self._list(scope)
-                version = self._watch(scope, version)
-                wait = RETRY_FIRST_S
+                if not self._versions[scope]:
+                    self._versions[scope] = self._list(scope)
+                self._watch(scope)
             except Gone:
-                version = ""
+                self._versions[scope] = ""
             except ApiError as error:
-                self._sign(scope)
+                cause = str(error)
                 if error.status:
                     # Whatever it was, what is known may be old by now.
-                    version = ""
-                _LOG.warning(
-                    "watch.broken",
-                    extra={"resource": self.resource.plural, "cause": str(error), "retry_s": wait},
-                )
-                self._stopped.wait(wait * (1.0 + 0.2 * random.random()))
-                wait = min(RETRY_MAX_S, wait * 2.0)
+                    self._versions[scope] = ""
             except RuntimeError:
                 # The event loop is closed: the process ends.
                 return
+            except Exception as error:  # noqa: BLE001 - whatever a proxy answers, the watch must go on
+                cause = f"{type(error).__name__}: {error}"
+                self._versions[scope] = ""
+            self._sign(scope)
+            if cause:
+                _LOG.warning(
+                    "watch.broken", extra={"resource": self.resource.plural, "cause": cause, "retry_s": wait}
+                )
+            # One that held for a while may be begun again at once; others come ever more slowly.
+            if time.monotonic() - began > SETTLED_S:
+                wait = RETRY_FIRST_S
+            if cause or time.monotonic() - began <= SETTLED_S:
+                self._stopped.wait(wait * (1.0 + 0.2 * random.random()))
+                wait = min(RETRY_MAX_S, wait * 2.0)
 
     def _list(self, scope: str | None) -> str:
         items: list[_Item] = []
@@ -191,22 +203,22 @@ class Informer(Generic[_Item]):
         self._loop.call_soon_threadsafe(self._replace, scope, items)
         return version
 
-    def _watch(self, scope: str | None, version: str) -> str:
+    def _watch(self, scope: str | None) -> None:
         query = {
             "labelSelector": self._selector,
-            "resourceVersion": version,
+            "resourceVersion": self._versions[scope],
             "timeoutSeconds": str(WATCH_S),
         }
         with self._cluster.watch(self.resource, scope, query, SILENCE_S) as events:
             self._sign(scope)
             for kind, body in events:
                 if self._stopped.is_set():
-                    return version
+                    return
                 self._sign(scope)
-                version = body["metadata"]["resourceVersion"]
+                # Kept at each event, so that a watch that breaks off goes on from there.
+                self._versions[scope] = body["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
                     self._loop.call_soon_threadsafe(self._take, kind, self._projected(body))
-        return version
 
     def _projected(self, body: Manifest) -> _Item:
         return self._project({"kind": self.resource.kind, **body})

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from tablebay.operator.cluster import TRAINING_JOBS, ApiError, Cluster, Manifest
 from tablebay.operator.workqueue import Key
@@ -30,7 +29,7 @@ class JobCache:
         self._clock = clock
         self._bodies: dict[Key, Manifest] = {}
         self._differs: dict[Key, str] = {}
-        self._agreed = clock()
+        self._agreed = self._compared = clock()
 
     def __len__(self) -> int:
         return len(self._bodies)
@@ -45,16 +44,29 @@ class JobCache:
 
     def event(self, kind: str | None, body: Manifest) -> None:
         """What kopf saw: kind is ADDED, MODIFIED, DELETED, or None for what was there before."""
-        key = (body["metadata"]["namespace"], body["metadata"]["name"])
+        key = _key(body)
+        known = self._bodies.get(key)
         if kind == "DELETED":
-            self.drop(key)
-        else:
+            # kopf keeps the order of each uid's events, not of a name's: the end may be a predecessor's.
+            if known is None or known["metadata"]["uid"] == body["metadata"]["uid"]:
+                self.drop(key)
+        elif (
+            known is None
+            or known["metadata"]["uid"] != body["metadata"]["uid"]
+            or _version(body) >= _version(known)
+        ):
             self._bodies[key] = body
             self._changed(key)
 
     def remember(self, body: Manifest) -> None:
-        """What a read or a write of ours answered."""
-        self._bodies[(body["metadata"]["namespace"], body["metadata"]["name"])] = body
+        """What a read or a write of ours answered; an event may have told of something newer meanwhile."""
+        known = self._bodies.get(_key(body))
+        if (
+            known is not None
+            and known["metadata"]["uid"] == body["metadata"]["uid"]
+            and _version(body) >= _version(known)
+        ):
+            self._bodies[_key(body)] = body
 
     def drop(self, key: Key) -> None:
         """It is gone."""
@@ -82,8 +94,10 @@ class JobCache:
             if mine.get(key) != live.get(key)
         }
         twice = [key for key, what in differs.items() if self._differs.get(key) == what]
-        if not differs:
-            self._agreed = self._clock()
+        if not twice:
+            # What differed last time was told of meanwhile: that jobs come and go is no fault.
+            self._agreed = self._compared if differs else self._clock()
+        self._compared = self._clock()
         self._differs = differs
         for key in twice:
             _LOG.warning("job.missed", extra={"job": "/".join(key), "there": key in live})
@@ -91,6 +105,17 @@ class JobCache:
                 self.drop(key)
                 self._differs.pop(key, None)
                 continue
-            body: Any = await cluster.get(TRAINING_JOBS, *key)
+            try:
+                body = await cluster.get(TRAINING_JOBS, *key)
+            except ApiError:
+                continue
             if body is not None:
                 self.event("MODIFIED", body)
+
+
+def _key(body: Manifest) -> Key:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _version(body: Manifest) -> int:
+    return int(body["metadata"]["resourceVersion"])

@@ -88,6 +88,21 @@ def selector(job: JobObject, role: str) -> dict[str, str]:
     return {names.JOB_LABEL: job.name, names.ROLE_LABEL: role}
 
 
+def child_names(job: JobObject) -> frozenset[tuple[str, str]]:
+    """Kind and name of every object that a job can have."""
+    return frozenset(
+        {
+            ("ServiceAccount", f"{job.name}-tablebay"),
+            ("Service", f"{job.name}-servers"),
+            ("Service", f"{job.name}-workers"),
+            ("Job", job.workers_name),
+            ("StatefulSet", job.servers_name),
+            ("PodDisruptionBudget", f"{job.name}-servers"),
+            ("PodMonitor", job.name),
+        }
+    )
+
+
 def server_image(job: JobObject, defaults: Defaults, recorded: str) -> str:
     """The job's own; else the one its servers were begun with; else the chart's."""
     return job.model.spec.servers.image or recorded or defaults.server_image
@@ -266,7 +281,8 @@ def worker_job(job: JobObject) -> Manifest:
     template = _pod_template(job, WORKER, job.spec["workers"]["template"])
     pod = template["spec"]
     pod.setdefault("restartPolicy", "Never")
-    pod.setdefault("subdomain", f"{job.name}-workers")
+    # Not the template's to say: MASTER_ADDR is a name in it.
+    pod["subdomain"] = f"{job.name}-workers"
     container = _container(pod, spec.workers.container.name)
     if spec.image:
         container.setdefault("image", spec.image)
@@ -334,7 +350,8 @@ def _identity(job: JobObject, role: str) -> dict[str, str]:
 
 
 def _pod_template(job: JobObject, role: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    template: dict[str, Any] = copy.deepcopy(dict(given or {}))
+    # A key with nothing behind it, which YAML reads as null, is no key.
+    template: dict[str, Any] = _without_nulls(given or {})
     metadata = template.setdefault("metadata", {})
     metadata["labels"] = {**(metadata.get("labels") or {}), **labels(job, role)}
     metadata["annotations"] = {
@@ -364,6 +381,15 @@ def _pod_template(job: JobObject, role: str, given: Mapping[str, Any] | None) ->
     return template
 
 
+def _without_nulls(content: Any) -> Any:
+    """A copy of what a template holds, less the keys whose value is null."""
+    if isinstance(content, Mapping):
+        return {name: _without_nulls(value) for name, value in content.items() if value is not None}
+    if isinstance(content, list):
+        return [_without_nulls(value) for value in content]
+    return copy.copy(content)
+
+
 def _container(pod: dict[str, Any], name: str) -> dict[str, Any]:
     """The container of that name in a template that has been copied; made if there is none."""
     containers: list[dict[str, Any]] = pod["containers"]
@@ -388,8 +414,12 @@ def _mount(pod: dict[str, Any], container: dict[str, Any], name: str, path: str)
     mounts = container.setdefault("volumeMounts", [])
     if any(mount.get("mountPath") == path for mount in mounts):
         return
+    volumes = pod.setdefault("volumes", [])
+    taken = {volume["name"] for volume in volumes}
+    while name in taken:
+        name = f"tablebay-{name}"
     mounts.append({"name": name, "mountPath": path})
-    pod.setdefault("volumes", []).append({"name": name, "emptyDir": {}})
+    volumes.append({"name": name, "emptyDir": {}})
 
 
 def _values(variables: Mapping[str, str]) -> list[dict[str, Any]]:

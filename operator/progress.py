@@ -100,6 +100,9 @@ class Poller:
         except TablebayError as error:
             _LOG.info("progress.unknown", extra={"job": "/".join(key), "cause": str(error)})
             workers = None
+        except Exception:  # noqa: BLE001 - whatever it is, the job is asked again
+            _LOG.exception("progress.failed", extra={"job": "/".join(key)})
+            workers = None
         known.asked = self._clock()
         known.asking = False
         if workers is not None:

@@ -104,6 +104,7 @@ class Pod:
     name: str
     uid: str
     resource_version: str
+    owner: str
     job: str
     role: str
     index: int
@@ -129,6 +130,7 @@ def pod(body: Mapping[str, Any]) -> Pod:
         name=meta["name"],
         uid=meta["uid"],
         resource_version=meta["resourceVersion"],
+        owner=_controller(meta),
         job=labels.get(JOB_LABEL, ""),
         role=labels.get(ROLE_LABEL, ""),
         index=int(index) if index is not None and index.isdecimal() else -1,
@@ -215,10 +217,14 @@ def child(body: Mapping[str, Any]) -> Child:
     return Child(**_child(body, body["kind"]))
 
 
+def _controller(meta: Mapping[str, Any]) -> str:
+    owners: Sequence[Mapping[str, Any]] = meta.get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
+
+
 def _child(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
     meta = body["metadata"]
     annotations = meta.get("annotations") or {}
-    owners: Sequence[Mapping[str, Any]] = meta.get("ownerReferences") or ()
     return {
         "kind": kind,
         "namespace": meta["namespace"],
@@ -226,7 +232,7 @@ def _child(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "uid": meta["uid"],
         "resource_version": meta["resourceVersion"],
         "generation": meta.get("generation", 0),
-        "owner": next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        "owner": _controller(meta),
         "job": (meta.get("labels") or {}).get(JOB_LABEL, ""),
         "hash": annotations.get(HASH_ANNOTATION, ""),
         "deleting": "deletionTimestamp" in meta,

@@ -242,6 +242,8 @@ class Reconciler:
             (workers,) = (one for one in applies if one["kind"] == "Job")
             self._remember(key, await self._cluster.apply(workers))
             applies.remove(workers)
+        else:
+            applies = [one for one in applies if not await self._relabelled(key, job, one)]
         results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
         failed = None
         for result in results:
@@ -260,9 +262,23 @@ class Reconciler:
                 },
             )
 
+    async def _relabelled(self, key: Key, job: JobObject, manifest: Manifest) -> bool:
+        """Whether a workers' Job that seemed gone had lost its labels only. Applied again it would end its workers."""
+        if manifest["kind"] != "Job":
+            return False
+        name = manifest["metadata"]["name"]
+        live = await self._cluster.get(JOBS, key[0], name)
+        if live is None or not any(
+            one["uid"] == job.uid for one in live["metadata"].get("ownerReferences") or ()
+        ):
+            return False
+        body = {"metadata": {"labels": manifest["metadata"]["labels"]}}
+        self._remember(key, await self._cluster.patch(JOBS, key[0], name, body))
+        return True
+
     def _remember(self, key: Key, body: Manifest) -> None:
         child = self._children[body["kind"]].remember(body)
-        self._settled.setdefault(key, {})[child.uid] = child.generation
+        self._settled.setdefault(key, {})[child.uid] = child.generation or int(child.resource_version)
 
     async def _write_status(self, key: Key, body: Manifest, plan: Plan) -> None:
         if not plan.status or plan.delete_job or plan.status == (body.get("status") or {}):
