@@ -246,8 +246,11 @@ class Reconciler:
             applies = [one for one in applies if not await self._relabelled(key, job, one)]
         results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
         failed = None
-        for result in results:
-            if isinstance(result, BaseException):
+        for manifest, result in zip(applies, results, strict=True):
+            if isinstance(result, ApiError) and manifest["kind"] == POD_MONITORS.kind:
+                # Monitoring is not worth a job.
+                _LOG.warning("podmonitor.failed", extra={"job": "/".join(key), "cause": str(result)})
+            elif isinstance(result, BaseException):
                 failed = failed or result
             else:
                 self._remember(key, result)

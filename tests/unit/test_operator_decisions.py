@@ -373,6 +373,7 @@ def jobs_of_workers(draw: st.DrawFn) -> dict[str, Any]:
                 "7",
                 json.dumps({"reason": "ServerLost", "message": "m", "time": text(BEGAN)}),
                 json.dumps({"reason": "ServerLost", "message": "m", "time": ""}),
+                json.dumps({"reason": "ServerLost", "message": "m", "time": "yesterday"}),
             ]
         )
     )
@@ -446,10 +447,14 @@ CONDITIONS = st.lists(
         {
             "type": st.sampled_from(["Ready", "Complete", "Failed", "ServersReady", "Mine"]),
             "status": st.sampled_from(["True", "False", "Unknown"]),
-            "reason": st.sampled_from(["Training", "ServerLost", "Completed", "WorkersFailed"]),
+            "reason": st.sampled_from(["Training", "ServerLost", "Completed", "Finishing"]),
             "message": st.sampled_from(["", "m"]),
         },
-        optional={"lastTransitionTime": st.just("2026-01-02T03:00:00Z")},
+        optional={
+            "lastTransitionTime": st.sampled_from(
+                ["2026-01-02T03:00:00Z", "2026-01-02T03:00:00", "2026-01-02T03:00:00.5+01:00", "", "x"]
+            )
+        },
     ),
     max_size=4,
     unique_by=lambda one: one["type"],
@@ -636,3 +641,36 @@ def test_bug_a_completion_time_written_by_hand_does_not_outlast_training() -> No
     world.status["completionTime"] = "2020-01-01T00:00:00Z"
     world.look()
     assert "completionTime" not in world.status or world.status["completionTime"] is None
+
+
+def test_bug_the_last_report_of_a_short_job_is_waited_for_as_well() -> None:
+    """Its workers ended before Ready was ever True, so that Ready has been False since the job was made: the half
+    minute begins when the end is seen, not then. The very write of the status brings another look, at once.
+    """
+    world = World()
+    world.look()
+    world.later(100)
+    world.servers()
+    world.look()
+    world.later(2)
+    world.complete()
+    assert world.look().poll == "last"
+    world.later(1)
+    assert world.look().poll == "last"
+    assert not world.condition("Complete")
+    world.later(LAST_REPORT_S + 1)
+    world.look()
+    assert world.condition("Complete").get("status") == "True"
+
+
+def test_bug_pods_of_the_set_before_are_not_our_servers_while_ours_is_not_made() -> None:
+    """The apply of the new StatefulSet failed once, that of the workers' Job did not."""
+    world = World()
+    world.look()
+    world.servers()
+    for body in world.pods.values():
+        body["metadata"]["ownerReferences"] = [
+            {"kind": "StatefulSet", "name": "flights-server", "uid": "u-set-before", "controller": True}
+        ]
+    del world.objects["StatefulSet", "flights-server"]
+    assert not decided(world).patches, "the workers were released beside servers that are about to go"

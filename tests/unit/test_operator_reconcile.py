@@ -1,0 +1,272 @@
+"""The operator's looks at a job, with all that they read and write, against an API server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from unit.operator_world import DEFAULTS, FLIGHTS, pod
+from unit.test_operator_cluster import Api, refusal, serving, use
+
+from tablebay.client.environment import JOB_LABEL
+from tablebay.operator import projections
+from tablebay.operator.cluster import POD_MONITORS, PODS, TRAINING_JOBS, ApiError, Cluster
+from tablebay.operator.informers import Informer
+from tablebay.operator.jobcache import JobCache
+from tablebay.operator.progress import Poller
+from tablebay.operator.reconcile import CHILDREN, Reconciler
+from tablebay.operator.recorder import Recorder
+from tablebay.operator.workqueue import WorkQueue
+
+KEY = ("ads", "flights")
+CREATED = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """An API server that the kubeconfig names."""
+    with serving() as found:
+        use(found, tmp_path, monkeypatch)
+        yield found
+
+
+class Operator:
+    """A reconciler with its caches, whose looks a test begins."""
+
+    def __init__(self, api: Api, *, pod_monitors: bool) -> None:
+        self.api = api
+        queue = WorkQueue()
+        self.jobs = JobCache(queue.add)
+        cluster = Cluster()
+        resources: dict[Any, Any] = {**CHILDREN, PODS: projections.pod}
+        if pod_monitors:
+            resources[POD_MONITORS] = projections.child
+        self.informers: dict[str, Informer[Any]] = {
+            resource.kind: Informer(
+                cluster, resource, project, selector=JOB_LABEL, namespaces=(), changed=queue.add
+            )
+            for resource, project in resources.items()
+        }
+        children = {kind: one for kind, one in self.informers.items() if kind != "Pod"}
+        self.reconciler = Reconciler(
+            cluster=cluster,
+            jobs=self.jobs,
+            children=children,
+            pods=self.informers["Pod"],
+            poller=Poller(queue.add, queue.add_after, ask=lambda address: []),
+            recorder=Recorder(cluster, "test"),
+            queue=queue,
+            defaults=DEFAULTS,
+        )
+
+    async def look(self) -> str:
+        """One look, on what is known; what it failed for, or ""."""
+        # The watches have told by then.
+        await asyncio.sleep(0.05)
+        body = self.api.objects.get(("trainingjobs", *KEY))
+        assert body is not None
+        self.jobs.event("MODIFIED", body)
+        try:
+            await self.reconciler.reconcile(KEY)
+        except ApiError as error:
+            return str(error)
+        return ""
+
+
+@asynccontextmanager
+async def operating(api: Api, *, pod_monitors: bool = False) -> AsyncIterator[Operator]:
+    """An operator whose watches are in step."""
+    operator = Operator(api, pod_monitors=pod_monitors)
+    try:
+        async with asyncio.timeout(20):
+            for informer in operator.informers.values():
+                await informer.synced()
+            yield operator
+    finally:
+        for informer in operator.informers.values():
+            informer.stop()
+
+
+def made(api: Api) -> None:
+    """The user makes the job."""
+    body = yaml.safe_load(FLIGHTS.read_text())
+    body["metadata"] |= {"namespace": "ads", "uid": "u-1", "generation": 1, "creationTimestamp": CREATED}
+    api.put(TRAINING_JOBS, body)
+
+
+def servers_ready(api: Api) -> None:
+    """What the StatefulSet's controller and the kubelet do."""
+    for index in range(2):
+        body = pod(f"flights-server-{index}", "server", index, f"c-{index}", True, {})
+        body["metadata"]["ownerReferences"] = [
+            {
+                "kind": "StatefulSet",
+                "name": "flights-server",
+                "controller": True,
+                "uid": api.objects["statefulsets", "ads", "flights-server"]["metadata"]["uid"],
+            }
+        ]
+        api.put(PODS, body)
+
+
+def workers(api: Api) -> dict[str, Any]:
+    """The workers' Job."""
+    return api.objects["jobs", "ads", "flights-worker"]
+
+
+def ready(api: Api) -> str:
+    """The reason of Ready."""
+    conditions = api.objects["trainingjobs", *KEY].get("status", {}).get("conditions", ())
+    return next((one["reason"] for one in conditions if one["type"] == "Ready"), "")
+
+
+def plain(api: Api) -> dict[tuple[str, str], Any]:
+    """What there is of the job, less what differs from run to run."""
+    result = {}
+    for (plural, _, name), body in api.objects.items():
+        if plural != "events":
+            content = {key: value for key, value in body.items() if key not in ("metadata", "status")}
+            annotations = body["metadata"].get("annotations", {})
+            result[plural, name] = (content, annotations, ready(api))
+    return result
+
+
+def writes(api: Api) -> int:
+    """How many requests changed something, or tried to."""
+    return sum(1 for method, _, query in api.requests if method != "GET" and "dryRun" not in query)
+
+
+async def released(operator: Operator) -> list[str]:
+    """A job from nothing to the release of its workers; what the looks failed for."""
+    made(operator.api)
+    failures = [await operator.look() for _ in range(3)]
+    servers_ready(operator.api)
+    failures += [await operator.look() for _ in range(3)]
+    return [failure for failure in failures if failure]
+
+
+def test_a_job_gets_its_objects_and_its_workers_are_released(api: Api) -> None:
+    """And then nothing is written any more."""
+
+    async def run() -> None:
+        async with operating(api, pod_monitors=True) as operator:
+            assert await released(operator) == []
+            assert ready(api) == "StartingWorkers"
+            assert workers(api)["spec"]["suspend"] is False
+            assert ("podmonitors", "ads", "flights") in api.objects
+            before = writes(api)
+            for _ in range(5):
+                assert await operator.look() == ""
+            assert writes(api) == before
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_refused_write_changes_nothing_in_the_end(api: Api, number: int) -> None:
+    """The API server is in trouble for one write, whichever: the same objects come of it."""
+
+    async def run(*, trouble: bool) -> dict[tuple[str, str], Any]:
+        count = 0
+
+        def fault(method: str, path: str, query: dict[str, str]) -> tuple[int, Any] | None:
+            nonlocal count
+            if method == "GET" or "dryRun" in query or path.endswith("/events"):
+                return None
+            count += 1
+            return refusal(503, "ServiceUnavailable") if trouble and count == number + 1 else None
+
+        api.objects.clear()
+        api.fault = fault
+        async with operating(api) as operator:
+            failures = await released(operator)
+            assert len(failures) == (1 if trouble and count > number else 0), failures
+            return plain(api)
+
+    assert asyncio.run(run(trouble=True)) == asyncio.run(run(trouble=False))
+
+
+def test_a_name_that_is_taken_is_left_alone(api: Api) -> None:
+    """A Service of another owner: nothing at all is made, and the job says why; it goes on when the name is free."""
+    body = {"metadata": {"name": "flights-servers", "namespace": "ads", "labels": {}}, "spec": {"mine": True}}
+
+    async def run() -> None:
+        async with operating(api) as operator:
+            made(api)
+            api.objects["services", "ads", "flights-servers"] = {
+                **body,
+                "metadata": {**body["metadata"], "uid": "u-other", "resourceVersion": "3"},
+            }
+            assert await operator.look() == ""
+            assert ready(api) == "NameConflict"
+            assert api.objects["services", "ads", "flights-servers"]["spec"] == {"mine": True}
+            assert {plural for plural, _, _ in api.objects} <= {"services", "trainingjobs", "events"}
+            del api.objects["services", "ads", "flights-servers"]
+            await operator.look()
+            assert ready(api) == "StartingServers"
+
+    asyncio.run(run())
+
+
+def test_a_refused_template_is_said_and_nothing_is_made(api: Api) -> None:
+    """In the API server's own words, before any object is there."""
+    api.fault = lambda method, path, query: (
+        refusal(422, "Invalid", "spec.template: no such field")
+        if method == "PATCH" and "/jobs" in path
+        else None
+    )
+
+    async def run() -> None:
+        async with operating(api) as operator:
+            made(api)
+            assert await operator.look() == ""
+            assert ready(api) == "InvalidTemplate"
+            assert {plural for plural, _, _ in api.objects} == {"trainingjobs", "events"}
+
+    asyncio.run(run())
+
+
+def test_a_change_of_the_job_while_its_status_is_written_is_a_conflict_and_not_lost(api: Api) -> None:
+    """The status is written on the condition of what was read; the next look sees the change."""
+
+    async def run() -> None:
+        async with operating(api) as operator:
+            made(api)
+            old = dict(api.objects["trainingjobs", *KEY])
+            newer = api.put(TRAINING_JOBS, {**old, "metadata": {**old["metadata"], "labels": {"new": "yes"}}})
+            operator.jobs.event("ADDED", old)
+            with pytest.raises(ApiError) as caught:
+                await operator.reconciler.reconcile(KEY)
+            assert caught.value.status == 409
+            assert api.objects["trainingjobs", *KEY] == newer
+            assert await operator.look() == ""
+            assert ready(api) == "StartingServers"
+            assert api.objects["trainingjobs", *KEY]["metadata"]["labels"] == {"new": "yes"}
+
+    asyncio.run(run())
+
+
+def test_bug_podmonitors_that_the_cluster_no_longer_knows_hold_no_job_up(api: Api) -> None:
+    """Prometheus' operator is uninstalled while ours runs: each apply of a PodMonitor is a 404 from then on.
+
+    The workers are released all the same; monitoring is not worth a job.
+    """
+    api.fault = lambda method, path, query: (
+        refusal(404, "NotFound", "the server could not find the requested resource")
+        if "/podmonitors" in path and method == "PATCH"
+        else None
+    )
+
+    async def run() -> None:
+        async with operating(api, pod_monitors=True) as operator:
+            await released(operator)
+            assert workers(api)["spec"]["suspend"] is False
+            assert ready(api) == "StartingWorkers"
+
+    asyncio.run(run())
