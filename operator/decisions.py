@@ -158,11 +158,7 @@ class _World:
         self.stateful_set = found if isinstance(found, StatefulSet) else None
         of_set = self.stateful_set.uid if self.stateful_set is not None else ""
         # Pods of a set that was deleted before may still be about to go.
-        self.servers = [
-            pod
-            for pod in observed.pods
-            if pod.role == SERVER and (not pod.owner or not of_set or pod.owner == of_set)
-        ]
+        self.servers = [pod for pod in observed.pods if pod.role == SERVER and pod.owner in ("", of_set)]
         self.workers = [pod for pod in observed.pods if pod.role == WORKER]
         found = observed.children.get(("Job", job.workers_name))
         self.worker_job = found if isinstance(found, WorkerJob) else None
@@ -299,14 +295,16 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
     recorded = c.is_true(status, end.type)
     if end.type == c.COMPLETE and not recorded and not observed.progress.last:
         # The servers know what the workers reported last, so they stay until it is read, for a while by this clock.
-        ready = c.found(status, c.READY)
+        # Of a condition of its own, since Ready may have been False all along.
+        known = c.found(status, c.FINISHING)
         waited_s = 0.0
-        if ready.get("reason") == c.FINISHING:
-            waited_s = max(0.0, (now - _moment(ready.get("lastTransitionTime", ""), now)).total_seconds())
+        if known.get("status") == "True":
+            waited_s = max(0.0, (now - _moment(known.get("lastTransitionTime", ""), now)).total_seconds())
         if waited_s < LAST_REPORT_S:
             facts = [
                 Fact(c.READY, False, c.FINISHING, "the workers have ended; their last report is read"),
                 *_readiness(world),
+                Fact(c.FINISHING, True, c.FINISHING, "the servers are kept for the last report"),
             ]
             return Plan(
                 status=_status(world, facts, status, now), poll="last", again_s=LAST_REPORT_S - waited_s + 0.1
