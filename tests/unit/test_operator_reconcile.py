@@ -234,21 +234,27 @@ def test_a_refused_template_is_said_and_nothing_is_made(api: Api) -> None:
 
 def test_a_change_of_the_job_while_its_status_is_written_is_a_conflict_and_not_lost(api: Api) -> None:
     """The status is written on the condition of what was read; the next look sees the change."""
+    changed: list[dict[str, Any]] = []
+
+    def change_once(method: str, path: str, query: dict[str, str]) -> None:
+        if method in ("PUT", "PATCH") and path.endswith("/status") and not changed:
+            job = api.objects["trainingjobs", *KEY]
+            metadata = {**job["metadata"], "labels": {"new": "yes"}}
+            changed.append(api.put(TRAINING_JOBS, {**job, "metadata": metadata}))
 
     async def run() -> None:
         async with operating(api) as operator:
             made(api)
-            old = dict(api.objects["trainingjobs", *KEY])
-            newer = api.put(TRAINING_JOBS, {**old, "metadata": {**old["metadata"], "labels": {"new": "yes"}}})
-            operator.jobs.event("ADDED", old)
+            operator.jobs.event("ADDED", api.objects["trainingjobs", *KEY])
             with pytest.raises(ApiError) as caught:
                 await operator.reconciler.reconcile(KEY)
             assert caught.value.status == 409
-            assert api.objects["trainingjobs", *KEY] == newer
+            assert api.objects["trainingjobs", *KEY] == changed[0]
             assert await operator.look() == ""
             assert ready(api) == "StartingServers"
             assert api.objects["trainingjobs", *KEY]["metadata"]["labels"] == {"new": "yes"}
 
+    api.fault = change_once
     asyncio.run(run())
 
 
