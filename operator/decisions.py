@@ -282,7 +282,7 @@ def _noted(text: str) -> dict[str, str]:
 
 
 def _last_words(world: _World) -> str:
-    failed = _first_failure(world)
+    failed = _first_failure(world, servers_are_wanted=False)
     if not failed:
         return ""
     return f"; first, worker pod {failed['pod']} ended with exit code {failed.get('exitCode', 0)}"
@@ -572,7 +572,12 @@ def _status(
     if world.observed.progress.values:
         content["progress"] = {**status.get("progress", {}), **world.observed.progress.values}
     if not status.get("firstFailure"):
-        failure = _first_failure(world, ended_well=any(fact.type == c.COMPLETE for fact in facts))
+        # Of a job that has ended the servers are deleted: that is no failure, unless it ended for want of one.
+        over = any(
+            fact.type in (c.COMPLETE, c.FAILED, c.FINISHING) and fact.reason != c.SERVER_LOST
+            for fact in facts
+        )
+        failure = _first_failure(world, servers_are_wanted=not over)
         if failure:
             content["firstFailure"] = failure
     return _merged(status, facts, content, generation=job.generation, now=now)
@@ -596,10 +601,10 @@ def _merged(
     }
 
 
-def _first_failure(world: _World, *, ended_well: bool = False) -> dict[str, Any]:
+def _first_failure(world: _World, *, servers_are_wanted: bool = True) -> dict[str, Any]:
     """The container that failed first, of the pods that are still there and were not told to end."""
     found: list[tuple[str, dict[str, Any]]] = []
-    for pod in (*world.workers, *(() if ended_well else world.servers)):
+    for pod in (*world.workers, *(world.servers if servers_are_wanted else ())):
         if pod.deleting:
             continue
         for container in pod.containers:
@@ -621,7 +626,7 @@ def _first_failure(world: _World, *, ended_well: bool = False) -> dict[str, Any]
                 found.append((ended.finished, failure))
     if found:
         return min(found, key=lambda one: one[0])[1]
-    lost = world.lost_servers()
+    lost = world.lost_servers() if servers_are_wanted else []
     if lost:
         index, what = lost[0]
         return {"pod": f"{world.job.servers_name}-{index}", "reason": "Lost", "message": what}

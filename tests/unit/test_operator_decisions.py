@@ -674,3 +674,15 @@ def test_bug_pods_of_the_set_before_are_not_our_servers_while_ours_is_not_made()
         ]
     del world.objects["StatefulSet", "flights-server"]
     assert not decided(world).patches, "the workers were released beside servers that are about to go"
+
+
+def test_bug_servers_deleted_after_the_end_are_no_first_failure() -> None:
+    """The set goes first, and pods of a set that is gone are not looked at: nothing failed all the same."""
+    world = World()
+    finished(world)
+    world.objects.pop(("StatefulSet", "flights-server"), None)
+    world.look()
+    world.pods = {name: pod for name, pod in world.pods.items() if "server" not in name}
+    world.look()
+    assert "firstFailure" not in world.status
+    assert settled(world)
