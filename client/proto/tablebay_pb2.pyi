@@ -77,18 +77,20 @@ class PushRequest(_message.Message):
     def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., more: bool = ..., cursor: _Optional[bytes] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
 
 class PushResponse(_message.Message):
-    __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards")
+    __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards", "durable_next")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARD_MAP_VERSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     APPLIED_SHARDS_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_NEXT_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     shard_map_version: int
     step: int
     applied_shards: int
     duplicate_shards: int
-    def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ...) -> None: ...
+    durable_next: int
+    def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ..., durable_next: _Optional[int] = ...) -> None: ...
 
 class StepRequest(_message.Message):
     __slots__ = ("sender", "step", "oldest_step", "more", "cursor", "pushes", "pulls")
@@ -109,23 +111,25 @@ class StepRequest(_message.Message):
     def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., more: bool = ..., cursor: _Optional[bytes] = ..., pushes: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., pulls: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
 
 class StepResponse(_message.Message):
-    __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards", "pulled")
+    __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards", "durable_next", "pulled")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARD_MAP_VERSION_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     APPLIED_SHARDS_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_SHARDS_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_NEXT_FIELD_NUMBER: _ClassVar[int]
     PULLED_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     shard_map_version: int
     step: int
     applied_shards: int
     duplicate_shards: int
+    durable_next: int
     pulled: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ..., pulled: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ..., durable_next: _Optional[int] = ..., pulled: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class HelloRequest(_message.Message):
-    __slots__ = ("job", "generation", "rank", "client_high", "client_low", "incarnation", "nonce", "protocol_major", "protocol_minor", "client_version")
+    __slots__ = ("job", "generation", "rank", "client_high", "client_low", "incarnation", "nonce", "protocol_major", "protocol_minor", "client_version", "rejoin", "barriers")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +140,8 @@ class HelloRequest(_message.Message):
     PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REJOIN_FIELD_NUMBER: _ClassVar[int]
+    BARRIERS_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     rank: int
@@ -146,10 +152,12 @@ class HelloRequest(_message.Message):
     protocol_major: int
     protocol_minor: int
     client_version: str
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., nonce: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., client_version: _Optional[str] = ...) -> None: ...
+    rejoin: bool
+    barriers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., nonce: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., client_version: _Optional[str] = ..., rejoin: bool = ..., barriers: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("job", "server_index", "server_count", "epoch", "client_high", "client_low", "incarnation", "next_step", "cursor", "shard_map", "message_bytes_max", "protocol_major", "protocol_minor", "server_version")
+    __slots__ = ("job", "server_index", "server_count", "epoch", "client_high", "client_low", "incarnation", "next_step", "cursor", "shard_map", "message_bytes_max", "protocol_major", "protocol_minor", "server_version", "durable", "durable_next")
     JOB_FIELD_NUMBER: _ClassVar[int]
     SERVER_INDEX_FIELD_NUMBER: _ClassVar[int]
     SERVER_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +172,8 @@ class HelloResponse(_message.Message):
     PROTOCOL_MAJOR_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_NEXT_FIELD_NUMBER: _ClassVar[int]
     job: str
     server_index: int
     server_count: int
@@ -178,7 +188,9 @@ class HelloResponse(_message.Message):
     protocol_major: int
     protocol_minor: int
     server_version: str
-    def __init__(self, job: _Optional[str] = ..., server_index: _Optional[int] = ..., server_count: _Optional[int] = ..., epoch: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., cursor: _Optional[bytes] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., message_bytes_max: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_version: _Optional[str] = ...) -> None: ...
+    durable: bool
+    durable_next: int
+    def __init__(self, job: _Optional[str] = ..., server_index: _Optional[int] = ..., server_count: _Optional[int] = ..., epoch: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., cursor: _Optional[bytes] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., message_bytes_max: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_version: _Optional[str] = ..., durable: bool = ..., durable_next: _Optional[int] = ...) -> None: ...
 
 class ShardMap(_message.Message):
     __slots__ = ("version", "servers", "owners")
@@ -411,6 +423,197 @@ class StatsResponse(_message.Message):
     version: str
     instruction_set: str
     def __init__(self, epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[Table, _Mapping]]] = ..., counters: _Optional[_Mapping[str, int]] = ..., version: _Optional[str] = ..., instruction_set: _Optional[str] = ...) -> None: ...
+
+class CheckpointRequest(_message.Message):
+    __slots__ = ("begin", "full", "client_high", "client_low", "state")
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    begin: bool
+    full: bool
+    client_high: int
+    client_low: int
+    state: str
+    def __init__(self, begin: bool = ..., full: bool = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
+
+class CheckpointResponse(_message.Message):
+    __slots__ = ("enabled", "ticket", "ended", "failures", "last_error", "last_error_ticket", "last", "destination")
+    ENABLED_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_TICKET_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    enabled: bool
+    ticket: int
+    ended: int
+    failures: int
+    last_error: str
+    last_error_ticket: int
+    last: CommittedCheckpoint
+    destination: str
+    def __init__(self, enabled: bool = ..., ticket: _Optional[int] = ..., ended: _Optional[int] = ..., failures: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_ticket: _Optional[int] = ..., last: _Optional[_Union[CommittedCheckpoint, _Mapping]] = ..., destination: _Optional[str] = ...) -> None: ...
+
+class CommittedCheckpoint(_message.Message):
+    __slots__ = ("number", "kind", "ticket", "created", "seconds", "pause_seconds", "bytes", "rows", "aligned")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: str
+    ticket: int
+    created: float
+    seconds: float
+    pause_seconds: float
+    bytes: int
+    rows: int
+    aligned: bool
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[str] = ..., ticket: _Optional[int] = ..., created: _Optional[float] = ..., seconds: _Optional[float] = ..., pause_seconds: _Optional[float] = ..., bytes: _Optional[int] = ..., rows: _Optional[int] = ..., aligned: bool = ...) -> None: ...
+
+class PutStateRequest(_message.Message):
+    __slots__ = ("client_high", "client_low", "incarnation", "state", "name", "offset", "data", "crc32c", "step")
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    client_high: int
+    client_low: int
+    incarnation: int
+    state: str
+    name: str
+    offset: int
+    data: bytes
+    crc32c: int
+    step: int
+    def __init__(self, client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., state: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., crc32c: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class PutStateResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStateRequest(_message.Message):
+    __slots__ = ("rank", "name", "offset", "bytes_max")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    name: str
+    offset: int
+    bytes_max: int
+    def __init__(self, rank: _Optional[int] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., bytes_max: _Optional[int] = ...) -> None: ...
+
+class GetStateResponse(_message.Message):
+    __slots__ = ("step", "entries", "data", "crc32c")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CRC32C_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    entries: _containers.RepeatedCompositeFieldContainer[StateEntry]
+    data: bytes
+    crc32c: int
+    def __init__(self, step: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[StateEntry, _Mapping]]] = ..., data: _Optional[bytes] = ..., crc32c: _Optional[int] = ...) -> None: ...
+
+class StateEntry(_message.Message):
+    __slots__ = ("name", "bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    bytes: int
+    def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class RestoreRequest(_message.Message):
+    __slots__ = ("ticket", "source", "tables", "rename", "optimizer_state", "number")
+    class RenameEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    RENAME_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_STATE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ticket: str
+    source: str
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    rename: _containers.ScalarMap[str, str]
+    optimizer_state: bool
+    number: int
+    def __init__(self, ticket: _Optional[str] = ..., source: _Optional[str] = ..., tables: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., optimizer_state: bool = ..., number: _Optional[int] = ...) -> None: ...
+
+class RestoreResponse(_message.Message):
+    __slots__ = ("done", "number", "rows", "tables")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    done: bool
+    number: int
+    rows: int
+    tables: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, done: bool = ..., number: _Optional[int] = ..., rows: _Optional[int] = ..., tables: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CutRequest(_message.Message):
+    __slots__ = ("phase", "number", "attempt", "coordinator_epoch", "full", "limits")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    number: int
+    attempt: str
+    coordinator_epoch: int
+    full: bool
+    limits: _containers.RepeatedCompositeFieldContainer[ClientStep]
+    def __init__(self, phase: _Optional[str] = ..., number: _Optional[int] = ..., attempt: _Optional[str] = ..., coordinator_epoch: _Optional[int] = ..., full: bool = ..., limits: _Optional[_Iterable[_Union[ClientStep, _Mapping]]] = ...) -> None: ...
+
+class ClientStep(_message.Message):
+    __slots__ = ("client_high", "client_low", "next")
+    CLIENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    client_high: int
+    client_low: int
+    next: int
+    def __init__(self, client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., next: _Optional[int] = ...) -> None: ...
+
+class CutResponse(_message.Message):
+    __slots__ = ("epoch", "begun", "aligned", "pause_seconds", "written", "link")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    begun: _containers.RepeatedCompositeFieldContainer[ClientStep]
+    aligned: bool
+    pause_seconds: float
+    written: bool
+    link: str
+    def __init__(self, epoch: _Optional[int] = ..., begun: _Optional[_Iterable[_Union[ClientStep, _Mapping]]] = ..., aligned: bool = ..., pause_seconds: _Optional[float] = ..., written: bool = ..., link: _Optional[str] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ()

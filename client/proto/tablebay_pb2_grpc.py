@@ -252,18 +252,33 @@ class ControlStub(object):
                 request_serializer=tablebay__pb2.DrainRequest.SerializeToString,
                 response_deserializer=tablebay__pb2.DrainResponse.FromString,
                 _registered_method=True)
-        self.Clock = channel.unary_unary(
-                '/tablebay.v1.Control/Clock',
-                request_serializer=tablebay__pb2.Reserved.SerializeToString,
-                response_deserializer=tablebay__pb2.Reserved.FromString,
-                _registered_method=True)
         self.Checkpoint = channel.unary_unary(
                 '/tablebay.v1.Control/Checkpoint',
-                request_serializer=tablebay__pb2.Reserved.SerializeToString,
-                response_deserializer=tablebay__pb2.Reserved.FromString,
+                request_serializer=tablebay__pb2.CheckpointRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.CheckpointResponse.FromString,
+                _registered_method=True)
+        self.PutState = channel.unary_unary(
+                '/tablebay.v1.Control/PutState',
+                request_serializer=tablebay__pb2.PutStateRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.PutStateResponse.FromString,
+                _registered_method=True)
+        self.GetState = channel.unary_unary(
+                '/tablebay.v1.Control/GetState',
+                request_serializer=tablebay__pb2.GetStateRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.GetStateResponse.FromString,
                 _registered_method=True)
         self.Restore = channel.unary_unary(
                 '/tablebay.v1.Control/Restore',
+                request_serializer=tablebay__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.Cut = channel.unary_unary(
+                '/tablebay.v1.Control/Cut',
+                request_serializer=tablebay__pb2.CutRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.CutResponse.FromString,
+                _registered_method=True)
+        self.Clock = channel.unary_unary(
+                '/tablebay.v1.Control/Clock',
                 request_serializer=tablebay__pb2.Reserved.SerializeToString,
                 response_deserializer=tablebay__pb2.Reserved.FromString,
                 _registered_method=True)
@@ -354,21 +369,44 @@ class ControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Clock(self, request, context):
-        """Reserved: these answer UNIMPLEMENTED.
+    def Checkpoint(self, request, context):
+        """Server 0 alone: begins a checkpoint of all servers, and tells how it stands. It does not wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Checkpoint(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def PutState(self, request, context):
+        """Server 0 alone: a part of a worker's state, kept for the next checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetState(self, request, context):
+        """Of the newest checkpoint that was restored or made: a part of a worker's state.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Restore(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Rows of another checkpoint into this server's tables. It does not wait: asked again until done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cut(self, request, context):
+        """From server 0 to every server, itself too: the phases of a checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Clock(self, request, context):
+        """Reserved: these answer UNIMPLEMENTED.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -449,18 +487,33 @@ def add_ControlServicer_to_server(servicer, server):
                     request_deserializer=tablebay__pb2.DrainRequest.FromString,
                     response_serializer=tablebay__pb2.DrainResponse.SerializeToString,
             ),
-            'Clock': grpc.unary_unary_rpc_method_handler(
-                    servicer.Clock,
-                    request_deserializer=tablebay__pb2.Reserved.FromString,
-                    response_serializer=tablebay__pb2.Reserved.SerializeToString,
-            ),
             'Checkpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.Checkpoint,
-                    request_deserializer=tablebay__pb2.Reserved.FromString,
-                    response_serializer=tablebay__pb2.Reserved.SerializeToString,
+                    request_deserializer=tablebay__pb2.CheckpointRequest.FromString,
+                    response_serializer=tablebay__pb2.CheckpointResponse.SerializeToString,
+            ),
+            'PutState': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutState,
+                    request_deserializer=tablebay__pb2.PutStateRequest.FromString,
+                    response_serializer=tablebay__pb2.PutStateResponse.SerializeToString,
+            ),
+            'GetState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetState,
+                    request_deserializer=tablebay__pb2.GetStateRequest.FromString,
+                    response_serializer=tablebay__pb2.GetStateResponse.SerializeToString,
             ),
             'Restore': grpc.unary_unary_rpc_method_handler(
                     servicer.Restore,
+                    request_deserializer=tablebay__pb2.RestoreRequest.FromString,
+                    response_serializer=tablebay__pb2.RestoreResponse.SerializeToString,
+            ),
+            'Cut': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cut,
+                    request_deserializer=tablebay__pb2.CutRequest.FromString,
+                    response_serializer=tablebay__pb2.CutResponse.SerializeToString,
+            ),
+            'Clock': grpc.unary_unary_rpc_method_handler(
+                    servicer.Clock,
                     request_deserializer=tablebay__pb2.Reserved.FromString,
                     response_serializer=tablebay__pb2.Reserved.SerializeToString,
             ),
@@ -789,33 +842,6 @@ class Control(object):
             _registered_method=True)
 
     @staticmethod
-    def Clock(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/tablebay.v1.Control/Clock',
-            tablebay__pb2.Reserved.SerializeToString,
-            tablebay__pb2.Reserved.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
     def Checkpoint(request,
             target,
             options=(),
@@ -830,8 +856,62 @@ class Control(object):
             request,
             target,
             '/tablebay.v1.Control/Checkpoint',
-            tablebay__pb2.Reserved.SerializeToString,
-            tablebay__pb2.Reserved.FromString,
+            tablebay__pb2.CheckpointRequest.SerializeToString,
+            tablebay__pb2.CheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tablebay.v1.Control/PutState',
+            tablebay__pb2.PutStateRequest.SerializeToString,
+            tablebay__pb2.PutStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tablebay.v1.Control/GetState',
+            tablebay__pb2.GetStateRequest.SerializeToString,
+            tablebay__pb2.GetStateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -857,6 +937,60 @@ class Control(object):
             request,
             target,
             '/tablebay.v1.Control/Restore',
+            tablebay__pb2.RestoreRequest.SerializeToString,
+            tablebay__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tablebay.v1.Control/Cut',
+            tablebay__pb2.CutRequest.SerializeToString,
+            tablebay__pb2.CutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Clock(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tablebay.v1.Control/Clock',
             tablebay__pb2.Reserved.SerializeToString,
             tablebay__pb2.Reserved.FromString,
             options,
