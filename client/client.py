@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from tablebay.client import environment, errors
+from tablebay.client import checkpoints, environment, errors
+from tablebay.client.checkpoints import Checkpoint, Restored
 from tablebay.client.control import Control
 from tablebay.client.environment import WorkerEnvironment, expand_pattern
 from tablebay.client.hello import greet
 from tablebay.client.latency import LatencyHistogram
 from tablebay.client.prefetch import Prefetch
 from tablebay.client.proto import tablebay_pb2
+from tablebay.client.replay import BYTES_MAX
 from tablebay.client.retry import Pace
 from tablebay.client.session import Session
 from tablebay.client.step import Step, pull_parts
@@ -26,6 +28,10 @@ from tablebay.client.tables import Dtype, Initializer, NonFinite, Optimizer, Tab
 from tablebay.client.transport import MESSAGE_BYTES_MAX, GrpcTransport, Transport
 
 TIMEOUT_S = 30.0
+# Where servers make checkpoints one that is lost comes back: after it was started again and has restored its rows.
+RECOVERY_TIMEOUT_S = 600.0
+
+Batch = TypeVar("Batch")
 
 _BARRIER_FIRST_S = 0.005
 _BARRIER_LAST_S = 0.2
@@ -45,6 +51,8 @@ class Client:
         self._lock = threading.Lock()
         self._reporting = threading.Lock()
         self._reports = 0
+        self._reported: dict[str, float] = {}
+        self._reported_in = 0
         self._barriers: Counter[str] = Counter()
 
     # -- who and where --
@@ -116,23 +124,26 @@ class Client:
             return table
 
     def _open(self, name: str, given: dict[str, Any]) -> RemoteTable:
-        with self._session.speaking() as control:
-            servers = control.describe(self._session.timeout)
-            found = [table for tables in servers for table in tables if table.spec.name == name]
-            if found:
-                spec = TableSpec.from_message(found[0].spec)
-                _require_agreement(spec, given)
-            elif "dim" in given:
-                spec = TableSpec(name=name, **given)
-            else:
-                names = sorted({table.spec.name for tables in servers for table in tables})
-                raise errors.NotRegistered(
-                    f"table '{name}' does not exist, and cannot be made without dim; "
-                    f"existing tables: {', '.join(names) or 'none'}"
-                )
-            if len(found) < len(servers):
-                found = control.create_table(spec.message(), self._session.timeout)
-        return RemoteTable(self._session, spec, found[0])
+        session = self._session
+        servers = session.speak(lambda control: control.describe(session.timeout))
+        found = [table for tables in servers for table in tables if table.spec.name == name]
+        if found:
+            spec = TableSpec.from_message(found[0].spec)
+            _require_agreement(spec, given)
+        elif "dim" in given:
+            spec = TableSpec(name=name, **given)
+        else:
+            names = sorted({table.spec.name for tables in servers for table in tables})
+            raise errors.NotRegistered(
+                f"table '{name}' does not exist, and cannot be made without dim; "
+                f"existing tables: {', '.join(names) or 'none'}"
+            )
+        message = spec.message()
+        # Before it is made: a server that comes back in between must get it too.
+        session.tables[name] = message
+        if len(found) < len(servers):
+            found = session.speak(lambda control: control.create_table(message, session.timeout))
+        return RemoteTable(session, spec, found[0])
 
     # -- steps --
 
@@ -149,6 +160,59 @@ class Client:
         parts, rows = pull_parts(self._session, requests, create)
         return Prefetch(self._session, parts, rows)
 
+    # -- checkpoints --
+
+    def checkpoint(
+        self, state: Mapping[str, bytes] | None = None, *, full: bool = False, timeout: float | None = None
+    ) -> Checkpoint:
+        """Have a checkpoint made that holds all that this client has pushed, and wait for it.
+
+        state: bytes by name, of this worker (its dense model, say), saved with it. full: not a delta.
+        timeout: seconds, by default as long as the servers take for one. What pushes left open is sent first.
+        Raises CheckpointFailed with the servers' reason, and BadRequest where they make none.
+        """
+        return checkpoints.make(self._session, state or {}, full=full, timeout=timeout)
+
+    def state(self) -> dict[str, bytes]:
+        """What this rank gave as `state` with the checkpoint that the job came back from; else empty."""
+        return checkpoints.read_state(self._session)
+
+    def resume(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+        """Batches with the numbers of their steps, from where this rank stopped.
+
+        batches: in the same order each time; batch number i is for step i. A sequence is indexed, anything
+            else is gone through from its beginning. Take one step for each: one push, or one step() block.
+        Raises BadRequest where a batch took no step, or several.
+        """
+        return checkpoints.resume(self._session, batches)
+
+    def restore(
+        self,
+        source: str = "",
+        *,
+        number: int | None = None,
+        tables: Sequence[str] = (),
+        rename: Mapping[str, str] | None = None,
+        optimizer_state: bool = True,
+        timeout: float | None = None,
+    ) -> Restored:
+        """Replace rows of this job's tables by those of a checkpoint, its own or another job's (a warm start).
+
+        source: a directory that the servers see; by default the job's own destination. number: of the
+            checkpoint, by default the newest complete one. tables: by the checkpoint's names, by default all.
+        rename: from the checkpoint's names to this job's. optimizer_state: False begins slots anew.
+        On each server a table is read and checked whole, then swapped in.
+        """
+        return checkpoints.restore(
+            self._session,
+            source,
+            number=number,
+            tables=tables,
+            rename=rename or {},
+            optimizer_state=optimizer_state,
+            timeout=timeout,
+        )
+
     # -- the job --
 
     def report(self, **values: float) -> None:
@@ -158,22 +222,32 @@ class Client:
         step, loss, auc, logloss, train_seconds. The latencies of this client's pulls so far go with it.
         """
         numbers = {name: _number(name, value) for name, value in values.items()}
-        who = self._session.identity
-        with self._reporting, self._session.speaking() as control:
+        session = self._session
+        with self._reporting:
             self._reports += 1
-            request = tablebay_pb2.ReportRequest(
-                client_high=who.client_high,
-                client_low=who.client_low,
-                incarnation=who.incarnation,
-                rank=who.rank,
-                number=self._reports,
-                values=numbers,
-                pull_latency=self._session.pull_latency.pack(),
-                retries=self._session.retries,
-            )
-            control.report(request, self._session.timeout)
-        if self._session.figures is not None:
-            self._session.figures.reported(numbers)
+            examples = self._reported.get("examples", 0.0) + numbers.get("examples", 0.0)
+            self._reported |= numbers
+            if examples:
+                self._reported["examples"] = examples
+            session.speak(lambda control: control.report(self._report(numbers), session.timeout))
+            self._reported_in = session.lives
+        if session.figures is not None:
+            session.figures.reported(numbers)
+
+    def _report(self, numbers: dict[str, float]) -> tablebay_pb2.ReportRequest:
+        session, who = self._session, self._session.identity
+        # A server 0 that came back knows nothing of what it was told before.
+        values = numbers if session.lives == self._reported_in else self._reported
+        return tablebay_pb2.ReportRequest(
+            client_high=who.client_high,
+            client_low=who.client_low,
+            incarnation=who.incarnation,
+            rank=who.rank,
+            number=self._reports,
+            values=values,
+            pull_latency=session.pull_latency.pack(),
+            retries=session.retries,
+        )
 
     def barrier(self, name: str, timeout: float | None = None) -> None:
         """Wait until every worker has called barrier(name), as often as this one has by now.
@@ -201,8 +275,7 @@ class Client:
         )
         wait = _BARRIER_FIRST_S
         while True:
-            with session.speaking() as control:
-                answer = control.barrier(request, session.timeout)
+            answer = session.speak(lambda control: control.barrier(request, session.timeout))
             if answer.released:
                 self._barriers[name] = use
                 return
@@ -220,8 +293,8 @@ class Client:
 
     def progress(self) -> list[tablebay_pb2.WorkerProgress]:
         """What each worker last reported."""
-        with self._session.speaking() as control:
-            return control.progress(self._session.timeout)
+        session = self._session
+        return session.speak(lambda control: control.progress(session.timeout))
 
     def pull_latency(self) -> LatencyHistogram:
         """How long this client's pulls have taken so far."""
@@ -253,28 +326,36 @@ class Client:
 def connect(
     address: str | Sequence[str] | None = None,
     *,
-    timeout: float = TIMEOUT_S,
+    timeout: float | None = None,
     rank: int | None = None,
     workers: int | None = None,
     job: str | None = None,
     generation: int | None = None,
+    replay_bytes: int = BYTES_MAX,
 ) -> Client:
     """Connect to a job's servers.
 
     address: `host:port` of a server's data port; for several servers a pattern (`host-{0..3}:7070`), a comma
         list or a list, in the order of their indices. Without it everything not given is read from the
         worker's environment.
-    timeout: seconds that any one call may take, this one included.
+    timeout: seconds that any one call may take, this one included: by default 30, and 600 once connected to
+        servers that make checkpoints, for one that is lost comes back.
     rank: this worker's number, which makes its steps resumable; a newer process with the same rank fences
         this one. Without it the client is anonymous, and its own for as long as it lives.
     workers: how many a barrier waits for.
+    replay_bytes: how much may have been pushed and be in no checkpoint yet; kept to be sent to a server that
+        comes back. At half of it a checkpoint is asked for, at all of it pushes wait.
     job, generation: which must be the servers' own if given.
     Raises Unavailable naming the address when a server is not reached within `timeout`.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | None):
         raise errors.BadType(f"timeout: found {type(timeout).__name__}, wanted seconds")
-    if not timeout > 0:
+    if timeout is not None and not timeout > 0:
         raise errors.BadRequest(f"timeout is {timeout}, wanted more than 0 seconds")
+    if isinstance(replay_bytes, bool) or not isinstance(replay_bytes, int):
+        raise errors.BadType(f"replay_bytes: found {type(replay_bytes).__name__}, wanted an int")
+    if replay_bytes < 1:
+        raise errors.BadRequest(f"replay_bytes is {replay_bytes}, wanted at least 1")
     exposed = False
     if address is None:
         worker = WorkerEnvironment.read()
@@ -297,6 +378,7 @@ def connect(
             job=job or "",
             generation=generation or 0,
             remake=transport,
+            replay_bytes=replay_bytes,
         )
 
     def plain(message_bytes_max: int) -> Transport:
@@ -313,13 +395,14 @@ def connect(
 def client_over(
     transport: Transport,
     *,
-    timeout: float = TIMEOUT_S,
+    timeout: float | None = None,
     rank: int | None = None,
     workers: int | None = None,
     job: str = "",
     generation: int = 0,
     pace: Pace | None = None,
     remake: Callable[[int], Transport] | None = None,
+    replay_bytes: int = BYTES_MAX,
 ) -> Client:
     """A client over any transport, which it closes. pace: its clock, sleep and randomness, for tests.
 
@@ -332,7 +415,7 @@ def client_over(
     if workers is not None and workers < 1:
         raise errors.BadRequest(f"workers is {workers}, wanted at least 1")
     pace = pace or Pace()
-    deadline = pace.deadline(timeout)
+    deadline = pace.deadline(TIMEOUT_S if timeout is None else timeout)
     try:
         greeting = greet(
             Control(transport, pace=pace),
@@ -349,7 +432,10 @@ def client_over(
     except BaseException:
         transport.close()
         raise
-    return Client(Session(transport, Control(transport, pace=pace), greeting, timeout, pace), workers or 1)
+    if timeout is None:
+        timeout = RECOVERY_TIMEOUT_S if greeting.durable else TIMEOUT_S
+    session = Session(transport, Control(transport, pace=pace), greeting, timeout, pace, replay_bytes)
+    return Client(session, workers or 1)
 
 
 def _require_agreement(spec: TableSpec, given: dict[str, Any]) -> None:

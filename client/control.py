@@ -72,6 +72,13 @@ class Control:
             range(1, self.servers), "CreateTable", request, tablebay_pb2.Table, deadline
         )
 
+    def create_table_on(
+        self, server: int, spec: tablebay_pb2.TableSpec, timeout: float | None = None
+    ) -> tablebay_pb2.Table:
+        """Make a table on one server, which came back without it."""
+        request = tablebay_pb2.CreateTableRequest(spec=spec)
+        return self._one(server, "CreateTable", request, tablebay_pb2.Table, timeout)
+
     def update_table(
         self, name: str, optimizer_parameters: Mapping[str, float], timeout: float | None = None
     ) -> list[tablebay_pb2.Table]:
@@ -119,6 +126,40 @@ class Control:
     def server_stats(self, server: int, timeout: float | None = None) -> tablebay_pb2.StatsResponse:
         """One server's tables and counters."""
         return self._one(server, "Stats", tablebay_pb2.StatsRequest(), tablebay_pb2.StatsResponse, timeout)
+
+    def checkpoint(
+        self,
+        *,
+        begin: bool = False,
+        full: bool = False,
+        client: tuple[int, int] = (0, 0),
+        state: str = "",
+        timeout: float | None = None,
+    ) -> tablebay_pb2.CheckpointResponse:
+        """How checkpoints stand, of server 0; begin: and let another begin. It does not wait for its end.
+
+        client, state: the client whose state of that name, sent by put_state, goes with it.
+        """
+        request = tablebay_pb2.CheckpointRequest(
+            begin=begin, full=full, client_high=client[0], client_low=client[1], state=state
+        )
+        return self._one(0, "Checkpoint", request, tablebay_pb2.CheckpointResponse, timeout)
+
+    def put_state(self, request: tablebay_pb2.PutStateRequest, timeout: float | None = None) -> None:
+        """A part of a worker's state, kept by server 0 for the checkpoint that names it."""
+        self._one(0, "PutState", request, tablebay_pb2.PutStateResponse, timeout)
+
+    def get_state(
+        self, request: tablebay_pb2.GetStateRequest, timeout: float | None = None
+    ) -> tablebay_pb2.GetStateResponse:
+        """A part of a worker's state, of the newest checkpoint."""
+        return self._one(0, "GetState", request, tablebay_pb2.GetStateResponse, timeout)
+
+    def restore(
+        self, request: tablebay_pb2.RestoreRequest, timeout: float | None = None
+    ) -> list[tablebay_pb2.RestoreResponse]:
+        """Begin, or ask after, reading rows of another checkpoint on every server."""
+        return self._all("Restore", request, tablebay_pb2.RestoreResponse, timeout)
 
     def drain(self, timeout: float | None = None) -> list[tablebay_pb2.DrainResponse]:
         """Ask every server to take no more data calls; each answers how many it still handles."""

@@ -10,6 +10,7 @@ TablebayError
 ├─ TableMismatch          a table differs from what was asked for
 ├─ Fenced                 a newer process has this rank, or a newer generation this job
 ├─ ServerLost             a server was restarted without its rows
+├─ CheckpointFailed       a checkpoint was given up
 ├─ WrongShard             a key's shard is another server's
 ├─ ResourceExhausted      a limit of memory, message size, keys or calls
 ├─ OutOfRange             a step outside the window
@@ -70,6 +71,10 @@ class Fenced(TablebayError):
 
 class ServerLost(TablebayError):
     """A server was restarted and has not its rows, or does not know this client any more."""
+
+
+class CheckpointFailed(TablebayError):
+    """A checkpoint was given up; the text is the reason. The one before it stands."""
 
 
 class WrongShard(TablebayError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tablebay.client import errors
 from tablebay.client.control import Control
@@ -10,7 +11,39 @@ from tablebay.client.environment import PROTOCOL_MAJOR, PROTOCOL_MINOR, VERSION
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.retry import Deadline, Pace
 from tablebay.client.routing import ShardMap
-from tablebay.client.session import Greeting, Identity
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a client is, as server 0 answered its Hello."""
+
+    job: str
+    rank: int | None
+    client_high: int
+    client_low: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What Hello to all servers gave. durable: they make checkpoints. request: what the others were told."""
+
+    identity: Identity
+    epochs: tuple[int, ...]
+    next_step: int
+    cursor: bytes
+    shard_map: ShardMap
+    message_bytes_max: int
+    durable: bool
+    request: tablebay_pb2.HelloRequest
+
+
+def rejoin_request(greeting: Greeting) -> tablebay_pb2.HelloRequest:
+    """What a server that came back is told: who has been speaking all along."""
+    request = tablebay_pb2.HelloRequest()
+    request.CopyFrom(greeting.request)
+    request.rejoin = True
+    return request
 
 
 def greet(
@@ -58,6 +91,8 @@ def greet(
         cursor=least.cursor,
         shard_map=ShardMap.unpack(shard_map.version, shard_map.servers, shard_map.owners),
         message_bytes_max=min(answer.message_bytes_max for answer in answers),
+        durable=all(answer.durable for answer in answers),
+        request=request,
     )
 
 

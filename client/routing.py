@@ -56,6 +56,10 @@ class ShardMap:
             raise BadRequest(f"shard map: {len(owners)} bytes of owners, wanted {2 * SHARDS}")
         return cls(version, servers, np.frombuffer(owners, "<u2").astype(np.uint16))
 
+    def shards_of(self, server: int) -> list[int]:
+        """The shards that a server has, ascending."""
+        return [int(shard) for shard in np.flatnonzero(self.owners == server)]
+
     def pack(self) -> bytes:
         """The owners as a ShardMap message has them."""
         return self.owners.astype("<u2").tobytes()

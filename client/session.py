@@ -1,21 +1,22 @@
 """One client's conversation with all servers: who it is, what it has sent, and what is not settled yet.
 
-Exactly once rests on three rules kept here. A step's requests are encoded once, and sent again as they are
+Exactly once rests on four rules kept here. A step's requests are encoded once, and sent again as they are
 until every server has answered. A step whose fate is unknown (deadline, interruption) stays open, and is sent
-again before any later push. A step number is used again only if nothing of it was ever sent.
+again before any later push. A step number is used again only if nothing of it was ever sent. What a server has
+applied is kept until a checkpoint of it holds that, and sent again, in order, when the server comes back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -24,7 +25,9 @@ from tablebay.client.control import Control
 from tablebay.client.latency import LatencyHistogram
 from tablebay.client.ledger import StepLedger
 from tablebay.client.native import native
+from tablebay.client.hello import Greeting, rejoin_request
 from tablebay.client.proto import tablebay_pb2
+from tablebay.client.replay import BYTES_MAX, Kept, Replay
 from tablebay.client.retry import Deadline, Pace
 from tablebay.client.routing import ShardMap
 from tablebay.client.transport import Answer, Transport
@@ -39,66 +42,72 @@ Part = tuple[int, int, int, int, "_core.Plan", Any]
 
 CURSOR_BYTES_MAX = 1024
 _EPOCH_QUESTION_S = 1.0
+# How often a client whose buffer fills asks for a checkpoint, and whether one is there.
+_EARLY_EVERY_S = 1.0
+_DURABLE_EVERY_S = 0.05
 
 
-@dataclass(frozen=True)
-class Identity:
-    """Who a client is, as server 0 answered its Hello."""
-
-    job: str
-    rank: int | None
-    client_high: int
-    client_low: int
-    incarnation: int
-
-
-@dataclass(frozen=True)
-class Greeting:
-    """What Hello to all servers gave."""
-
-    identity: Identity
-    epochs: tuple[int, ...]
-    next_step: int
-    cursor: bytes
-    shard_map: ShardMap
-    message_bytes_max: int
+_Result = TypeVar("_Result")
 
 
 class Outgoing:
     """The requests of one call to one server, sent in order: the last tells it that a push is whole.
 
-    encode: makes the requests when the first is wanted, so that one server's are under way while the next's
-        are made. It reads the caller's arrays, so it must have run when the caller has them back.
+    encode: makes the requests for an epoch of the server when the first is wanted, so that one server's are
+        under way while the next's are made. It reads the caller's arrays, so it must have run when the caller
+        has them back.
+    epoch: that the requests name.
+    accept: keeps an answer to request number `piece`; the server's epoch, and the step below which all is
+        durable. step: of a push, else None.
     """
 
     def __init__(
         self,
         server: int,
         method: str,
-        encode: Callable[[], Sequence[bytes]],
-        accept: Callable[[int, int, bytes], int],
+        encode: Callable[[int], Sequence[bytes]],
+        accept: Callable[[int, int, bytes], tuple[int, int]],
+        step: int | None,
     ):
         self.server = server
         self.method = method
+        self.step = step
         self.answered = 0
         self.done = False
         self._encode = encode
         self._accept = accept
         self._requests: Sequence[bytes] | None = None
+        self.epoch = 0
 
-    @property
-    def requests(self) -> Sequence[bytes]:
-        """Made once, and the same for ever."""
+    def requests(self, epoch: int) -> Sequence[bytes]:
+        """Made once, and the same for ever but for the server's epoch in them."""
         if self._requests is None:
-            self._requests = self._encode()
+            self._requests = self._encode(epoch)
+        elif self.epoch != epoch:
+            self._requests = [readdressed(request, epoch) for request in self._requests]
+        self.epoch = epoch
         return self._requests
 
-    def accept(self, response: bytes) -> int:
-        """Keep an answer to the request last sent; returns the server's epoch. Raises CorruptMessage."""
-        epoch = self._accept(self.server, self.answered, response)
-        self.answered += 1
-        self.done = self.answered == len(self.requests)
-        return epoch
+    def accept(self, response: bytes, epoch: int) -> tuple[int, int]:
+        """Keep an answer to the request last sent, if a server of that epoch gave it.
+
+        Returns the server's epoch, and the step below which all is durable. Raises CorruptMessage.
+        """
+        found, durable_next = self._accept(self.server, self.answered, response)
+        if found == epoch:
+            self.answered += 1
+            self.done = self._requests is not None and self.answered == len(self._requests)
+        return found, durable_next
+
+    def begin_again(self) -> None:
+        """The server that answered some of a push's requests is gone: it is sent whole to its successor."""
+        if self.step is not None and not self.done:
+            self.answered = 0
+
+    def kept(self) -> Kept:
+        """Of a push that the server has applied."""
+        assert self.step is not None and self._requests is not None
+        return Kept(self.step, self.method, self._requests)
 
 
 @dataclass(eq=False)
@@ -117,11 +126,17 @@ class Letter:
 class Session:
     """Safe in threads; not to be used in a process forked from its own.
 
-    timeout: seconds for one call with all its retries.
+    timeout: seconds for one call with all its retries. replay_bytes: of what no checkpoint holds yet.
     """
 
     def __init__(
-        self, transport: Transport, control: Control, greeting: Greeting, timeout: float, pace: Pace
+        self,
+        transport: Transport,
+        control: Control,
+        greeting: Greeting,
+        timeout: float,
+        pace: Pace,
+        replay_bytes: int = BYTES_MAX,
     ) -> None:
         self.transport = transport
         self.control = control
@@ -138,7 +153,17 @@ class Session:
         self.figures: Figures | None = None
         self.on_close: Callable[[Session], None] | None = None
         self._shard_map_version = greeting.shard_map.version
-        self._epochs = greeting.epochs
+        self._greeting = greeting
+        self._epochs = list(greeting.epochs)
+        # None where the servers make no checkpoints: one that is lost is lost.
+        self.replay = Replay(len(greeting.epochs), replay_bytes) if greeting.durable else None
+        # What a server that comes back may lack, beside steps.
+        self.tables: dict[str, tablebay_pb2.TableSpec] = {}
+        # Raised each time that server 0 came back: what it was told of progress it has no more.
+        self.lives = 0
+        self._rejoining = threading.Lock()
+        self._accepting = threading.Lock()
+        self._early_at = 0.0
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
@@ -191,7 +216,7 @@ class Session:
         """A pull, not yet sent: call.finish() is due once every answer has been accepted."""
         method = "Pull" if len(parts) == 1 else "Step"
         call: _core.Call = native(_core.Call, method, list(parts), [], self.message_bytes_max)
-        return call, self._outgoing(call, method, call.servers(), step=0, oldest_step=0, cursor=b"")
+        return call, self._outgoing(call, method, call.servers())
 
     # -- pushes --
 
@@ -200,6 +225,7 @@ class Session:
         self.check()
         deadline = self.deadline()
         self.flush(deadline)
+        self.make_room(deadline)
         self.push_step(parts, cursor, self.ledger.take(deadline), deadline)
 
     def push_step(self, parts: Sequence[Part], cursor: bytes, step: int, deadline: Deadline) -> None:
@@ -215,6 +241,40 @@ class Session:
             raise
         self._announce(letter)
         self._send(letter, deadline)
+
+    def make_room(self, deadline: Deadline) -> None:
+        """Wait until a push may be kept. Raises DeadlineExceeded when no checkpoint came in time."""
+        replay = self.replay
+        if replay is None or not replay.half_full:
+            return
+        self._ask_early()
+        while replay.full:
+            if deadline.passed():
+                raise errors.DeadlineExceeded(
+                    f"{replay.bytes} bytes of pushes are in no checkpoint yet, and {replay.bytes_max} may be "
+                    f"(replay_bytes); no checkpoint was made within {deadline.timeout_s:g} s, and the push "
+                    "has not begun"
+                )
+            self.pace.sleep(min(_DURABLE_EVERY_S, deadline.remaining()))
+            self._ask_early()
+            for server in range(len(self._epochs)):
+                try:
+                    answer = self._say_hello(server, deadline)
+                except errors.Unavailable:
+                    continue
+                if answer.epoch == self._epochs[server]:
+                    replay.durable(server, answer.durable_next)
+                else:
+                    self._rejoin(server, deadline)
+
+    def _ask_early(self) -> None:
+        now = self.pace.clock()
+        if now < self._early_at:
+            return
+        self._early_at = now + _EARLY_EVERY_S
+        # Asked for, not waited for: answers will say what is durable.
+        with contextlib.suppress(errors.Unavailable):
+            self.control.checkpoint(begin=True, timeout=_EPOCH_QUESTION_S)
 
     def flush(self, deadline: Deadline) -> None:
         """Send again what earlier pushes left open. Raises what became of that: nothing else has begun."""
@@ -261,7 +321,10 @@ class Session:
         # A ranked client's step goes to every server, empty where it has no keys: so each knows how far the
         # client is.
         servers = everyone if ranked else call.servers()
-        return Letter(step, parts, self._outgoing(call, method, servers, step, oldest_step, cursor))
+        outgoing = self._outgoing(
+            call, method, servers, step=step, oldest_step=oldest_step, cursor=cursor
+        )
+        return Letter(step, parts, outgoing)
 
     def _send(self, letter: Letter, deadline: Deadline) -> None:
         try:
@@ -308,7 +371,8 @@ class Session:
 
     def _keep(self, letter: Letter) -> None:
         for out in letter.outgoing:
-            _ = out.requests  # made now: the caller may change its gradients from here on
+            # Made now: the caller may change its gradients from here on.
+            out.requests(self._epochs[out.server])
         with self._lock:
             if letter not in self._unsettled:
                 self._unsettled.append(letter)
@@ -322,58 +386,55 @@ class Session:
                 self._unsettled.remove(letter)
 
     def _empty(self, server: int, step: int, oldest_step: int, cursor: bytes) -> Outgoing:
-        request = tablebay_pb2.StepRequest(
-            sender=tablebay_pb2.Sender(
-                client_high=self.identity.client_high,
-                client_low=self.identity.client_low,
-                incarnation=self.identity.incarnation,
-                shard_map_version=self._shard_map_version,
-                epoch=self._epochs[server],
-            ),
-            step=step,
-            oldest_step=oldest_step,
-            cursor=cursor,
-        )
+        def encode(epoch: int) -> list[bytes]:
+            request = tablebay_pb2.StepRequest(
+                sender=tablebay_pb2.Sender(
+                    client_high=self.identity.client_high,
+                    client_low=self.identity.client_low,
+                    incarnation=self.identity.incarnation,
+                    shard_map_version=self._shard_map_version,
+                    epoch=epoch,
+                ),
+                step=step,
+                oldest_step=oldest_step,
+                cursor=cursor,
+            )
+            return [request.SerializeToString()]
 
-        def accept(server: int, piece: int, response: bytes) -> int:
-            try:
-                return int(tablebay_pb2.StepResponse.FromString(response).epoch)
-            except DecodeError as error:
-                raise errors.CorruptMessage(
-                    f"server {server} answered what cannot be read: {error}"
-                ) from None
-
-        return Outgoing(server, "Step", lambda: [request.SerializeToString()], accept)
+        return Outgoing(server, "Step", encode, _accept_step, step)
 
     def _outgoing(
         self,
         call: _core.Call,
         method: str,
         servers: Iterable[int],
-        step: int,
-        oldest_step: int,
-        cursor: bytes,
+        *,
+        step: int | None = None,
+        oldest_step: int = 0,
+        cursor: bytes = b"",
     ) -> list[Outgoing]:
-        def accept(server: int, piece: int, response: bytes) -> int:
-            epoch: int = native(call.accept, server, piece, response)[0]
-            return epoch
+        """Of a push where it has a step, else of a pull."""
+
+        def accept(server: int, piece: int, response: bytes) -> tuple[int, int]:
+            found = native(call.accept, server, piece, response)
+            return found[0], found[4]
 
         who = self.identity
 
-        def encode(server: int) -> list[bytes]:
+        def encode(server: int, epoch: int) -> list[bytes]:
             return call.requests(
                 server,
                 who.client_high,
                 who.client_low,
                 who.incarnation,
                 self._shard_map_version,
-                self._epochs[server],
-                step,
+                epoch,
+                step or 0,
                 oldest_step,
                 cursor,
             )
 
-        return [Outgoing(server, method, partial(encode, server), accept) for server in servers]
+        return [Outgoing(server, method, partial(encode, server), accept, step) for server in servers]
 
     # -- the exchange --
 
@@ -385,7 +446,7 @@ class Session:
         due = [out for out in outgoing if not out.done]
         answers = []
         for out in due:
-            request = out.requests[out.answered]
+            request = out.requests(self._epochs[out.server])[out.answered]
             last = wait and out is due[-1]
             answers.append((out, self.transport.call(out.server, out.method, request, remaining, last)))
         return answers
@@ -422,7 +483,7 @@ class Session:
             under_way = None
             if not answers:
                 return
-            cause = self._collect(answers)
+            cause = self._collect(answers, deadline)
             if cause is None:
                 attempt = 0
                 continue
@@ -436,26 +497,35 @@ class Session:
             with self._lock:
                 self._retries += 1
 
-    def _collect(self, answers: list[tuple[Outgoing, Answer]]) -> errors.Unavailable | None:
+    def _collect(
+        self, answers: list[tuple[Outgoing, Answer]], deadline: Deadline
+    ) -> errors.Unavailable | None:
         """Take every answer. Returns the error of one that may be had by sending again; raises any other."""
         again: errors.Unavailable | None = None
         refused: errors.TablebayError | None = None
+        lost: list[tuple[Outgoing, str]] = []
         try:
             for out, answer in answers:
                 try:
-                    epoch = out.accept(answer.result())
-                    if epoch != self._epochs[out.server]:
-                        self._lost(out.server, epoch, "")
+                    said = self._accept(out, answer.result())
+                    if said is not None:
+                        lost.append((out, said))
                 except errors.Unavailable as error:
                     # The first cause is told, not the deadline that the last attempt then ran into.
                     if again is None or isinstance(again, errors.DeadlineExceeded):
                         again = error
                 except errors.ServerLost as error:
-                    self._lost(out.server, None, str(error))
+                    lost.append((out, str(error)))
                 except errors.Fenced as error:
                     self._die(errors.Fenced(f"{error}; this client sends nothing any more"))
                 except errors.TablebayError as error:
                     refused = refused or error
+            for out, said in lost:
+                try:
+                    out.begin_again()
+                    self._rejoin(out.server, out.epoch, said, deadline)
+                except errors.Unavailable as error:
+                    again = again or error
         except BaseException:
             for _, answer in answers:
                 answer.cancel()
@@ -463,6 +533,112 @@ class Session:
         if refused is not None:
             raise refused
         return again
+
+    def _accept(self, out: Outgoing, response: bytes) -> str | None:
+        """Keep an answer, and the push that it answers; what is wrong with one of another life of its server."""
+        # Together, so that a server that comes back is either sent this step by _rejoin, or by its caller.
+        with self._accepting:
+            epoch = self._epochs[out.server]
+            found, durable_next = out.accept(response, epoch)
+            if found == epoch and out.done and out.step is not None and self.replay is not None:
+                self.replay.keep(out.server, out.kept())
+        if found < epoch:
+            raise errors.Unavailable(
+                f"server {out.server}: an answer of its life {found}, and life {epoch} is known: it was replaced"
+            )
+        if found > epoch:
+            return f"it answered with epoch {found}"
+        if self.replay is not None:
+            self.replay.durable(out.server, durable_next)
+        return None
+
+    # -- a server that comes back --
+
+    def _rejoin(self, server: int, epoch: int, said: str, deadline: Deadline) -> None:
+        """Give the successor of a server's life `epoch` what no checkpoint had, and go on with it.
+
+        Raises Unavailable when there is none yet, ServerLost when one lacks what this client has no more.
+        """
+        if self.replay is None:
+            self._lost(server, None, said)
+        if not self._rejoining.acquire(timeout=deadline.remaining()):
+            raise errors.Unavailable(f"server {server} came back, and was not given its steps in time")
+        try:
+            if self._epochs[server] != epoch:
+                return
+            answer = self._say_hello(server, deadline)
+            if answer.epoch == epoch:
+                self._lost(server, epoch, said)
+            if answer.epoch < epoch:
+                raise errors.Unavailable(
+                    f"server {server}: its life {answer.epoch} answers, and life {epoch} is known"
+                )
+            if answer.durable_next < self.replay.durable_next(server):
+                self._die(
+                    errors.ServerLost(
+                        f"server {server} at {self.transport.addresses[server]} came back with the steps below "
+                        f"{answer.durable_next} of this client, and had said that it would keep those below "
+                        f"{self.replay.durable_next(server)}: the steps between are lost"
+                    )
+                )
+            for spec in list(self.tables.values()):
+                self.control.create_table_on(server, spec, deadline.remaining())
+            self._send_again(server, answer.epoch, answer.durable_next, deadline)
+        finally:
+            self._rejoining.release()
+        if server == 0:
+            self.lives += 1
+
+    def _say_hello(self, server: int, deadline: Deadline) -> tablebay_pb2.HelloResponse:
+        try:
+            request = rejoin_request(self._greeting)
+            answer = self.control.hello([server], request, min(deadline.remaining(), self.timeout))[0]
+        except errors.Fenced as error:
+            self._die(errors.Fenced(f"{error}; this client sends nothing any more"))
+        if answer.shard_map.version != self._shard_map_version:
+            raise errors.WrongShard(
+                f"server {server} came back with shard map {answer.shard_map.version}, this client knows "
+                f"{self._shard_map_version}"
+            )
+        return answer
+
+    def _send_again(self, server: int, epoch: int, first: int, deadline: Deadline) -> None:
+        assert self.replay is not None
+        sent: set[int] = set()
+        while True:
+            due = [kept for kept in self.replay.since(server, first) if kept.step not in sent]
+            if not due:
+                with self._accepting:
+                    if all(kept.step in sent for kept in self.replay.since(server, first)):
+                        self._epochs[server] = epoch
+                        return
+                continue
+            for kept in due:
+                self._send_kept(server, epoch, kept, deadline)
+                sent.add(kept.step)
+
+    def _send_kept(self, server: int, epoch: int, kept: Kept, deadline: Deadline) -> None:
+        for request in kept.requests:
+            content = readdressed(request, epoch)
+            attempt = 0
+            while True:
+                answer = self.transport.call(server, kept.method, content, deadline.remaining(), True)
+                try:
+                    found, _ = _accept_sent(kept.method, server, answer.result())
+                    break
+                except (errors.Unavailable, errors.CorruptMessage) as error:
+                    if not deadline.pause(attempt):
+                        raise errors.Unavailable(
+                            f"server {server} came back, and was sent step {kept.step} again {attempt + 1} times: "
+                            f"{error}"
+                        ) from None
+                    attempt += 1
+                except errors.ServerLost as error:
+                    raise errors.Unavailable(f"server {server} was lost once more: {error}") from None
+            if found != epoch:
+                raise errors.Unavailable(f"server {server} was lost once more: its epoch is {found}")
+            with self._lock:
+                self._retries += 1
 
     def _lost(self, server: int, epoch: int | None, said: str) -> NoReturn:
         if self._dead is not None:
@@ -479,7 +655,8 @@ class Session:
         else:
             now = "another one" if epoch is None else str(epoch)
             happened = f"server {server} at {address} was restarted: its epoch was {known} and is {now}"
-        text = f"{happened}; without checkpoints the rows that it held are lost"
+        lost = "its steps cannot be told apart" if epoch == known else "without checkpoints its rows are lost"
+        text = f"{happened}; {lost}"
         self._die(errors.ServerLost(f"{text} ({said})" if said else text))
 
     def _die(self, error: errors.TablebayError) -> NoReturn:
@@ -488,25 +665,34 @@ class Session:
 
     # -- control calls --
 
-    @contextmanager
-    def speaking(self) -> Iterator[Control]:
-        """The control calls, when this client may speak; one that says otherwise is its last."""
+    def speak(self, call: Callable[[Control], _Result]) -> _Result:
+        """A control call, when this client may speak; an error that says otherwise is its last.
+
+        Where server 0 came back without knowing this client, it is told first.
+        """
         self.check()
-        try:
-            yield self.control
-        except (errors.Fenced, errors.ServerLost) as error:
-            if self._dead is None:
+        deadline = self.deadline()
+        while True:
+            epoch = self._epochs[0]
+            try:
+                return call(self.control)
+            except errors.Fenced as error:
                 self._die(error)
-            raise
+            except errors.ServerLost as error:
+                if self.replay is None:
+                    self._die(error)
+                self._rejoin(0, epoch, str(error), deadline)
 
     def stats(self) -> list[tablebay_pb2.StatsResponse]:
         """Each server's tables and counters. Raises ServerLost where one is not the server greeted."""
-        with self.speaking() as control:
-            answers = control.stats(self.timeout)
-        for server, answer in enumerate(answers):
-            if answer.epoch != self._epochs[server]:
-                self._lost(server, answer.epoch, "")
-        return answers
+        while True:
+            answers = self.speak(lambda control: control.stats(self.timeout))
+            changed = [s for s, answer in enumerate(answers) if answer.epoch != self._epochs[s]]
+            if not changed:
+                return answers
+            for server in changed:
+                said = f"its epoch is {answers[server].epoch}"
+                self._rejoin(server, self._epochs[server], said, self.deadline())
 
     # -- prefetches --
 
@@ -551,3 +737,23 @@ class Session:
             self.transport.close()
             if self.on_close is not None:
                 self.on_close(self)
+
+
+def readdressed(request: bytes, epoch: int) -> bytes:
+    """A request as it was, for another life of its server."""
+    again: bytes = native(_core.readdress, request, epoch)
+    return again
+
+
+def _accept_step(server: int, piece: int, response: bytes) -> tuple[int, int]:
+    return _accept_sent("Step", server, response)
+
+
+def _accept_sent(method: str, server: int, response: bytes) -> tuple[int, int]:
+    """The epoch and durable_next of an answer to a push without pulls. Raises CorruptMessage."""
+    kind = tablebay_pb2.PushResponse if method == "Push" else tablebay_pb2.StepResponse
+    try:
+        answer = kind.FromString(response)
+    except DecodeError as error:
+        raise errors.CorruptMessage(f"server {server} answered what cannot be read: {error}") from None
+    return int(answer.epoch), int(answer.durable_next)

@@ -102,6 +102,7 @@ class Step:
     def _send(self, parts: list[Part], cursor: bytes) -> None:
         deadline = self._session.deadline()
         self._session.flush(deadline)
+        self._session.make_room(deadline)
         # From here on the number is the session's business: given back, kept open or used.
         self._pushed = True
         self._session.push_step(parts, cursor, self.number, deadline)

@@ -108,8 +108,8 @@ class RemoteTable(BaseTable):
             self._session.pull([part], self._session.deadline())
 
     def _set_learning_rate(self, value: float) -> None:
-        with self._session.speaking() as control:
-            control.update_table(self.name, {"learning_rate": value}, self._session.timeout)
+        timeout = self._session.timeout
+        self._session.speak(lambda control: control.update_table(self.name, {"learning_rate": value}, timeout))
 
     def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]:
         # A server that restarts in the middle would look like one that has few rows.
@@ -121,11 +121,14 @@ class RemoteTable(BaseTable):
     def _items_of(self, server: int, batch: int) -> Iterator[tuple[Keys, Rows]]:
         position = 0
         while True:
-            with self._session.speaking() as control:
-                answer = control.scan(server, self.name, position, batch, self._session.timeout)
+            answer = self._scan(server, position, batch)
             if answer.keys:
                 keys = np.frombuffer(answer.keys, np.uint64)
                 yield keys, np.frombuffer(answer.rows, self._dtype).reshape(-1, self.dim)
             position = answer.position
             if position == 0:
                 return
+
+    def _scan(self, server: int, position: int, batch: int) -> tablebay_pb2.ScanResponse:
+        timeout = self._session.timeout
+        return self._session.speak(lambda control: control.scan(server, self.name, position, batch, timeout))

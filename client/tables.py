@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields as dataclass_fields
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -289,6 +290,12 @@ class TableSpec:
             seed=self.seed,
             non_finite=self.non_finite,
         )
+
+    def with_learning_rate(self, value: float) -> TableSpec:
+        """The same but for the learning rate, where its optimizer has one."""
+        if "learning_rate" not in self.optimizer.parameters():
+            return self
+        return replace(self, optimizer=replace(self.optimizer, learning_rate=value))
 
     @classmethod
     def from_message(cls, message: tablebay_pb2.TableSpec) -> TableSpec:

@@ -1,12 +1,15 @@
 """Barriers: names that are released once enough clients have come. Held by server 0.
 
 A released name stays released: a client whose answer was lost asks again, and a worker that was restarted
-behind the barrier passes it. So a name is for one use; the SDK adds a number to a name that it uses again.
+behind the barrier passes it. So a name is for one use; the SDK adds a number to a name that it uses again. Where
+the server can come back, a release is written down before anybody hears of it: a worker that has passed and ended
+cannot come to the barrier again for those who have not asked yet.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tablebay.client.errors import BadRequest, ResourceExhausted
@@ -26,13 +29,23 @@ class _Barrier:
 
 
 class Barriers:
-    """Safe in threads; no call waits."""
+    """Safe in threads; no call waits for a client.
 
-    def __init__(self, barriers_max: int = BARRIERS_MAX) -> None:
+    released: in earlier lives, by name, with the number that had come. write_down: a release, durably.
+    """
+
+    def __init__(
+        self,
+        barriers_max: int = BARRIERS_MAX,
+        *,
+        released: Mapping[str, int] | None = None,
+        write_down: Callable[[str, int], None] = lambda name, workers: None,
+    ) -> None:
         self._barriers_max = barriers_max
+        self._write_down = write_down
         self._lock = threading.Lock()
         self._waiting: dict[str, _Barrier] = {}
-        self._released: dict[str, int] = {}
+        self._released = dict(released or {})
 
     def arrive(self, name: str, client: ClientId, workers: int) -> tuple[bool, int]:
         """A client is at the barrier: whether it is released, and how many clients have come.
@@ -61,6 +74,7 @@ class Barriers:
             arrived = len(barrier.arrived)
             if arrived < workers:
                 return False, arrived
+            self._write_down(name, arrived)
             del self._waiting[name]
             self._released[name] = arrived
         _EVENTS.info("barrier.released", barrier=name, workers=workers)

@@ -27,6 +27,13 @@ DEFAULT_KEYS_MAX = 16 * MIB
 DEFAULT_CLIENTS_MAX = 1024
 DEFAULT_REQUESTS_MAX = 1024
 DEFAULT_GRACE_S = 20.0
+DEFAULT_EVERY_S = 600.0
+DEFAULT_FULL_EVERY = 12
+DEFAULT_RETAIN_LAST = 5
+DEFAULT_CHECKPOINT_TIMEOUT_S = 600.0
+# What --restore-from may say beside a directory.
+LATEST, NEVER = "Latest", "Never"
+RESTORE_POLICIES = ("IfExists", "Required")
 
 _JOB = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _HOST = re.compile(r"[0-9A-Za-z_.:%-]{1,253}")
@@ -34,6 +41,23 @@ _HOST = re.compile(r"[0-9A-Za-z_.:%-]{1,253}")
 
 class BadSetting(Exception):
     """A setting that cannot be used: its name, the value found, the value wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Where checkpoints go, and when they are made. Seconds; 0 of every_s, every_steps: not by this.
+
+    full_every: that many links make a chain, the first of them full. restore_from: LATEST, NEVER or a directory.
+    """
+
+    destination: str
+    every_s: float
+    every_steps: int
+    full_every: int
+    retain_last: int
+    timeout_s: float
+    restore_from: str
+    restore_required: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +69,7 @@ class Config:
     keys_max: of one part of a call. clients_max: anonymous clients known at once. threads: data calls handled
         at once.
     requests_max: calls that may be under way on a port; more are refused. grace_s: from SIGTERM to the end of
-        calls.
+        calls, and of the last checkpoint. checkpoint: None where none are made.
     """
 
     host: str
@@ -65,6 +89,7 @@ class Config:
     log_level: str
     log_format: str
     exit_with_parent: bool
+    checkpoint: CheckpointConfig | None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +130,30 @@ def parser(program: str) -> argparse.ArgumentParser:
         ("--threads", "NUMBER", "data calls handled at once (twice the cores, at least 8)"),
         ("--requests-max", "NUMBER", f"calls under way on a port; more are refused ({DEFAULT_REQUESTS_MAX})"),
         ("--grace-seconds", "SECONDS", f"how long SIGTERM waits for calls under way ({DEFAULT_GRACE_S:g})"),
+        ("--checkpoint", "DIRECTORY", "where checkpoints go, seen by all servers of the job (none are made)"),
+        ("--checkpoint-every-seconds", "SECONDS", f"0 for never ({DEFAULT_EVERY_S:g})"),
+        ("--checkpoint-every-steps", "NUMBER", "steps of the farthest worker, 0 for never (0)"),
+        (
+            "--checkpoint-full-every",
+            "NUMBER",
+            f"every such one is full, the others are deltas ({DEFAULT_FULL_EVERY})",
+        ),
+        ("--checkpoint-retain-last", "NUMBER", f"complete checkpoints to keep ({DEFAULT_RETAIN_LAST})"),
+        (
+            "--checkpoint-timeout-seconds",
+            "SECONDS",
+            f"how long one may take ({DEFAULT_CHECKPOINT_TIMEOUT_S:g})",
+        ),
+        (
+            "--restore-from",
+            "SOURCE",
+            f"{LATEST}, {NEVER}, or the directory of another job's checkpoints, for a new job ({LATEST})",
+        ),
+        (
+            "--restore-policy",
+            "POLICY",
+            f"{RESTORE_POLICIES[1]}: refuse to start without a checkpoint ({RESTORE_POLICIES[0]})",
+        ),
         ("--log-level", "LEVEL", f"{', '.join(telemetry.LEVELS)} (info)"),
         ("--log-format", "FORMAT", f"{' or '.join(telemetry.FORMATS)} (text on a terminal, else json)"),
     ):
@@ -152,6 +201,38 @@ def read_config(
             "log_format", telemetry.FORMATS, "text" if sys.stderr.isatty() else "json"
         ),
         exit_with_parent=bool(arguments.exit_with_parent),
+        checkpoint=_checkpoint(settings),
+    )
+
+
+def _checkpoint(settings: _Settings) -> CheckpointConfig | None:
+    destination = settings.directory("checkpoint")
+    if not destination:
+        for name in (
+            "checkpoint_every_seconds",
+            "checkpoint_every_steps",
+            "checkpoint_full_every",
+            "checkpoint_retain_last",
+            "checkpoint_timeout_seconds",
+            "restore_from",
+            "restore_policy",
+        ):
+            if settings.text(name):
+                raise BadSetting(
+                    f"{settings.source(name)} is {settings.text(name)[:200]!r}, and --checkpoint is not given; "
+                    "wanted both or neither"
+                )
+        return None
+    source = settings.text("restore_from")
+    return CheckpointConfig(
+        destination=destination,
+        every_s=settings.seconds("checkpoint_every_seconds", DEFAULT_EVERY_S, 31_536_000.0),
+        every_steps=settings.number("checkpoint_every_steps", 0, 2**62, 0),
+        full_every=settings.number("checkpoint_full_every", 1, 10_000, DEFAULT_FULL_EVERY),
+        retain_last=settings.number("checkpoint_retain_last", 1, 10_000, DEFAULT_RETAIN_LAST),
+        timeout_s=settings.seconds("checkpoint_timeout_seconds", DEFAULT_CHECKPOINT_TIMEOUT_S),
+        restore_from=source if source in (LATEST, NEVER) else settings.directory("restore_from") or LATEST,
+        restore_required=settings.choice("restore_policy", RESTORE_POLICIES, RESTORE_POLICIES[0]) == "Required",
     )
 
 
@@ -188,7 +269,15 @@ class _Settings:
             self.refuse(name, f"a whole number from {low} to {high}")
         return int(text)
 
-    def seconds(self, name: str, default: float) -> float:
+    def directory(self, name: str) -> str:
+        """An absolute path; empty where none is given."""
+        text = self.text(name)
+        path = text.removeprefix("file://")
+        if text and (not path.startswith("/") or "\0" in path or "/../" in f"{path}/"):
+            self.refuse(name, "the absolute path of a directory; object stores are not there yet")
+        return path
+
+    def seconds(self, name: str, default: float, high: float = 86_400.0) -> float:
         """Seconds, 0 or more."""
         text = self.text(name)
         if not text:
@@ -197,16 +286,17 @@ class _Settings:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0.0 <= value <= 86_400.0:
-            self.refuse(name, "seconds from 0 to 86400")
+        if not 0.0 <= value <= high:
+            self.refuse(name, f"seconds from 0 to {high:g}")
         return value
 
     def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
         """One of a few words."""
-        text = self.text(name).lower() or default
-        if text not in allowed:
-            self.refuse(name, " or ".join(allowed))
-        return text
+        text = self.text(name) or default
+        for word in allowed:
+            if word.lower() == text.lower():
+                return word
+        self.refuse(name, " or ".join(allowed))
 
     def host(self) -> str:
         """An address or a name, an IPv6 address without brackets."""

@@ -45,8 +45,13 @@ class Clock(Protocol):
 class Steps(Protocol):
     """What the members need of the rows' side: _core.Store."""
 
-    def hello(self, client_high: int, client_low: int, incarnation: int) -> tuple[int, bytes]:
-        """Know a client, or its newer incarnation: its next step, and the cursor kept with the one before."""
+    def hello(
+        self, client_high: int, client_low: int, incarnation: int, rank: int | None
+    ) -> tuple[int, bytes, int]:
+        """Know a client, or its newer incarnation.
+
+        Its next step, the cursor kept with the one before, and the step below which all is durable.
+        """
 
     def forget(self, client_high: int, client_low: int) -> None:
         """Forget a client and its steps."""
@@ -78,6 +83,7 @@ class Welcome:
     member: Member
     next_step: int
     cursor: bytes
+    durable_next: int
 
 
 def shown(client: ClientId) -> str:
@@ -139,15 +145,20 @@ class Members:
         self._check_order(request)
         ranked = request.HasField("rank")
         with self._lock:
-            member, new = self._ranked_member(request) if ranked else self._anonymous_member(request)
+            if request.rejoin:
+                member, new = self._returning_member(request)
+            else:
+                member, new = self._ranked_member(request) if ranked else self._anonymous_member(request)
             # First the rows' side: from its return on, nothing of an older incarnation changes a row.
-            next_step, cursor = self._steps.hello(*member.client, member.incarnation)
+            next_step, cursor, durable_next = self._steps.hello(
+                *member.client, member.incarnation, member.rank
+            )
             (self._ranked if ranked else self._anonymous)[member.client] = member
         if new:
             _EVENTS.info(
                 "client.greeted", client=member.name, incarnation=member.incarnation, next_step=next_step
             )
-        return Welcome(member, next_step, cursor)
+        return Welcome(member, next_step, cursor, durable_next)
 
     def check(self, client: ClientId, incarnation: int) -> Member:
         """The member that speaks. Raises ServerLost for an unknown one, Fenced for one that was replaced."""
@@ -165,6 +176,11 @@ class Members:
                 )
             member.heard = self._clock()
             return member
+
+    def rank_of(self, client: ClientId) -> int | None:
+        """The rank of a client that is known; None for any other."""
+        member = self._ranked.get(client)
+        return None if member is None else member.rank
 
     def hear(self, client: ClientId) -> None:
         """An anonymous client has spoken, so it is not idle. Cheap: it comes with every data call."""
@@ -209,12 +225,15 @@ class Members:
                 f"{self._index}; wanted the addresses in order, and in Hello what server 0 answered, which "
                 "is asked first"
             )
-        if self._index == 0 and (request.incarnation or request.client_high or request.client_low):
+        given = request.incarnation or request.client_high or request.client_low
+        if self._index == 0 and not request.rejoin and given:
             raise BadRequest(
                 f"Hello to server 0 says client {shown((request.client_high, request.client_low))}, "
                 f"incarnation {request.incarnation}; wanted 0 in these fields, which server 0 decides, and "
                 "the addresses in order"
             )
+        if request.rejoin and not request.incarnation:
+            raise BadRequest("Hello says that it is not the client's first, and names no incarnation")
 
     # -- who it is --
 
@@ -253,6 +272,24 @@ class Members:
         if known is not None:
             return self._newer(known, request)
         self._make_room()
+        return self._member(client, request, request.incarnation), True
+
+    def _returning_member(self, request: tablebay_pb2.HelloRequest) -> tuple[Member, bool]:
+        """A client that the servers know, perhaps all but this one, which was restarted."""
+        client = (request.client_high, request.client_low)
+        ranked = request.HasField("rank")
+        if ranked != (client[0] == self._high) or (ranked and client[1] != request.rank) or client == (0, 0):
+            raise BadRequest(
+                f"{shown(client)} is not the client id of {'rank ' + str(request.rank) if ranked else 'a client'} "
+                f"in job '{self._job}', generation {self._generation}; wanted what server 0 answered"
+            )
+        known = (self._ranked if ranked else self._anonymous).get(client)
+        if known is not None:
+            return self._newer(known, request)
+        if ranked and len(self._ranked) >= RANKS_MAX:
+            raise ResourceExhausted(f"{RANKS_MAX} ranks are known, which is the most there can be")
+        if not ranked:
+            self._make_room()
         return self._member(client, request, request.incarnation), True
 
     def _newer(self, known: Member, request: tablebay_pb2.HelloRequest) -> tuple[Member, bool]:

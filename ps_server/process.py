@@ -9,14 +9,18 @@ import time
 
 from tablebay.client.environment import VERSION, control_port, http_port
 from tablebay.ps_server import telemetry
+from tablebay.ps_server.checkpoint.coordinator import Schedule
 from tablebay.ps_server.config import Config
+from tablebay.ps_server.durability import Durability, Settings
 from tablebay.ps_server.grpc_server import CannotListen, GrpcServer
 from tablebay.ps_server.health import HttpServer
 from tablebay.ps_server.metrics import registry
 from tablebay.ps_server.service import Service
 
-DONE, FAILED = 0, 1
+DONE, FAILED, NO_CHECKPOINT = 0, 1, 3
 _LOOK_EVERY_S = 10.0
+_DRAINED_EVERY_S = 0.01
+_FENCED = "fenced"
 
 _EVENTS = telemetry.Events(__name__)
 
@@ -24,8 +28,12 @@ _EVENTS = telemetry.Events(__name__)
 def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> int:
     """Serve until `told_to_end` has a word: DONE, or FAILED where calls were cut off.
 
+    NO_CHECKPOINT: another life of this server has taken over, or no checkpoint can be used.
     Raises CannotListen naming the port, and TablebayError where the job's tables cannot be made.
     """
+    durability = _durability(config, told_to_end)
+    if durability is not None:
+        telemetry.add_context(epoch=durability.epoch)
     service = Service(
         index=config.index,
         servers=len(config.servers),
@@ -37,6 +45,8 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
         memory_limit=config.memory_limit_bytes,
         keys_max=config.keys_max,
         clients_max=config.clients_max,
+        threads=config.threads,
+        durability=durability,
     )
     readiness = _Readiness(service)
     http = _http_server(config, service, readiness)
@@ -46,7 +56,6 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
             host=config.host,
             data_port=config.data_port,
             message_bytes_max=config.message_bytes_max,
-            threads=config.threads,
             requests_max=config.requests_max,
         )
         ports.start()
@@ -63,10 +72,40 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
             memory_limit_bytes=config.memory_limit_bytes,
             version=VERSION,
         )
+        if durability is not None:
+            durability.start()
         reason = _wait(service, told_to_end)
-        return _end(service, ports, config.grace_s, reason)
+        if reason == _FENCED:
+            return NO_CHECKPOINT
+        return _end(service, ports, config.grace_s, reason, durability)
     finally:
         http.close()
+
+
+def _durability(config: Config, told_to_end: queue.SimpleQueue[str]) -> Durability | None:
+    if config.checkpoint is None:
+        return None
+    found = config.checkpoint
+    settings = Settings(
+        destination=found.destination,
+        schedule=Schedule(
+            every_s=found.every_s,
+            every_steps=found.every_steps,
+            timeout_s=found.timeout_s,
+            retain_last=found.retain_last,
+        ),
+        full_every=found.full_every,
+        restore_from=found.restore_from,
+        restore_required=found.restore_required,
+    )
+    return Durability(
+        settings,
+        servers=config.servers,
+        index=config.index,
+        job=config.job,
+        generation=config.generation,
+        fenced=lambda: told_to_end.put(_FENCED),
+    )
 
 
 class _Readiness:
@@ -107,17 +146,26 @@ def _wait(service: Service, told_to_end: queue.SimpleQueue[str]) -> str:
                 changed = now
 
 
-def _end(service: Service, ports: GrpcServer, grace_s: float, reason: str) -> int:
+def _end(
+    service: Service, ports: GrpcServer, grace_s: float, reason: str, durability: Durability | None
+) -> int:
     began = time.monotonic()
     service.drain()
     ports.drain()
-    done = ports.stop(grace_s)
+    kept = True
+    if durability is not None:
+        while service.in_flight and time.monotonic() - began < grace_s:
+            time.sleep(_DRAINED_EVERY_S)
+        kept = durability.last(grace_s - (time.monotonic() - began))
+        durability.close()
+    done = ports.stop(max(0.0, grace_s - (time.monotonic() - began)))
     counters = service.counters
     _EVENTS.info(
         "server.drained",
         reason=reason,
         seconds=round(time.monotonic() - began, 3),
         unfinished=service.in_flight,
+        all_in_checkpoint=durability is not None and kept,
         pulls=counters["pulls"],
         pushes_applied=counters["pushes_applied"],
         duplicates=counters["duplicates"],

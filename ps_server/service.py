@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from tablebay.client.environment import PROTOCOL_MAJOR, PROTOCOL_MINOR, VERSION
 from tablebay.client.errors import (
     BadRequest,
+    CorruptMessage,
     NotRegistered,
     ResourceExhausted,
     TablebayError,
@@ -30,6 +31,7 @@ from tablebay.client.routing import ShardMap
 from tablebay.client.tables import TableSpec, differences
 from tablebay.native import _core
 from tablebay.ps_server.barriers import Barriers
+from tablebay.ps_server.durability import Durability
 from tablebay.ps_server.members import CLIENTS_MAX, Clock, Member, Members
 from tablebay.ps_server.metrics import MethodFigures, Snapshot
 from tablebay.ps_server.progress import Progress
@@ -41,7 +43,7 @@ TABLES_MAX = 4096
 _NAMES_SHOWN = 50
 
 DATA_METHODS = ("Pull", "Push", "Step")
-RESERVED_METHODS = ("Clock", "Checkpoint", "Restore", "Export", "MoveShards", "SubscribeDeltas")
+RESERVED_METHODS = ("Clock", "Export", "MoveShards", "SubscribeDeltas")
 
 _EVENTS = Events(__name__)
 
@@ -51,8 +53,10 @@ class Service:
 
     index, servers: which of how many. epoch: number of this life of the server, by default its start time in
         ns.
-    message_bytes_max: of one answer. memory_limit: bytes of rows, indexes and step windows; 0 is none.
-    keys_max: of one part. tables: made now. Raises TablebayError where they cannot be.
+    message_bytes_max: of one answer. threads: data calls worked on at once, 0 for no bound. memory_limit: bytes of rows, indexes and step windows; 0 is none.
+    keys_max: of one part. tables: made now, where they are not restored. durability: with it the rows of the
+        job's newest checkpoint are restored now, and it gives the epoch.
+    Raises TablebayError where rows cannot be restored or tables be made.
     """
 
     def __init__(
@@ -68,24 +72,35 @@ class Service:
         memory_limit: int = 0,
         keys_max: int = KEYS_MAX,
         clients_max: int = CLIENTS_MAX,
+        threads: int = 0,
         clock: Clock = time.monotonic,
         randomness: random.Random | None = None,
+        durability: Durability | None = None,
     ) -> None:
         self._index = index
         self._servers = servers
         self._job = job
         self._message_bytes_max = message_bytes_max
         self._memory_limit = memory_limit
+        if durability is not None:
+            epoch = durability.epoch
         epoch = time.time_ns() if epoch is None else epoch
+        self._durability = durability
         self._store = _core.Store(
-            epoch=epoch, memory_limit=memory_limit, keys_max=keys_max, message_bytes_max=message_bytes_max
+            epoch=epoch,
+            memory_limit=memory_limit,
+            keys_max=keys_max,
+            message_bytes_max=message_bytes_max,
+            threads=threads,
         )
         self._shard_map = ShardMap.even(servers)
         self._store.set_shard_map(self._shard_map.owners, index, self._shard_map.version)
         self._tables: dict[str, tuple[TableSpec, int]] = {}
         self._tables_lock = threading.Lock()
+        # Learning rates that were changed live, by table.
+        self._rates: dict[str, float] = {}
         self._progress = Progress(clock)
-        self._barriers = Barriers()
+        self._barriers = Barriers() if durability is None else durability.barriers()
         self._members = Members(
             self._store,
             job=job,
@@ -94,8 +109,7 @@ class Service:
             clock=clock,
             randomness=random.SystemRandom() if randomness is None else randomness,
             clients_max=clients_max,
-            # Above what server 0 gave before a restart, as long as ranks say Hello less than once a second.
-            first_incarnation=epoch // 1_000_000_000 % 2**31 + 1,
+            first_incarnation=_first_incarnation(epoch, durability is not None),
             forgotten=self._progress.forget,
         )
         self._draining = False
@@ -118,10 +132,19 @@ class Service:
             "Progress": _parsed(tablebay_pb2.ProgressRequest, lambda request: self._read_progress()),
             "Stats": _parsed(tablebay_pb2.StatsRequest, lambda request: self._stats()),
             "Drain": _parsed(tablebay_pb2.DrainRequest, lambda request: self._drain()),
+            "Checkpoint": _parsed(tablebay_pb2.CheckpointRequest, self._checkpoint),
+            "PutState": _parsed(tablebay_pb2.PutStateRequest, self._put_state),
+            "GetState": _parsed(tablebay_pb2.GetStateRequest, self._get_state),
+            "Restore": _parsed(tablebay_pb2.RestoreRequest, self._restore),
+            "Cut": _parsed(tablebay_pb2.CutRequest, self._cut),
         }
         self._figures = {method: MethodFigures() for method in (*self._data, *self._control)}
+        if durability is not None:
+            durability.restore(self._store, self._owned(), self._take_restored)
         for spec in tables:
-            self._make_table(spec)
+            self._declare(spec)
+        if durability is not None:
+            durability.begin(self._store, self._shard_map, self._current_specs)
 
     @property
     def epoch(self) -> int:
@@ -240,6 +263,8 @@ class Service:
             protocol_major=PROTOCOL_MAJOR,
             protocol_minor=PROTOCOL_MINOR,
             server_version=VERSION,
+            durable=self._durability is not None,
+            durable_next=welcome.durable_next,
         )
 
     def _barrier(self, request: tablebay_pb2.BarrierRequest) -> tablebay_pb2.BarrierResponse:
@@ -269,12 +294,84 @@ class Service:
                 f"{method} came to server {self._index}, wanted server 0, which keeps these things"
             )
 
+    # -- checkpoints --
+
+    def _checkpoint(self, request: tablebay_pb2.CheckpointRequest) -> tablebay_pb2.CheckpointResponse:
+        self._require_server_0("Checkpoint")
+        if self._durability is None:
+            return tablebay_pb2.CheckpointResponse(enabled=False, epoch=self.epoch)
+        client = (request.client_high, request.client_low)
+        rank = self._members.rank_of(client) if request.state else None
+        return self._durability.ask(request, rank)
+
+    def _put_state(self, request: tablebay_pb2.PutStateRequest) -> tablebay_pb2.PutStateResponse:
+        self._require_server_0("PutState")
+        member = self._members.check((request.client_high, request.client_low), request.incarnation)
+        if member.rank is None:
+            raise BadRequest(f"{member.name} has no rank; a state belongs to one")
+        if _core.crc32c(request.data) != request.crc32c:
+            raise CorruptMessage(f"state '{request.name[:80]}': a part was damaged on the way")
+        self._require_durability("PutState").put_state(request)
+        return tablebay_pb2.PutStateResponse()
+
+    def _get_state(self, request: tablebay_pb2.GetStateRequest) -> tablebay_pb2.GetStateResponse:
+        self._require_server_0("GetState")
+        if self._durability is None:
+            return tablebay_pb2.GetStateResponse()
+        return self._durability.get_state(request)
+
+    def _restore(self, request: tablebay_pb2.RestoreRequest) -> tablebay_pb2.RestoreResponse:
+        if self._draining:
+            self._refuse_draining()
+        return self._require_durability("Restore").restore_rows(
+            request, self._store, self._owned(), self._take_restored
+        )
+
+    def _cut(self, request: tablebay_pb2.CutRequest) -> tablebay_pb2.CutResponse:
+        return self._require_durability("Cut").cut(request)
+
+    def _require_durability(self, method: str) -> Durability:
+        if self._durability is None:
+            raise BadRequest(
+                f"{method}: server {self._index} has no destination for checkpoints; wanted --checkpoint, or "
+                "`checkpoint` in the job file"
+            )
+        return self._durability
+
+    def _owned(self) -> list[int]:
+        return self._shard_map.shards_of(self._index)
+
+    def _take_restored(self, specs: Iterable[TableSpec]) -> None:
+        """Tables that the store has now, of a checkpoint. Raises TableMismatch."""
+        with self._tables_lock:
+            for spec in specs:
+                self._tables[spec.name] = (spec, _core.table_id(spec.name))
+
+    def _current_specs(self) -> list[tuple[TableSpec, int]]:
+        """Tables as they are now: with the learning rate that was set last."""
+        return [
+            (spec.with_learning_rate(self._rates[spec.name]) if spec.name in self._rates else spec, table_id)
+            for spec, table_id in self._known_tables()
+        ]
+
     # -- tables --
 
     def _create_table(self, request: tablebay_pb2.CreateTableRequest) -> tablebay_pb2.Table:
         if self._draining:
             self._refuse_draining()
         return self._table_message(*self._make_table(TableSpec.from_message(request.spec)))
+
+    def _declare(self, spec: TableSpec) -> None:
+        """Make a table that the job declares. One restored keeps the learning rate that it had last."""
+        with self._tables_lock:
+            restored = self._tables.get(spec.name)
+            if restored is not None:
+                rate = restored[0].optimizer.parameters().get("learning_rate")
+                declared = spec.optimizer.parameters().get("learning_rate")
+                if rate is not None and declared is not None and rate != declared:
+                    self._rates[spec.name] = rate
+                    self._tables[spec.name] = (restored[0].with_learning_rate(declared), restored[1])
+        self._make_table(spec)
 
     def _make_table(self, spec: TableSpec) -> tuple[TableSpec, int]:
         with self._tables_lock:
@@ -326,6 +423,7 @@ class Service:
                 f"table '{spec.name}': its optimizer {spec.optimizer.type} has no learning_rate to change"
             )
         self._store.set_learning_rate(table_id, given["learning_rate"])
+        self._rates[spec.name] = given["learning_rate"]
         _EVENTS.info("table.updated", table=spec.name, learning_rate=given["learning_rate"])
         return self._table_message(spec, table_id)
 
@@ -392,6 +490,17 @@ class Service:
     def _drain(self) -> tablebay_pb2.DrainResponse:
         self.drain()
         return tablebay_pb2.DrainResponse(in_flight=self.in_flight)
+
+
+def _first_incarnation(epoch: int, durable: bool) -> int:
+    """What server 0 gives a rank that it does not know: above what it gave before a restart.
+
+    A start time is that as long as ranks say Hello less than once a second, a counted epoch as long as they say
+    it less than 65,536 times in a life.
+    """
+    if durable:
+        return (epoch % 2**15 << 16) + 1
+    return epoch // 1_000_000_000 % 2**31 + 1
 
 
 def _no_such_method(method: str) -> str:

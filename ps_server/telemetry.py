@@ -54,6 +54,13 @@ def configure(*, level: str, style: str, context: Mapping[str, object]) -> None:
     root.setLevel(LEVELS[level])
 
 
+def add_context(**facts: object) -> None:
+    """Facts for each line from now on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, TextLines | JsonLines):
+            handler.formatter.context.update(facts)
+
+
 def _facts(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     """The event of a record and its facts; a record of another library becomes one too."""
     facts = getattr(record, "facts", None)
@@ -80,12 +87,12 @@ class TextLines(logging.Formatter):
 
     def __init__(self, context: Mapping[str, object]) -> None:
         super().__init__()
-        self._context = dict(context)
+        self.context = dict(context)
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever the values hold."""
         event, facts = _facts(record)
-        pairs = [f"{name}={_word(value)}" for name, value in {**facts, **self._context}.items()]
+        pairs = [f"{name}={_word(value)}" for name, value in {**facts, **self.context}.items()]
         return " ".join([_time(record), record.levelname, _word(event), *pairs])
 
 
@@ -94,13 +101,13 @@ class JsonLines(logging.Formatter):
 
     def __init__(self, context: Mapping[str, object]) -> None:
         super().__init__()
-        self._context = dict(context)
+        self.context = dict(context)
 
     def format(self, record: logging.LogRecord) -> str:
         """One line: JSON escapes what would break it."""
         event, facts = _facts(record)
         head = {"time": _time(record), "level": record.levelname.lower(), "event": event}
-        values = {name: _plain(value) for name, value in {**self._context, **facts}.items()}
+        values = {name: _plain(value) for name, value in {**self.context, **facts}.items()}
         return json.dumps({**head, **values}, ensure_ascii=True)
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 5.0
+# A server that cannot restore its rows ends each time before it is ready.
+SERVER_DEATHS_MAX = 3
 _SAID_CHARACTERS_MAX = 300
 
 
@@ -32,8 +34,11 @@ class Standing:
     """Where the run stands, the process that ended no longer counted.
 
     restarts: of all workers so far. restarts_of_rank: of the worker that ended. workers_left: not yet done.
+    durable: the servers make checkpoints. server_deaths: of the server that ended, since it was last ready.
     """
 
+    durable: bool = False
+    server_deaths: int = 0
     restarts: int
     restarts_max: int
     restarts_of_rank: int
@@ -47,7 +52,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Restart:
-    """Start the worker of the same rank again after so many seconds."""
+    """Start the worker of the same rank, or the same server, again after so many seconds."""
 
     after_s: float
 
@@ -69,6 +74,13 @@ Action = Wait | Restart | Finish | Fail
 
 def decide(ended: Ended, standing: Standing) -> Action:
     """What to do now that this process has ended, while the servers are still wanted."""
+    if ended.role == "server" and standing.durable:
+        if standing.server_deaths <= SERVER_DEATHS_MAX:
+            return Restart(_backoff_s(standing.server_deaths))
+        return Fail(
+            f"{ended.name} {how(ended.code)}{_last_words(ended)}, the {standing.server_deaths}th time before it "
+            f"was ready again; its log is {ended.log}"
+        )
     if ended.role == "server":
         return Fail(
             f"{ended.name} {how(ended.code)}{_last_words(ended)}; without checkpoints its rows are lost, "
@@ -77,11 +89,15 @@ def decide(ended: Ended, standing: Standing) -> Action:
     if ended.code == 0:
         return Wait() if standing.workers_left else Finish()
     if standing.restarts < standing.restarts_max:
-        return Restart(min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(standing.restarts_of_rank, 10)))
+        return Restart(_backoff_s(standing.restarts_of_rank))
     return Fail(
         f"{ended.name} {how(ended.code)}{_last_words(ended)} and no restart is left "
         f"({standing.restarts} of {standing.restarts_max} used); its log is {ended.log}"
     )
+
+
+def _backoff_s(times: int) -> float:
+    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(times, 10))
 
 
 def _last_words(ended: Ended) -> str:

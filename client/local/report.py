@@ -98,7 +98,15 @@ def _counted(servers: Iterable[tablebay_pb2.StatsResponse], name: str) -> int | 
 
 
 def report(
-    found: Figures, *, job: str, servers: int, workers: int, restarts: int, version: str, commit: str
+    found: Figures,
+    *,
+    job: str,
+    servers: int,
+    workers: int,
+    restarts: int,
+    server_restarts: int,
+    version: str,
+    commit: str,
 ) -> dict[str, Any]:
     """The report of a finished run, in its written order. A metric that JSON cannot hold (NaN) is null."""
     content = {
@@ -115,6 +123,7 @@ def report(
         "pull_p50_ms": found.pull_p50_ms,
         "pull_p99_ms": found.pull_p99_ms,
         "restarts": restarts,
+        "server_restarts": server_restarts,
         "version": version,
         "commit": commit,
     }

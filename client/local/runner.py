@@ -26,7 +26,7 @@ from tablebay.client import environment as names
 from tablebay.client.control import Control
 from tablebay.client.errors import JobFailed, TablebayError
 from tablebay.client.job import TrainingJob
-from tablebay.client.local import pod
+from tablebay.client.local import checkpoints, pod
 from tablebay.client.local.decisions import Ended, Fail, Finish, Restart, Standing, decide, how
 from tablebay.client.local.ports import HOST, free_block
 from tablebay.client.local.processes import Process, ProcessGroup
@@ -98,8 +98,13 @@ def run_job(job: TrainingJob, options: RunOptions, view: View) -> dict[str, Any]
     with _run_folder(options.run_dir) as logs, _Interruption() as interruption:
         if missing:
             view.note(f"only a cluster gives {', '.join(missing)}: this run does without")
+        said = checkpoints.begin(job, options.run_dir)
+        if said:
+            view.note(said)
         with ProcessGroup(lambda process, text: view.line(process.name, text)) as group:
-            return _Run(job, options, view, logs, group, interruption).run()
+            content = _Run(job, options, view, logs, group, interruption).run()
+        checkpoints.finish(options.run_dir)
+        return content
 
 
 class _Run:
@@ -125,7 +130,13 @@ class _Run:
         self._servers: dict[Process, int] = {}
         self._workers: dict[Process, int] = {}
         self._restarts: Counter[int] = Counter()
+        self._server_restarts: Counter[int] = Counter()
+        # Since each server was last ready.
+        self._server_deaths: Counter[int] = Counter()
+        # When a rank, or the server of an index, is started again.
         self._due: dict[int, float] = {}
+        self._servers_due: dict[int, float] = {}
+        self._checkpoint = checkpoints.variables(job, options.run_dir)
         self._first_port = 0
 
     def run(self) -> dict[str, Any]:
@@ -135,6 +146,7 @@ class _Run:
                 for rank in range(self._job.spec.workers.replicas):
                     self._start_worker(rank)
                 self._train(watch)
+                self._await_servers()
                 content = self._report(watch.last())
             write_report(content, self._options.run_dir)
             return content
@@ -144,7 +156,14 @@ class _Run:
         finally:
             # Workers first: a worker that loses its servers would call that an error.
             self._end(self._workers, self._options.worker_grace_s)
-            self._end(self._servers, self._options.server_grace_s)
+            self._end(self._servers, self._server_grace_s)
+
+    @property
+    def _server_grace_s(self) -> float:
+        """A last checkpoint may take its time."""
+        checkpoint = self._job.spec.checkpoint
+        more_s = checkpoint.timeout_seconds if self._checkpoint and checkpoint is not None else 0.0
+        return self._options.server_grace_s + more_s
 
     def _end(self, processes: Mapping[Process, int], grace_s: float) -> None:
         self._group.end(list(processes), grace_s=grace_s, hurry=self._interruption.insists)
@@ -180,10 +199,11 @@ class _Run:
             names.GENERATION: "0",
             names.SERVERS: self._pattern(),
             names.TABLES: dump_tables(spec.tables),
+            **self._checkpoint,
         }
         environment.setdefault(names.LOG_FORMAT, "text")
         # Alone, each would take most of the machine's memory, and longer to end than it gets here.
-        environment.setdefault(_GRACE, f"{0.8 * self._options.server_grace_s:g}")
+        environment.setdefault(_GRACE, f"{0.8 * self._server_grace_s:g}")
         environment.setdefault(_MEMORY_LIMIT, str(memory.default_limit() // spec.servers.replicas))
         # -P: a file of the user's current directory must not stand in for one of the server's modules.
         command = [sys.executable, "-P", "-m", "tablebay.ps_server.main", "--host", HOST]
@@ -272,17 +292,29 @@ class _Run:
             for process in self._poll():
                 if self._after(process):
                     return
-            self._start_due_workers()
+            self._start_due()
             found = watch.news()
             if found is not None:
                 self._view.progress(found, restarts=self._restarts.total())
+
+    def _await_servers(self) -> None:
+        """The workers are done; a server that is coming back is needed for the figures."""
+        while self._servers_due or any(self._server_deaths.values()):
+            for process in self._poll():
+                self._after(process)
+            self._start_due()
 
     def _after(self, process: Process) -> bool:
         """Do what a process's end asks for; True when the job is done. Raises JobFailed."""
         role: Literal["server", "worker"] = "server" if process in self._servers else "worker"
         self._workers.pop(process, None)
+        self._servers.pop(process, None)
+        if role == "server":
+            self._server_deaths[process.number] += 1
         ended = _ended(role, process)
         standing = Standing(
+            durable=bool(self._checkpoint),
+            server_deaths=self._server_deaths[process.number],
             restarts=self._restarts.total(),
             restarts_max=self._job.spec.run_policy.failure_policy.max_restarts,
             restarts_of_rank=self._restarts[process.number],
@@ -291,6 +323,13 @@ class _Run:
         match decide(ended, standing):
             case Fail(reason):
                 raise JobFailed(self._first_cause(reason))
+            case Restart(after_s) if role == "server":
+                self._server_restarts[process.number] += 1
+                self._servers_due[process.number] = time.monotonic() + after_s
+                self._view.note(
+                    f"{ended.name} {how(ended.code)}; it is started again and restores its rows "
+                    f"(the {self._server_restarts.total()}. time in this run)"
+                )
             case Restart(after_s):
                 self._restarts[process.number] += 1
                 self._due[process.number] = time.monotonic() + after_s
@@ -305,7 +344,7 @@ class _Run:
     def _first_cause(self, reason: str) -> str:
         """A worker that fails because its server died may be seen to end before the server is."""
         for process in self._group.poll(TICK_S):
-            if process in self._servers:
+            if process in self._servers and not self._checkpoint:
                 ended = _ended("server", process)
                 action = decide(
                     ended, Standing(restarts=0, restarts_max=0, restarts_of_rank=0, workers_left=0)
@@ -313,8 +352,14 @@ class _Run:
                 return action.reason if isinstance(action, Fail) else reason
         return reason
 
-    def _start_due_workers(self) -> None:
+    def _start_due(self) -> None:
         now = time.monotonic()
+        for index in [index for index, due in self._servers_due.items() if due <= now]:
+            del self._servers_due[index]
+            self._start_server(index)
+        for index in self._servers.values():
+            if self._server_deaths[index] and self._is_ready(index):
+                del self._server_deaths[index]
         for rank in [rank for rank, due in self._due.items() if due <= now]:
             del self._due[rank]
             self._start_worker(rank)
@@ -345,6 +390,7 @@ class _Run:
             servers=self._job.spec.servers.replicas,
             workers=self._job.spec.workers.replicas,
             restarts=self._restarts.total(),
+            server_restarts=self._server_restarts.total(),
             version=__version__,
             commit=native.commit(),
         )

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _ERRORS = (
     "BadRequest",
     "BadType",
+    "CheckpointFailed",
     "Closed",
     "CorruptMessage",
     "DeadlineExceeded",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from tablebay.client.client import connect as connect
     from tablebay.client.errors import BadRequest as BadRequest
     from tablebay.client.errors import BadType as BadType
+    from tablebay.client.errors import CheckpointFailed as CheckpointFailed
     from tablebay.client.errors import Closed as Closed
     from tablebay.client.errors import CorruptMessage as CorruptMessage
     from tablebay.client.errors import DeadlineExceeded as DeadlineExceeded

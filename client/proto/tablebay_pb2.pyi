@@ -129,7 +129,7 @@ class StepResponse(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ..., durable_next: _Optional[int] = ..., pulled: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class HelloRequest(_message.Message):
-    __slots__ = ("job", "generation", "rank", "client_high", "client_low", "incarnation", "nonce", "protocol_major", "protocol_minor", "client_version", "rejoin", "barriers")
+    __slots__ = ("job", "generation", "rank", "client_high", "client_low", "incarnation", "nonce", "protocol_major", "protocol_minor", "client_version", "rejoin")
     JOB_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -141,7 +141,6 @@ class HelloRequest(_message.Message):
     PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     CLIENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     REJOIN_FIELD_NUMBER: _ClassVar[int]
-    BARRIERS_FIELD_NUMBER: _ClassVar[int]
     job: str
     generation: int
     rank: int
@@ -153,8 +152,7 @@ class HelloRequest(_message.Message):
     protocol_minor: int
     client_version: str
     rejoin: bool
-    barriers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., nonce: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., client_version: _Optional[str] = ..., rejoin: bool = ..., barriers: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., nonce: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., client_version: _Optional[str] = ..., rejoin: bool = ...) -> None: ...
 
 class HelloResponse(_message.Message):
     __slots__ = ("job", "server_index", "server_count", "epoch", "client_high", "client_low", "incarnation", "next_step", "cursor", "shard_map", "message_bytes_max", "protocol_major", "protocol_minor", "server_version", "durable", "durable_next")
@@ -439,7 +437,7 @@ class CheckpointRequest(_message.Message):
     def __init__(self, begin: bool = ..., full: bool = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class CheckpointResponse(_message.Message):
-    __slots__ = ("enabled", "ticket", "ended", "failures", "last_error", "last_error_ticket", "last", "destination")
+    __slots__ = ("enabled", "ticket", "ended", "failures", "last_error", "last_error_ticket", "last", "destination", "epoch")
     ENABLED_FIELD_NUMBER: _ClassVar[int]
     TICKET_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
@@ -448,6 +446,7 @@ class CheckpointResponse(_message.Message):
     LAST_ERROR_TICKET_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     enabled: bool
     ticket: int
     ended: int
@@ -456,7 +455,8 @@ class CheckpointResponse(_message.Message):
     last_error_ticket: int
     last: CommittedCheckpoint
     destination: str
-    def __init__(self, enabled: bool = ..., ticket: _Optional[int] = ..., ended: _Optional[int] = ..., failures: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_ticket: _Optional[int] = ..., last: _Optional[_Union[CommittedCheckpoint, _Mapping]] = ..., destination: _Optional[str] = ...) -> None: ...
+    epoch: int
+    def __init__(self, enabled: bool = ..., ticket: _Optional[int] = ..., ended: _Optional[int] = ..., failures: _Optional[int] = ..., last_error: _Optional[str] = ..., last_error_ticket: _Optional[int] = ..., last: _Optional[_Union[CommittedCheckpoint, _Mapping]] = ..., destination: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class CommittedCheckpoint(_message.Message):
     __slots__ = ("number", "kind", "ticket", "created", "seconds", "pause_seconds", "bytes", "rows", "aligned")
@@ -600,20 +600,22 @@ class ClientStep(_message.Message):
     def __init__(self, client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., next: _Optional[int] = ...) -> None: ...
 
 class CutResponse(_message.Message):
-    __slots__ = ("epoch", "begun", "aligned", "pause_seconds", "written", "link")
+    __slots__ = ("epoch", "begun", "aligned", "pause_seconds", "written", "link", "changed")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     ALIGNED_FIELD_NUMBER: _ClassVar[int]
     PAUSE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WRITTEN_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     begun: _containers.RepeatedCompositeFieldContainer[ClientStep]
     aligned: bool
     pause_seconds: float
     written: bool
     link: str
-    def __init__(self, epoch: _Optional[int] = ..., begun: _Optional[_Iterable[_Union[ClientStep, _Mapping]]] = ..., aligned: bool = ..., pause_seconds: _Optional[float] = ..., written: bool = ..., link: _Optional[str] = ...) -> None: ...
+    changed: bool
+    def __init__(self, epoch: _Optional[int] = ..., begun: _Optional[_Iterable[_Union[ClientStep, _Mapping]]] = ..., aligned: bool = ..., pause_seconds: _Optional[float] = ..., written: bool = ..., link: _Optional[str] = ..., changed: bool = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ()

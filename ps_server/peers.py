@@ -1,0 +1,111 @@
+"""Control calls from one server to all servers of its job, itself too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from tablebay.client.environment import control_port, split_address
+from tablebay.client.errors import CheckpointFailed
+from tablebay.client.proto import tablebay_pb2
+
+_CUT = "/tablebay.v1.Control/Cut"
+_CHECKPOINT = "/tablebay.v1.Control/Checkpoint"
+
+
+class Peers(Protocol):
+    """What a coordinator needs of the other servers."""
+
+    def cut(self, request: tablebay_pb2.CutRequest, timeout_s: float) -> list[tablebay_pb2.CutResponse]:
+        """The same phase to every server at once, in order of index. Raises CheckpointFailed naming one."""
+
+
+class GrpcPeers:
+    """Peers over gRPC; this server's own answers come straight from `own`. Safe in threads.
+
+    servers: data addresses of all. own: answers a CutRequest to this server.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        index: int,
+        own: Callable[[tablebay_pb2.CutRequest], tablebay_pb2.CutResponse],
+    ) -> None:
+        self._servers = servers
+        self._index = index
+        self._own = own
+        self._channels: dict[int, grpc.Channel] = {}
+
+    def cut(self, request: tablebay_pb2.CutRequest, timeout_s: float) -> list[tablebay_pb2.CutResponse]:
+        """The same phase to every server at once."""
+        content = request.SerializeToString()
+        calls = {
+            server: self._channel(server).unary_unary(_CUT).future(content, timeout=timeout_s)
+            for server in range(len(self._servers))
+            if server != self._index
+        }
+        try:
+            own = self._own(request)
+            return [
+                own if server == self._index else self._result(server, request.phase, calls[server])
+                for server in range(len(self._servers))
+            ]
+        finally:
+            for call in calls.values():
+                call.cancel()
+
+    def begin_at_coordinator(self, timeout_s: float) -> tablebay_pb2.CheckpointResponse:
+        """Ask server 0 for a checkpoint. Raises CheckpointFailed."""
+        return self._checkpoint(True, timeout_s)
+
+    def at_coordinator(self, timeout_s: float) -> tablebay_pb2.CheckpointResponse:
+        """How checkpoints stand at server 0. Raises CheckpointFailed."""
+        return self._checkpoint(False, timeout_s)
+
+    def close(self) -> None:
+        """End the connections."""
+        for channel in self._channels.values():
+            channel.close()
+
+    def _checkpoint(self, begin: bool, timeout_s: float) -> tablebay_pb2.CheckpointResponse:
+        request = tablebay_pb2.CheckpointRequest(begin=begin).SerializeToString()
+        call = self._channel(0).unary_unary(_CHECKPOINT).future(request, timeout=timeout_s)
+        return tablebay_pb2.CheckpointResponse.FromString(self._answer(0, "Checkpoint", call))
+
+    def _result(self, server: int, phase: str, call: grpc.Future) -> tablebay_pb2.CutResponse:
+        try:
+            return tablebay_pb2.CutResponse.FromString(self._answer(server, phase, call))
+        except DecodeError as error:
+            raise CheckpointFailed(f"{phase}: server {server} answered what cannot be read: {error}") from None
+
+    def _answer(self, server: int, what: str, call: grpc.Future) -> bytes:
+        try:
+            content: bytes = call.result()
+            return content
+        except grpc.RpcError as error:
+            # A call's error is a call too, with a code and a text.
+            code, text = error.code(), error.details()  # type: ignore[attr-defined]
+            raise CheckpointFailed(
+                f"{what}: server {server} at {self._servers[server]}: {code.name}: {text}"
+            ) from None
+        except grpc.FutureCancelledError:
+            raise CheckpointFailed(f"{what}: server {server}: cancelled") from None
+
+    def _channel(self, server: int) -> grpc.Channel:
+        if server not in self._channels:
+            host, port = split_address(self._servers[server])
+            self._channels[server] = grpc.insecure_channel(
+                f"{host}:{control_port(port)}",
+                options=[
+                    ("grpc.enable_http_proxy", 0),
+                    ("grpc.initial_reconnect_backoff_ms", 100),
+                    ("grpc.min_reconnect_backoff_ms", 1_000),
+                    ("grpc.max_reconnect_backoff_ms", 2_000),
+                    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+                ],
+            )
+        return self._channels[server]
