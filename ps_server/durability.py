@@ -19,6 +19,7 @@ from tablebay.ps_server.checkpoint.coordinator import Coordinator, Schedule
 from tablebay.ps_server.checkpoint.destination import Destination
 from tablebay.ps_server.checkpoint.manifest import Manifest
 from tablebay.ps_server.checkpoint.participant import Participant
+from tablebay.ps_server.metrics import CheckpointFigures
 from tablebay.ps_server.peers import GrpcPeers, Peers
 from tablebay.ps_server.telemetry import Events
 
@@ -79,6 +80,7 @@ class Durability:
         self._participant: Participant | None = None
         self._coordinator: Coordinator | None = None
         self._restores: dict[str, _Restore] = {}
+        self._restore_s = 0.0
         self._lock = threading.Lock()
 
     # -- from start to ready --
@@ -115,12 +117,13 @@ class Durability:
             raise CheckpointFailed(
                 f"{self._destination.name} holds no checkpoint, and one is required (--restore-policy Required)"
             )
+        self._restore_s = time.monotonic() - began
         _EVENTS.info(
             "server.restored",
             number=self._restored.manifest.number,
             kind=self._restored.manifest.kind,
             rows=self._restored.rows,
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(self._restore_s, 3),
             passed_over=[str(reason) for reason in self._restored.refused],
         )
 
@@ -266,6 +269,22 @@ class Durability:
 
                 work = self._restores[request.ticket] = _Restore(read)
         return work.answer()
+
+    def figures(self) -> CheckpointFigures:
+        """For /metrics."""
+        if self._coordinator is None:
+            return CheckpointFigures(restore_seconds=self._restore_s)
+        standing = self._coordinator.describe()
+        last = standing.last
+        return CheckpointFigures(
+            restore_seconds=self._restore_s,
+            made=self._coordinator.made(),
+            failures=standing.failures,
+            last_created=last.created,
+            last_seconds=last.seconds,
+            last_pause_seconds=last.pause_seconds,
+            last_bytes=last.bytes,
+        )
 
     # -- the end --
 

@@ -33,6 +33,19 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointFigures:
+    """Of the server that makes checkpoints, server 0; restore_seconds of any. last_*: of the newest complete one."""
+
+    restore_seconds: float
+    made: Mapping[str, int] = field(default_factory=dict)
+    failures: int = 0
+    last_created: float = 0.0
+    last_seconds: float = 0.0
+    last_pause_seconds: float = 0.0
+    last_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A server's figures at one moment. tables: (name, rows, bytes). counters: as Store.counters()."""
 
@@ -46,6 +59,7 @@ class Snapshot:
     counters: Mapping[str, int]
     tables: Iterable[tuple[str, int, int]]
     methods: Mapping[str, Counted] = field(default_factory=dict)
+    checkpoints: CheckpointFigures | None = None
 
 
 class ServerCollector(Collector):
@@ -65,6 +79,8 @@ class ServerCollector(Collector):
         yield from _of_requests(found.methods)
         yield from _of_keys(found.counters)
         yield from _of_tables(found.tables)
+        if found.checkpoints is not None:
+            yield from _of_checkpoints(found.checkpoints)
 
 
 def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
@@ -152,3 +168,20 @@ def _of_tables(tables: Iterable[tuple[str, int, int]]) -> Iterator[Metric]:
         rows.add_metric((name,), row_count)
         size.add_metric((name,), byte_count)
     yield from (rows, size)
+
+
+def _of_checkpoints(found: CheckpointFigures) -> Iterator[Metric]:
+    yield _gauge("tablebay_restore_duration_seconds", "Time to restore rows at the start", found.restore_seconds)
+    made = CounterMetricFamily("tablebay_checkpoints", "Checkpoints made in this life", labels=("kind",))
+    for kind, number in sorted(found.made.items()):
+        made.add_metric((kind,), number)
+    yield made
+    yield CounterMetricFamily("tablebay_checkpoint_failures", "Checkpoints given up", value=found.failures)
+    yield _gauge(
+        "tablebay_checkpoint_last_success_timestamp_seconds", "When the newest was made", found.last_created
+    )
+    yield _gauge("tablebay_checkpoint_duration_seconds", "Time that the newest took", found.last_seconds)
+    yield _gauge(
+        "tablebay_checkpoint_pause_seconds", "How long the newest held pushes up", found.last_pause_seconds
+    )
+    yield _gauge("tablebay_checkpoint_bytes", "Bytes written for the newest", found.last_bytes)

@@ -216,6 +216,7 @@ class Service:
                 for spec, table_id in self._known_tables()
                 for info in (self._store.table_info(table_id),)
             ],
+            checkpoints=None if self._durability is None else self._durability.figures(),
             methods={method: Counted.read(self._figures, number) for method, number in self._numbers.items()},
         )
 

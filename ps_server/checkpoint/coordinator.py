@@ -6,6 +6,7 @@ import datetime
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -57,6 +58,7 @@ class _Standing:
     last_error: str = ""
     last_error_ticket: int = 0
     last: tablebay_pb2.CommittedCheckpoint | None = None
+    made: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -143,6 +145,11 @@ class Coordinator:
                 destination=self._destination.name,
                 epoch=self._epoch,
             )
+
+    def made(self) -> Counter[str]:
+        """How many of each kind, in this life."""
+        with self._changed:
+            return Counter(self._standing.made)
 
     # -- the thread --
 
@@ -250,6 +257,7 @@ class Coordinator:
         committed.pause_seconds = pause_s
         with self._changed:
             self._standing.last = committed
+            self._standing.made[manifest.kind] += 1
         try:
             self._phase(request, "Commit", PHASE_S)
         except CheckpointFailed as error:
