@@ -7,9 +7,29 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'DELETE', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'shards_of', 'table_id', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'DELETE', 'Figures', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
+class Figures:
+    """
+    Requests of a server, counted and timed by method: Pull, Push and Step have the numbers 0 to 2, and are counted by handle_pull and its like. Safe in threads.
+    """
+    def __init__(self) -> None:
+        ...
+    def begin(self, method: int, received_bytes: int) -> None:
+        ...
+    def end(self, method: int, seconds: float, code: str, sent_bytes: int) -> None:
+        """
+        code: the name of a gRPC status.
+        """
+    def in_flight(self, method: int) -> int:
+        """
+        Calls of the method that have begun and not ended.
+        """
+    def read(self, method: int) -> tuple:
+        """
+        (in_flight, calls by code, calls by bucket of time, seconds, received_bytes, sent_bytes)
+        """
 class Store:
     """
     The tables of one server, or of a table in this process. Safe in threads.
@@ -58,6 +78,9 @@ class Store:
         """
     @property
     def epoch(self) -> int:
+        ...
+    @property
+    def figures(self) -> Figures:
         ...
 class Plan:
     """
@@ -123,8 +146,16 @@ def instruction_sets() -> list[str]:
     """
 def shards_of(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint16]:
     ...
+def status_code(kind: str) -> str:
+    """
+    The gRPC status that a StatusError of that kind is counted as.
+    """
 def table_id(name: str) -> int:
     ...
+def time_buckets() -> list[float]:
+    """
+    Upper bounds in seconds of the buckets of Figures.read; the last bucket is what lies beyond.
+    """
 def use_instruction_set(name: str) -> None:
     ...
 def version() -> str:

@@ -1,79 +1,35 @@
-"""Requests counted and timed, and all of a server's figures in the form that Prometheus reads."""
+"""All of a server's figures in the form that Prometheus reads. What counts them is the native core."""
 
 from __future__ import annotations
 
-import threading
-import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tablebay.native import _core
+
 # Seconds; the last bucket is everything beyond.
-BUCKETS = (5e-05, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+BUCKETS = tuple(_core.time_buckets())
 
 
 @dataclass(frozen=True)
 class Counted:
-    """The calls of one method so far."""
+    """The calls of one method so far. The figures of calls that end meanwhile may be a call apart."""
 
     in_flight: int
     codes: Mapping[str, int]
-    buckets: tuple[int, ...]
+    buckets: Sequence[int]
     seconds: float
     received_bytes: int
     sent_bytes: int
 
-
-class MethodFigures:
-    """Counts and times the calls of one method. Safe in threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._in_flight = 0
-        self._codes = {"OK": 0}
-        self._buckets = [0] * (len(BUCKETS) + 1)
-        self._seconds = 0.0
-        self._received_bytes = 0
-        self._sent_bytes = 0
-
-    @property
-    def in_flight(self) -> int:
-        """Calls being handled now."""
-        return self._in_flight
-
-    def begin(self, received_bytes: int) -> float:
-        """A call came; returns what `end` wants."""
-        with self._lock:
-            self._in_flight += 1
-            self._received_bytes += received_bytes
-        return time.perf_counter()
-
-    def end(self, began: float, code: str, sent_bytes: int) -> None:
-        """The call is over, with that gRPC status code."""
-        seconds = time.perf_counter() - began
-        bucket = bisect_left(BUCKETS, seconds)
-        with self._lock:
-            self._in_flight -= 1
-            self._codes[code] = self._codes.get(code, 0) + 1
-            self._buckets[bucket] += 1
-            self._seconds += seconds
-            self._sent_bytes += sent_bytes
-
-    def read(self) -> Counted:
-        """All figures, of one moment."""
-        with self._lock:
-            return Counted(
-                self._in_flight,
-                dict(self._codes),
-                tuple(self._buckets),
-                self._seconds,
-                self._received_bytes,
-                self._sent_bytes,
-            )
+    @classmethod
+    def read(cls, figures: _core.Figures, method: int) -> Counted:
+        """Of the method of that number."""
+        return cls(*figures.read(method))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +45,7 @@ class Snapshot:
     clients: int
     counters: Mapping[str, int]
     tables: Iterable[tuple[str, int, int]]
-    methods: Mapping[str, MethodFigures] = field(default_factory=dict)
+    methods: Mapping[str, Counted] = field(default_factory=dict)
 
 
 class ServerCollector(Collector):
@@ -138,7 +94,7 @@ def _of_server(found: Snapshot) -> Iterator[Metric]:
     yield _gauge("tablebay_memory_limit_bytes", "Limit of that memory, 0 without one", found.memory_limit)
 
 
-def _of_requests(methods: Mapping[str, MethodFigures]) -> Iterator[Metric]:
+def _of_requests(methods: Mapping[str, Counted]) -> Iterator[Metric]:
     total = CounterMetricFamily("tablebay_requests", "Requests finished", labels=("method", "code"))
     duration = HistogramMetricFamily(
         "tablebay_request_duration_seconds",
@@ -148,8 +104,7 @@ def _of_requests(methods: Mapping[str, MethodFigures]) -> Iterator[Metric]:
     in_flight = GaugeMetricFamily("tablebay_requests_in_flight", "Requests being handled", labels=("method",))
     received = CounterMetricFamily("tablebay_received_bytes", "Bytes of requests", labels=("method",))
     sent = CounterMetricFamily("tablebay_sent_bytes", "Bytes of answers", labels=("method",))
-    for method, figures in methods.items():
-        counted = figures.read()
+    for method, counted in methods.items():
         for code, number in counted.codes.items():
             total.add_metric((method, code), number)
         duration.add_metric((method,), _cumulative(counted.buckets), counted.seconds)
@@ -159,7 +114,7 @@ def _of_requests(methods: Mapping[str, MethodFigures]) -> Iterator[Metric]:
     yield from (total, duration, in_flight, received, sent)
 
 
-def _cumulative(buckets: tuple[int, ...]) -> list[tuple[str, float]]:
+def _cumulative(buckets: Sequence[int]) -> list[tuple[str, float]]:
     names = [*(str(bound) for bound in BUCKETS), "+Inf"]
     so_far = 0
     result: list[tuple[str, float]] = []

@@ -31,7 +31,7 @@ from tablebay.client.tables import TableSpec, differences
 from tablebay.native import _core
 from tablebay.ps_server.barriers import Barriers
 from tablebay.ps_server.members import CLIENTS_MAX, Clock, Member, Members
-from tablebay.ps_server.metrics import MethodFigures, Snapshot
+from tablebay.ps_server.metrics import Counted, Snapshot
 from tablebay.ps_server.progress import Progress
 from tablebay.ps_server.telemetry import Events
 
@@ -40,6 +40,7 @@ KEYS_MAX = 16_777_216
 TABLES_MAX = 4096
 _NAMES_SHOWN = 50
 
+# In the order of the core's numbers for them.
 DATA_METHODS = ("Pull", "Push", "Step")
 RESERVED_METHODS = ("Clock", "Checkpoint", "Restore", "Export", "MoveShards", "SubscribeDeltas")
 
@@ -104,7 +105,7 @@ class Service:
             "Push": self._store.handle_push,
             "Step": self._store.handle_step,
         }
-        self._control: dict[str, Callable[[bytes], Message]] = {
+        self._control: dict[str, Callable[[bytes], bytes]] = {
             "Hello": _parsed(tablebay_pb2.HelloRequest, self._hello),
             "CreateTable": _parsed(tablebay_pb2.CreateTableRequest, self._create_table),
             "UpdateTable": _parsed(tablebay_pb2.UpdateTableRequest, self._update_table),
@@ -119,7 +120,8 @@ class Service:
             "Stats": _parsed(tablebay_pb2.StatsRequest, lambda request: self._stats()),
             "Drain": _parsed(tablebay_pb2.DrainRequest, lambda request: self._drain()),
         }
-        self._figures = {method: MethodFigures() for method in (*self._data, *self._control)}
+        self._figures = self._store.figures
+        self._numbers = {method: number for number, method in enumerate((*DATA_METHODS, *self._control))}
         for spec in tables:
             self._make_table(spec)
 
@@ -136,7 +138,7 @@ class Service:
     @property
     def in_flight(self) -> int:
         """Data calls being handled now."""
-        return sum(self._figures[method].in_flight for method in DATA_METHODS)
+        return sum(self._figures.in_flight(self._numbers[method]) for method in DATA_METHODS)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -145,20 +147,29 @@ class Service:
 
     def handle(self, method: str, request: bytes) -> bytes:
         """Answer a request. Raises TablebayError, and anything else where there is a fault in the server."""
-        figures = self._figures.get(method)
-        if figures is None:
+        data = self._data.get(method)
+        if data is not None and not self._draining:
+            response = self._answer(data, request)
+            self._hear(request)
+            return response
+        number = self._numbers.get(method)
+        if number is None:
             raise Unimplemented(_no_such_method(method))
-        began = figures.begin(len(request))
+        # What does not reach the core is counted here.
+        self._figures.begin(number, len(request))
+        began = time.perf_counter()
         code, sent = "OK", 0
         try:
-            response = self._handle(method, request)
+            if data is not None:
+                self._refuse_draining()
+            response = self._answer(self._control[method], request)
             sent = len(response)
             return response
         except BaseException as error:
             code = status_code(error)
             raise
         finally:
-            figures.end(began, code, sent)
+            self._figures.end(number, time.perf_counter() - began, code, sent)
 
     def drain(self) -> None:
         """Refuse data calls, and whatever begins something, from now on."""
@@ -182,23 +193,16 @@ class Service:
                 for spec, table_id in self._known_tables()
                 for info in (self._store.table_info(table_id),)
             ],
-            methods=self._figures,
+            methods={method: Counted.read(self._figures, number) for method, number in self._numbers.items()},
         )
 
-    def _handle(self, method: str, request: bytes) -> bytes:
-        data = self._data.get(method)
+    def _answer(self, handle: Callable[[bytes], bytes], request: bytes) -> bytes:
         try:
-            if data is None:
-                return self._control[method](request).SerializeToString()
-            if self._draining:
-                self._refuse_draining()
-            response = data(request)
+            return handle(request)
         except _core.StatusError as error:
             raise self._native_error(error) from None
         except MemoryError:
             raise ResourceExhausted(f"server {self._index} has no memory left for this call") from None
-        self._hear(request)
-        return response
 
     def _native_error(self, error: Exception) -> TablebayError:
         kind, text = error.args
@@ -399,16 +403,16 @@ def _no_such_method(method: str) -> str:
     return f"{method[:80]} {what} (tablebay {VERSION})"
 
 
-def _parsed(message: Any, handle: Callable[[Any], Message]) -> Callable[[bytes], Message]:
-    """`handle` of the message that the bytes hold. Raises BadRequest where they hold none."""
+def _parsed(message: Any, handle: Callable[[Any], Message]) -> Callable[[bytes], bytes]:
+    """`handle` of the message that the bytes hold, its answer as bytes. Raises BadRequest where they hold none."""
 
-    def call(request: bytes) -> Message:
+    def call(request: bytes) -> bytes:
         try:
             parsed = message.FromString(request)
         except DecodeError as error:
             raise BadRequest(
                 f"{message.DESCRIPTOR.name}: {len(request)} bytes that are no such message ({error})"
             ) from None
-        return handle(parsed)
+        return handle(parsed).SerializeToString()
 
     return call

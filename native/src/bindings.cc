@@ -7,10 +7,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
+#include <new>
 #include <optional>
 
 #include "tablebay/call.h"
 #include "tablebay/crc32c.h"
+#include "tablebay/figures.h"
 #include "tablebay/kernels.h"
 #include "tablebay/plan.h"
 #include "tablebay/status.h"
@@ -45,11 +48,13 @@ class Buffer {
 
 // An unfilled bytes object and where to fill it.
 struct NewBytes {
-  explicit NewBytes(size_t size)
-      : object(py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)))) {
+  explicit NewBytes(size_t bytes)
+      : size(bytes),
+        object(py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes)))) {
     if (!object) throw py::error_already_set();
   }
   char* data() const { return PyBytes_AS_STRING(object.ptr()); }
+  size_t size;
   py::bytes object;
 };
 
@@ -67,6 +72,7 @@ Array<T> ToArray(const std::vector<T>& values) {
 
 py::bytes Handle(Store& store, Method method, const py::object& request) {
   const Buffer buffer(request);
+  Figures::Call call(store.figures(), static_cast<uint32_t>(method), buffer.size());
   std::shared_ptr<Store::Exchange> exchange;
   try {
     {
@@ -79,11 +85,41 @@ py::bytes Handle(Store& store, Method method, const py::object& request) {
       store.Execute(*exchange, response.data());
       exchange.reset();
     }
+    call.Answered(response.size);
     return std::move(response.object);
-  } catch (const StatusError&) {
+  } catch (const StatusError& error) {
+    call.Refused(CodeOf(error.kind()));
     store.CountRefusal();
     throw;
+  } catch (const std::bad_alloc&) {
+    call.Refused(StatusCode::kResourceExhausted);
+    throw;
+  } catch (const py::error_already_set& error) {
+    // Of a bytes object that could not be made.
+    if (error.matches(PyExc_MemoryError)) call.Refused(StatusCode::kResourceExhausted);
+    throw;
   }
+}
+
+StatusCode CodeFrom(const std::string& name) {
+  if (const auto code = CodeNamed(name)) return *code;
+  throw py::value_error("no gRPC status code is called " + name);
+}
+
+uint32_t CheckMethod(uint32_t method) {
+  if (method >= Figures::kMethods) throw py::index_error("no such method");
+  return method;
+}
+
+py::tuple CountedOf(const Figures& figures, uint32_t method) {
+  const Figures::Counted counted = figures.Read(CheckMethod(method));
+  py::dict codes;
+  for (size_t code = 0; code < kStatusCodes; ++code) {
+    // OK stands there from the start, so that a rate of it can be had.
+    if (code == 0 || counted.codes[code] > 0) codes[NameOf(static_cast<StatusCode>(code))] = counted.codes[code];
+  }
+  return py::make_tuple(counted.in_flight, codes, py::cast(counted.buckets),
+                        static_cast<double>(counted.nanoseconds) * 1e-9, counted.received_bytes, counted.sent_bytes);
 }
 
 py::dict CountersOf(const Store& store) {
@@ -249,6 +285,41 @@ class PyCall {
   py::list kept_;
 };
 
+void BindFigures(py::module_& m) {
+  py::class_<Figures>(m, "Figures",
+                      "Requests of a server, counted and timed by method: Pull, Push and Step have the numbers 0 to 2, "
+                      "and are counted by handle_pull and its like. Safe in threads.")
+      .def(py::init<>())
+      .def(
+          "begin", [](Figures& figures, uint32_t method, uint64_t bytes) { figures.Begin(CheckMethod(method), bytes); },
+          py::arg("method"), py::arg("received_bytes"))
+      .def(
+          "end",
+          [](Figures& figures, uint32_t method, double seconds, const std::string& code, uint64_t sent_bytes) {
+            if (!(seconds >= 0 && seconds <= 1e9)) throw py::value_error("a call takes 0 to 1e9 seconds");
+            figures.End(CheckMethod(method), static_cast<uint64_t>(std::llround(seconds * 1e9)), CodeFrom(code),
+                        sent_bytes);
+          },
+          py::arg("method"), py::arg("seconds"), py::arg("code"), py::arg("sent_bytes"),
+          "code: the name of a gRPC status.")
+      .def(
+          "in_flight", [](const Figures& figures, uint32_t method) { return figures.InFlight(CheckMethod(method)); },
+          py::arg("method"), "Calls of the method that have begun and not ended.")
+      .def("read", &CountedOf, py::arg("method"),
+           "(in_flight, calls by code, calls by bucket of time, seconds, received_bytes, sent_bytes)");
+  m.def(
+      "time_buckets",
+      [] {
+        std::vector<double> seconds;
+        for (const uint64_t bound : Figures::kBounds) seconds.push_back(static_cast<double>(bound) / 1e9);
+        return seconds;
+      },
+      "Upper bounds in seconds of the buckets of Figures.read; the last bucket is what lies beyond.");
+  m.def(
+      "status_code", [](const std::string& kind) { return NameOf(CodeOf(kind)); }, py::arg("kind"),
+      "The gRPC status that a StatusError of that kind is counted as.");
+}
+
 void BindStore(py::module_& m) {
   py::class_<Store>(m, "Store", "The tables of one server, or of a table in this process. Safe in threads.")
       .def(py::init([](uint64_t epoch, uint64_t memory_limit, uint64_t keys_max, uint64_t message_bytes_max) {
@@ -257,6 +328,7 @@ void BindStore(py::module_& m) {
            py::kw_only(), py::arg("epoch") = 1, py::arg("memory_limit") = 0, py::arg("keys_max") = 0,
            py::arg("message_bytes_max") = 0)
       .def_property_readonly("epoch", &Store::epoch)
+      .def_property_readonly("figures", &Store::figures)
       .def(
           "set_shard_map",
           [](Store& store, const Array<uint16_t>& owners, uint16_t index, uint32_t version) {
@@ -530,6 +602,7 @@ PYBIND11_MODULE(_core, m) {
       },
       py::arg("data"), py::arg("initial") = 0, "The way without instructions of the CPU; for tests.");
   m.def("table_id", [](const std::string& name) { return Crc32c(name.data(), name.size()); }, py::arg("name"));
+  BindFigures(m);
   BindStore(m);
   BindClient(m);
 }

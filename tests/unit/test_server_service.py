@@ -425,9 +425,16 @@ def test_every_call_is_counted_with_its_code() -> None:
         service.handle("Pull", b"\xff")
     with pytest.raises(NotRegistered):
         peer.pull(TableSpec("other", 2), [1])
-    counted = service.snapshot().methods["Pull"].read()
-    assert counted.codes == {"OK": 1, "INVALID_ARGUMENT": 1, "NOT_FOUND": 1}
-    assert (counted.in_flight, service.in_flight, sum(counted.buckets)) == (0, 0, 3)
+    service.drain()
+    with pytest.raises(Unavailable):
+        peer.pull(USER, [1])
+    counted = service.snapshot().methods["Pull"]
+    assert counted.codes == {"OK": 1, "INVALID_ARGUMENT": 1, "NOT_FOUND": 1, "UNAVAILABLE": 1}
+    assert (counted.in_flight, service.in_flight, sum(counted.buckets)) == (0, 0, 4)
+    hello = service.snapshot().methods["Hello"]
+    assert (hello.codes, hello.in_flight, sum(hello.buckets)) == ({"OK": 1}, 0, 1)
+    assert hello.received_bytes > 0
+    assert hello.sent_bytes > 0
     assert set(DATA_METHODS) < set(service.snapshot().methods)
 
 

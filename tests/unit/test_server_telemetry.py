@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tablebay.client import errors
+from tablebay.native import _core
 from tablebay.ps_server import telemetry
-from tablebay.ps_server.metrics import BUCKETS, MethodFigures, Snapshot, registry
+from tablebay.ps_server.metrics import BUCKETS, Counted, Snapshot, registry
 
 CONTEXT = {"job": "flights", "role": "server", "index": 0, "epoch": 12}
+PULL = 0  # the core's number for it
+ROOT = Path(__file__).parents[2]
 NASTY = 'a "b"\nERROR forged=1 \x1b[31m \u2028 =\\'
 
 
@@ -99,10 +106,11 @@ def test_a_fault_is_one_line_with_its_traceback(stderr: Callable[[], str], style
 
 def snapshot() -> Snapshot:
     """A server with one table and some calls behind it."""
-    figures = MethodFigures()
+    figures = _core.Figures()
     for code, sent in (("OK", 10), ("OK", 20), ("NOT_FOUND", 0)):
-        figures.end(figures.begin(100), code, sent)
-    figures.begin(7)
+        figures.begin(PULL, 100)
+        figures.end(PULL, 0.001, code, sent)
+    figures.begin(PULL, 7)
     counters = {
         "keys_pulled": 10,
         "keys_missing": 4,
@@ -126,7 +134,7 @@ def snapshot() -> Snapshot:
         clients=2,
         counters=counters,
         tables=[("user", 6, 2048)],
-        methods={"Pull": figures},
+        methods={"Pull": Counted.read(figures, PULL)},
     )
 
 
@@ -183,13 +191,53 @@ def test_metrics_follow_the_conventions_of_prometheus() -> None:
 @pytest.mark.parametrize(
     ("seconds", "bucket"), [(0.0, 0), (5e-5, 0), (6e-5, 1), (2.5, 14), (2.6, 15), (1e9, 15)]
 )
-def test_a_call_is_counted_in_the_bucket_of_its_time(
-    seconds: float, bucket: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_is_counted_in_the_bucket_of_its_time(seconds: float, bucket: int) -> None:
     """The bound itself belongs below."""
-    figures = MethodFigures()
-    monkeypatch.setattr("tablebay.ps_server.metrics.time.perf_counter", lambda: seconds)
-    figures.end(0.0, "OK", 0)
+    figures = _core.Figures()
+    figures.begin(PULL, 0)
+    figures.end(PULL, seconds, "OK", 0)
     wanted = [0] * (len(BUCKETS) + 1)
     wanted[bucket] = 1
-    assert list(figures.read().buckets) == wanted
+    assert list(Counted.read(figures, PULL).buckets) == wanted
+
+
+def test_calls_of_many_threads_are_all_counted() -> None:
+    """No lock is taken for it, and no call is lost."""
+    figures = _core.Figures()
+
+    def calls() -> None:
+        for _ in range(5000):
+            figures.begin(PULL, 3)
+            figures.end(PULL, 1e-6, "OK", 2)
+
+    threads = [threading.Thread(target=calls) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counted = Counted.read(figures, PULL)
+    assert (counted.in_flight, counted.codes, counted.buckets[0]) == (0, {"OK": 20_000}, 20_000)
+    assert (counted.received_bytes, counted.sent_bytes) == (60_000, 40_000)
+    assert counted.seconds == pytest.approx(0.02)
+    assert Counted.read(figures, PULL + 1).codes == {"OK": 0}
+
+
+def test_wrong_figures_are_refused() -> None:
+    """A method that there is not, a code that gRPC does not have, a time that cannot be."""
+    figures = _core.Figures()
+    with pytest.raises(IndexError):
+        figures.begin(1000, 0)
+    with pytest.raises(ValueError, match="no gRPC status code is called FINE"):
+        figures.end(PULL, 0.0, "FINE", 0)
+    with pytest.raises(ValueError, match="seconds"):
+        figures.end(PULL, -1.0, "OK", 0)
+
+
+def test_the_core_counts_each_error_as_the_code_that_it_becomes() -> None:
+    """It has a table of its own, of the errors that it makes."""
+    made = set()
+    for source in (ROOT / "native" / "src").glob("*.cc"):
+        made |= set(re.findall(r'StatusError\("(\w+)"', source.read_text()))
+    assert {"BadRequest", "CorruptMessage"} < made
+    for kind in made:
+        assert _core.status_code(kind) == errors.status_code(errors.error_named(kind, "")), kind

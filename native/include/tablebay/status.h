@@ -3,8 +3,12 @@
 #pragma once
 
 #include <cstdarg>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace tablebay {
 
@@ -16,6 +20,25 @@ class StatusError : public std::runtime_error {
  private:
   const char* kind_;  // a string literal
 };
+
+// As gRPC numbers them.
+enum class StatusCode : uint8_t {
+  kOk = 0,
+  kInvalidArgument = 3,
+  kNotFound = 5,
+  kResourceExhausted = 8,
+  kFailedPrecondition = 9,
+  kOutOfRange = 11,
+  kInternal = 13,
+  kDataLoss = 15,
+};
+constexpr size_t kStatusCodes = 17;
+
+// What an error of this library becomes on the wire; client/errors.py says the same.
+StatusCode CodeOf(std::string_view kind);
+// "NOT_FOUND" and so on; any of the 17.
+const char* NameOf(StatusCode code);
+std::optional<StatusCode> CodeNamed(std::string_view name);
 
 // printf into a std::string.
 [[gnu::format(printf, 1, 2)]] std::string Format(const char* format, ...);

@@ -17,6 +17,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "tablebay/figures.h"
 #include "tablebay/table.h"
 #include "tablebay/window.h"
 #include "tablebay/wire.h"
@@ -51,6 +52,8 @@ class Store {
 
   uint64_t epoch() const { return epoch_; }
   const Counters& counters() const { return counters_; }
+  // Of the server's requests; those of enum Method come first.
+  Figures& figures() { return figures_; }
   uint64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
   uint64_t rows() const;
 
@@ -120,6 +123,7 @@ class Store {
   const Limits limits_;
   std::atomic<uint64_t> bytes_{0};
   mutable Counters counters_;
+  Figures figures_;
   mutable std::array<std::shared_mutex, kStripes> stripe_locks_;
 
   mutable std::shared_mutex tables_lock_;
