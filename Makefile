@@ -111,7 +111,8 @@ test-lower-bounds: setup ## the wheel beside the lowest dependencies that pyproj
 sanitize: sanitize-address sanitize-thread ## the tests of the native core under address, undefined and thread sanitizers
 
 # A virtual environment of its own, in which `tablebay` is a folder of links and a core with the sanitizer in it.
-# The preloaded C++ library lets the sanitizer see exceptions; Python itself leaks on purpose.
+# The preloaded C++ library lets the sanitizer see exceptions; Python itself leaks on purpose. The thread sanitizer
+# makes a fork of every start of a process, and gRPC's handlers of forks would start threads in the child.
 .PHONY: sanitize-address sanitize-thread
 sanitize-address: KIND := address,undefined
 sanitize-address: PRELOAD := libasan.so libubsan.so libstdc++.so
@@ -133,7 +134,7 @@ sanitize-address sanitize-thread: setup
 	$(UV) venv --quiet --python $(PY) build/$@/venv
 	printf '%s\n' "$(CURDIR)/build/$@/tree" "$(call SITE,$(PY))" > "$(call SITE,build/$@/venv/bin/python)/tablebay.pth"
 	LD_PRELOAD="$$(for name in $(PRELOAD); do $${CXX:-g++} -print-file-name=$$name; done | tr '\n' ' ')" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
+	  GRPC_ENABLE_FORK_SUPPORT=false ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
 	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
 
 .PHONY: e2e

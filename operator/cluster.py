@@ -217,7 +217,7 @@ class Cluster:
         while True:
             page = {**(query or {}), "limit": str(PAGE), **({"continue": token} if token else {})}
             answer = await self._run("list", resource, "GET", resource.path(namespace), None, page)
-            items += answer["items"]
+            items += answer.get("items") or []
             token = answer["metadata"].get("continue", "")
             if not token:
                 return items
@@ -236,7 +236,7 @@ class Cluster:
         )
         return {
             (item["metadata"].get("namespace", ""), item["metadata"]["name"]): item["metadata"]["uid"]
-            for item in answer["items"]
+            for item in answer.get("items") or []
         }
 
     async def serves(self, resource: Resource) -> bool:

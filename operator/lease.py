@@ -19,6 +19,7 @@ _LOG = logging.getLogger(__name__)
 DURATION_S = 15
 RENEW_WITHIN_S = 10.0
 RETRY_S = 2.0
+_RELEASES = 3  # attempts to give it up
 
 
 class Lease:
@@ -61,11 +62,18 @@ class Lease:
         if not self.held:
             return
         self.held = False
-        with contextlib.suppress(ApiError):
-            found = await self._cluster.get(LEASES, self._namespace, self._name)
-            if found is not None and found["spec"].get("holderIdentity") == self._identity:
+        # A renewal that was under way may come in between.
+        for _ in range(_RELEASES):
+            try:
+                found = await self._cluster.get(LEASES, self._namespace, self._name)
+                if found is None or found["spec"].get("holderIdentity") != self._identity:
+                    return
                 found["spec"].update(holderIdentity="", leaseDurationSeconds=1, renewTime=_now())
                 await self._cluster.replace(LEASES, self._namespace, self._name, found)
+                return
+            except ApiError as error:
+                if error.status != 409:
+                    return
 
     async def _try(self) -> bool:
         try:

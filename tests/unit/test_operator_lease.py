@@ -207,3 +207,25 @@ def test_a_long_trouble_of_the_api_server_loses_it_before_another_may_take_it(ap
 
     # A moment more for each try than the time within which it must be renewed; below the duration of 1 s.
     assert asyncio.run(run()) < DURATION_S
+
+
+def test_a_renewal_that_comes_in_between_does_not_keep_it(api: Api) -> None:
+    """Given up although the first write of that is refused for another's having been there first."""
+    refused: list[str] = []
+
+    async def run() -> None:
+        first = lease_of("first")
+        await first.acquire()
+
+        def fault(method: str, path: str, query: dict[str, str]) -> tuple[int, object] | None:
+            if method != "PUT" or refused:
+                return None
+            refused.append(path)
+            return refusal(409, "Conflict")
+
+        api.fault = fault
+        await first.release()
+
+    asyncio.run(run())
+    assert len(refused) == 1
+    assert api.objects["leases", "ns", "operator"]["spec"]["holderIdentity"] == ""
