@@ -11,6 +11,8 @@ TablebayError
 ├─ Fenced                 a newer process has this rank, or a newer generation this job
 ├─ ServerLost             a server was restarted without its rows
 ├─ CheckpointFailed       a checkpoint was given up
+├─ CheckpointInvalid      a checkpoint is damaged, or of a newer format
+├─ CheckpointMismatch     a checkpoint is another job's, or its tables differ
 ├─ WrongShard             a key's shard is another server's
 ├─ ResourceExhausted      a limit of memory, message size, keys or calls
 ├─ OutOfRange             a step outside the window
@@ -77,6 +79,14 @@ class CheckpointFailed(TablebayError):
     """A checkpoint was given up; the text is the reason. The one before it stands."""
 
 
+class CheckpointInvalid(TablebayError):
+    """A checkpoint is damaged or of a newer format; the text has the file, and the byte or the field."""
+
+
+class CheckpointMismatch(TablebayError):
+    """A checkpoint is not what it was taken for: another job's, or a directory with other things in it."""
+
+
 class WrongShard(TablebayError):
     """A key's shard belongs to another server; the text has the shard map's version."""
 
@@ -140,9 +150,11 @@ _CODES: dict[type[TablebayError], str] = {
     ResourceExhausted: "RESOURCE_EXHAUSTED",
     OutOfRange: "OUT_OF_RANGE",
     CorruptMessage: "DATA_LOSS",
+    CheckpointInvalid: "DATA_LOSS",
+    CheckpointMismatch: "FAILED_PRECONDITION",
     Unimplemented: "UNIMPLEMENTED",
 }
-_ON_THE_WIRE = {cls.__name__: cls for cls in (*_CODES, BadType, NonFinite, TablebayError)}
+_ON_THE_WIRE = {cls.__name__: cls for cls in (*_CODES, BadType, NonFinite, CheckpointFailed, TablebayError)}
 
 
 def status_code(error: BaseException | type[BaseException]) -> str:

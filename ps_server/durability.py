@@ -17,7 +17,6 @@ from tablebay.ps_server.barriers import Barriers
 from tablebay.ps_server.checkpoint import restore, save
 from tablebay.ps_server.checkpoint.coordinator import Coordinator, Schedule
 from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.manifest import Manifest
 from tablebay.ps_server.checkpoint.participant import Participant
 from tablebay.ps_server.metrics import CheckpointFigures
 from tablebay.ps_server.peers import GrpcPeers, Peers
@@ -76,6 +75,7 @@ class Durability:
         self._peers: Peers = GrpcPeers(servers, index, self.cut) if peers is None else peers
         self._destination = Destination.open(settings.destination, job=job)
         self.epoch = self._destination.take_epoch(index)
+        self._claimed = 0
         self._restored: restore.Restored | None = None
         self._participant: Participant | None = None
         self._coordinator: Coordinator | None = None
@@ -93,14 +93,23 @@ class Durability:
         """
         settings = self._settings
         if self._index == 0:
-            self._destination.claim(
-                epoch=self.epoch, servers=len(self._servers), job=self._job, generation=self._generation
+            self._claimed = self._destination.claim(
+                epoch=self.epoch,
+                servers=len(self._servers),
+                job=self._job,
+                generation=self._generation,
+                anew=settings.restore_from == NEVER,
             )
         else:
             self._await_first()
         began = time.monotonic()
         self._restored = restore.restore_newest(
-            store, self._destination, index=self._index, servers=len(self._servers), owners=owners, job=self._job
+            store,
+            self._destination,
+            index=self._index,
+            servers=len(self._servers),
+            owners=owners,
+            job=self._job,
         )
         take_tables(self._restored.specs)
         fresh = self._restored.manifest.kind == "Empty"
@@ -127,7 +136,9 @@ class Durability:
             passed_over=[str(reason) for reason in self._restored.refused],
         )
 
-    def begin(self, store: Any, shard_map: ShardMap, specs: Callable[[], list[tuple[TableSpec, int]]]) -> None:
+    def begin(
+        self, store: Any, shard_map: ShardMap, specs: Callable[[], list[tuple[TableSpec, int]]]
+    ) -> None:
         """Take part in checkpoints from now on."""
         assert self._restored is not None
         owners = shard_map.shards_of(self._index)
@@ -163,6 +174,7 @@ class Durability:
                 generation=self._generation,
                 schedule=self._settings.schedule,
                 newest=self._restored.manifest,
+                claimed=self._claimed,
                 steps=store.highest_step,
                 fenced=self._fenced,
             )
@@ -174,7 +186,9 @@ class Durability:
 
     def _await_first(self) -> None:
         end = time.monotonic() + self._settings.first_s
-        while not self._destination.has_manifest():
+        # Where a job begins anew, what an earlier generation left is not the first.
+        wanted = self._generation if self._settings.restore_from == NEVER else 0
+        while not self._destination.has_manifest(wanted):
             if time.monotonic() > end:
                 raise CheckpointFailed(
                     f"{self._destination.name} holds no checkpoint after {self._settings.first_s:g} s; server 0 "
@@ -198,7 +212,9 @@ class Durability:
             raise CheckpointFailed(f"server {self._index} is starting")
         return self._participant.handle(request)
 
-    def ask(self, request: tablebay_pb2.CheckpointRequest, rank: int | None) -> tablebay_pb2.CheckpointResponse:
+    def ask(
+        self, request: tablebay_pb2.CheckpointRequest, rank: int | None
+    ) -> tablebay_pb2.CheckpointResponse:
         """How checkpoints stand; with `begin`, and have one made. rank: of the client whose state is named."""
         coordinator = self._coordinator
         if coordinator is None:
@@ -250,9 +266,7 @@ class Durability:
                     del self._restores[next(iter(self._restores))]
 
                 def read() -> restore.Restored:
-                    source = (
-                        Destination.open_source(request.source) if request.source else self._destination
-                    )
+                    source = Destination.open_source(request.source) if request.source else self._destination
                     found = restore.restore_from(
                         store,
                         source,

@@ -24,7 +24,7 @@ from tablebay.ps_server.checkpoint.manifest import (
 from tablebay.ps_server.checkpoint.retention import remove_unneeded
 from tablebay.ps_server.members import Clock
 from tablebay.ps_server.peers import Peers
-from tablebay.ps_server.storage import StorageError
+from tablebay.ps_server.storage import StorageError, Uncertain
 from tablebay.ps_server.telemetry import Events
 
 # For a phase that does no more than ask.
@@ -73,7 +73,8 @@ class Coordinator:
     """Safe in threads. `run` is the loop of a thread of its own.
 
     steps: the highest step of any ranked client. fenced: told when a newer life of this server has taken over.
-    newest: the manifest that this life began with.
+    newest: the manifest that this life began with. claimed: the number that this life took when it became the one
+    server 0, perhaps a fence's; the next checkpoint's is above it.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Coordinator:
         generation: int,
         schedule: Schedule,
         newest: Manifest,
+        claimed: int,
         steps: Callable[[], int],
         fenced: Callable[[], None],
         clock: Clock = time.monotonic,
@@ -99,6 +101,7 @@ class Coordinator:
         self._generation = generation
         self._schedule = schedule
         self._newest = newest
+        self._taken = max(claimed, newest.number)
         self._steps = steps
         self._fenced = fenced
         self._clock = clock
@@ -205,9 +208,7 @@ class Coordinator:
             wait_s = min(self._due_at - now, _STEPS_EVERY_S if every_steps else 3600.0)
             self._changed.wait(wait_s)
 
-    def _try(
-        self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool
-    ) -> str:
+    def _try(self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool) -> str:
         """One attempt; why it failed, or ""."""
         try:
             self._attempt(ticket, full=full, states=states, unless_unchanged=unless_unchanged)
@@ -223,11 +224,9 @@ class Coordinator:
             _EVENTS.failure("checkpoint.failed", error, ticket=ticket)
             return f"{type(error).__name__}: {error}"
 
-    def _attempt(
-        self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool
-    ) -> None:
+    def _attempt(self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool) -> None:
         began = self._clock()
-        number = self._newest_number() + 1
+        number = self._taken + 1
         name = self._destination.begin_attempt(number)
         request = tablebay_pb2.CutRequest(
             number=number, attempt=name, coordinator_epoch=self._epoch, full=full
@@ -246,9 +245,16 @@ class Coordinator:
             manifest = self._manifest(number, written, taken, states, state_files)
             self._require_newest_lives(manifest.servers)
             self._destination.publish(manifest)
+        except Uncertain:
+            # Who reads may find it from now on, so its number is taken and its files stay; but nobody is told that
+            # it is durable, and every server's next cut is full.
+            self._taken = number
+            self._abandon(request, keep_files=True)
+            raise
         except BaseException:
             self._abandon(request)
             raise
+        self._taken = number
         self._newest = manifest
         pause_s = max(answer.pause_seconds for answer in taken)
         committed = _committed(manifest)
@@ -275,18 +281,13 @@ class Coordinator:
         )
         remove_unneeded(self._destination, self._schedule.retain_last)
 
-    def _newest_number(self) -> int:
-        return self._newest.number
-
     def _phase(
         self, request: tablebay_pb2.CutRequest, phase: str, timeout_s: float
     ) -> list[tablebay_pb2.CutResponse]:
         request.phase = phase
         return self._peers.cut(request, timeout_s)
 
-    def _until_written(
-        self, request: tablebay_pb2.CutRequest, end: float
-    ) -> list[tablebay_pb2.CutResponse]:
+    def _until_written(self, request: tablebay_pb2.CutRequest, end: float) -> list[tablebay_pb2.CutResponse]:
         wait_s = _POLL_FIRST_S
         while True:
             answers = self._phase(request, "Written", PHASE_S)
@@ -300,11 +301,11 @@ class Coordinator:
             time.sleep(wait_s)
             wait_s = min(_POLL_LAST_S, 1.5 * wait_s)
 
-    def _abandon(self, request: tablebay_pb2.CutRequest) -> None:
-        for what in (
-            lambda: self._phase(request, "Abandon", PHASE_S),
-            lambda: self._destination.remove_attempt(request.attempt),
-        ):
+    def _abandon(self, request: tablebay_pb2.CutRequest, *, keep_files: bool = False) -> None:
+        steps: list[Callable[[], object]] = [lambda: self._phase(request, "Abandon", PHASE_S)]
+        if not keep_files:
+            steps.append(lambda: self._destination.remove_attempt(request.attempt))
+        for what in steps:
             try:
                 what()
             except (TablebayError, StorageError, OSError) as error:
@@ -348,7 +349,9 @@ class Coordinator:
         with self._changed:
             state = self._states.pop((*client, name), None)
         if state is None:
-            raise CheckpointFailed("the state that goes with the checkpoint is not here; it must be sent again")
+            raise CheckpointFailed(
+                "the state that goes with the checkpoint is not here; it must be sent again"
+            )
         return state
 
     def _write_states(self, attempt: str, states: dict[int, _State]) -> dict[int, dict[str, StateEntry]]:
@@ -403,6 +406,7 @@ class Coordinator:
             servers=servers,
             tables=tuple(tables[id] for id in sorted(tables)),
             workers=tuple(workers[rank] for rank in sorted(workers)),
+            run=self._destination.run,
         )
 
 

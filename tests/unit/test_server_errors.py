@@ -25,6 +25,9 @@ CODES = {
     "ResourceExhausted": "RESOURCE_EXHAUSTED",
     "OutOfRange": "OUT_OF_RANGE",
     "CorruptMessage": "DATA_LOSS",
+    "CheckpointFailed": "INTERNAL",
+    "CheckpointInvalid": "DATA_LOSS",
+    "CheckpointMismatch": "FAILED_PRECONDITION",
     "Unimplemented": "UNIMPLEMENTED",
     "TablebayError": "INTERNAL",
 }

@@ -1,0 +1,409 @@
+"""Reading checkpoints into a store: the newest one that is whole, or tables of a certain one.
+
+What is read goes into a loader beside the store, and into the store at once at the end. So a checkpoint that
+turns out damaged in its last byte has changed nothing, and the one before it is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from tablebay.client.errors import (
+    BadRequest,
+    CheckpointFailed,
+    CheckpointInvalid,
+    CheckpointMismatch,
+    error_named,
+)
+from tablebay.client.tables import TableSpec
+from tablebay.native import _core
+from tablebay.ps_server.checkpoint.destination import Destination
+from tablebay.ps_server.checkpoint.files import BUFFER_BYTES, HEADER_BYTES, Header
+from tablebay.ps_server.checkpoint.manifest import (
+    STEPS,
+    File,
+    Layout,
+    Link,
+    Manifest,
+    ServerEntry,
+    StateEntry,
+    TableEntry,
+)
+from tablebay.ps_server.storage import NotThere, Reader, Unreadable
+
+_PART_BYTES = 1024 * 1024
+
+
+class Part(Protocol):
+    """A file being loaded: _core.Part."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its footer has come, and was right."""
+
+    @property
+    def crc(self) -> int:
+        """Of the footer's payload."""
+
+    @property
+    def rows(self) -> int:
+        """In the file."""
+
+    @property
+    def deleted(self) -> int:
+        """Deleted keys in the file."""
+
+    def feed(self, data: memoryview, /) -> int:
+        """Take whole blocks; how many bytes they were."""
+
+
+class Loader(Protocol):
+    """Tables that are in no store yet: _core.Loader."""
+
+    @property
+    def rows(self) -> int:
+        """In all its tables."""
+
+    def create_table(
+        self,
+        name: str,
+        dim: int,
+        dtype: str,
+        optimizer: str,
+        optimizer_parameters: Mapping[str, float],
+        initializer: str,
+        initializer_parameters: Mapping[str, float],
+        seed: int,
+        non_finite: str,
+    ) -> int:
+        """As Store.create_table."""
+
+    def layout(self, table_id: int, /) -> tuple[int, int, int, int, int, int]:
+        """That of a table's rows here."""
+
+    def begin(
+        self,
+        table_id: int | None,
+        layout: Sequence[int] | None,
+        *,
+        delta: bool,
+        weights_only: bool,
+        start: int,
+    ) -> Part:
+        """A file's blocks come next. layout: of the rows in the file. start: where its first block is."""
+
+    def finish(self) -> None:
+        """Put all into the store."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was read.
+
+    specs: of the tables, by the names they have here. rows: on this server. chain: what this server's next delta
+    may go on from; empty where the next one must be full. refused: why newer checkpoints were passed over.
+    """
+
+    manifest: Manifest
+    specs: tuple[TableSpec, ...]
+    rows: int
+    chain: tuple[Link, ...]
+    refused: tuple[str, ...]
+
+
+def restore_newest(
+    store: Any, destination: Destination, *, index: int, servers: int, owners: Sequence[int], job: str
+) -> Restored:
+    """Read this server's rows and steps of the newest checkpoint that is whole.
+
+    owners: this server's shards; of how many servers the checkpoint is does not matter. Raises CheckpointFailed
+    where there is none, CheckpointInvalid where all are damaged, CheckpointMismatch for another job's,
+    StorageError where reading fails in a way that may pass, and what the store refuses.
+    """
+    refused: dict[int, str] = {}
+    while True:
+        numbers = destination.numbers()
+        run: str | None = None
+        for number in reversed(numbers):
+            if number in refused:
+                continue
+            try:
+                manifest = destination.manifest(number)
+                run = manifest.run if run is None else run
+                if manifest.run != run:
+                    # What an earlier run left is not what this one had.
+                    break
+                if manifest.job != job:
+                    raise CheckpointMismatch(
+                        f"{destination.name}/{destination.manifest_path(number)}: found the job '{manifest.job}', "
+                        f"wanted '{job}'"
+                    )
+                if not manifest.complete:
+                    continue
+                if index == 0:
+                    for state in manifest.states():
+                        check_state(destination, state)
+                loaded = _load(store, destination, manifest, owners, _entries(manifest, owners))
+            except (CheckpointInvalid, NotThere, Unreadable) as error:
+                refused[number] = str(error)
+                continue
+            return Restored(
+                manifest,
+                loaded.specs,
+                loaded.rows,
+                _own_chain(manifest, loaded, index, servers, owners),
+                tuple(refused.values()),
+            )
+        # A checkpoint may have been made, and an old one removed, while this read.
+        if set(destination.numbers()) == set(numbers):
+            break
+        refused = {number: why for number, why in refused.items() if number in numbers}
+    if not numbers:
+        raise CheckpointFailed(f"{destination.name} holds no checkpoint")
+    raise CheckpointInvalid(
+        f"{destination.name}: none of {len(numbers)} checkpoints is whole: {'; '.join(refused.values())}"
+    )
+
+
+def restore_from(
+    store: Any,
+    source: Destination,
+    *,
+    index: int,
+    servers: int,
+    owners: Sequence[int],
+    number: int | None = None,
+    tables: Collection[str] = (),
+    rename: Mapping[str, str] | None = None,
+    optimizer_state: bool = True,
+) -> Restored:
+    """Read rows, and no steps, of a certain checkpoint; of the newest where no number is given.
+
+    A newest one that is damaged is an error, not passed over: every server must read the same. tables: by the
+    source's names; none: all. rename: source's name to the one here. optimizer_state: else it begins anew. Tables
+    of these names here are replaced. Raises CheckpointFailed, CheckpointInvalid, BadRequest, StorageError.
+    """
+    manifest = choose(source, number)
+    names = [table.spec.name for table in manifest.tables]
+    renamed = dict(rename or {})
+    unknown = sorted({*tables, *renamed} - set(names))
+    if unknown:
+        raise BadRequest(
+            f"{source.name}: checkpoint {manifest.number} has no table '{unknown[0]}', wanted some of "
+            f"{', '.join(names) or 'none'}"
+        )
+    wanted = {table.id: table.spec for table in manifest.tables if not tables or table.spec.name in tables}
+    specs = {id: replace(spec, name=renamed.get(spec.name, spec.name)) for id, spec in wanted.items()}
+    targets = [spec.name for spec in specs.values()]
+    twice = sorted({name for name in targets if targets.count(name) > 1})
+    if twice:
+        raise BadRequest(f"rename: two tables would be '{twice[0]}', wanted a name for each")
+    try:
+        loaded = _load(
+            store,
+            source,
+            manifest,
+            owners,
+            _entries(manifest, owners),
+            specs=specs,
+            steps=False,
+            weights_only=not optimizer_state,
+        )
+    except (NotThere, Unreadable) as error:
+        raise CheckpointInvalid(str(error)) from None
+    return Restored(manifest, loaded.specs, loaded.rows, (), ())
+
+
+def choose(source: Destination, number: int | None) -> Manifest:
+    """The complete checkpoint of that number, or the one that the source's path named, or the newest.
+
+    Raises CheckpointFailed where there is none, CheckpointInvalid, StorageError.
+    """
+    numbers = source.numbers()
+    asked = source.pinned if number is None else number
+    if asked is None:
+        complete = [one for one in reversed(numbers) if source.manifest(one).complete]
+        if not complete:
+            raise CheckpointFailed(f"{source.name} holds no checkpoint")
+        return source.manifest(complete[0])
+    if asked not in numbers or not source.manifest(asked).complete:
+        shown = ", ".join(str(one) for one in numbers[-10:])
+        raise CheckpointFailed(f"{source.name} holds no checkpoint {asked}, wanted one of {shown or 'none'}")
+    return source.manifest(asked)
+
+
+def check_state(destination: Destination, state: StateEntry) -> None:
+    """Read a worker's saved bytes to the end. Raises CheckpointInvalid, StorageError."""
+    crc = offset = 0
+    while offset < state.bytes:
+        part = destination.read_state(state, offset, _PART_BYTES)
+        if not part:
+            break
+        crc = _core.crc32c(part, crc)
+        offset += len(part)
+    if state.bytes == 0:
+        destination.read_state(state, 0, 0)
+    if offset != state.bytes or crc != state.crc:
+        raise CheckpointInvalid(
+            f"{destination.name}/{state.path}: at byte 0: found the crc {crc:#010x} over {offset} bytes, wanted "
+            f"{state.crc:#010x} over {state.bytes}"
+        )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    specs: tuple[TableSpec, ...]
+    rows: int
+    same_layouts: bool
+
+
+def _entries(manifest: Manifest, owners: Sequence[int]) -> list[ServerEntry]:
+    """Servers that had some of these shards."""
+    ours = frozenset(owners)
+    return [server for server in manifest.servers if server.chain and not ours.isdisjoint(server.owners)]
+
+
+def _own_chain(
+    manifest: Manifest, loaded: _Loaded, index: int, servers: int, owners: Sequence[int]
+) -> tuple[Link, ...]:
+    if len(manifest.servers) != servers or not loaded.same_layouts:
+        return ()
+    entry = manifest.servers[index]
+    return entry.chain if entry.owners == tuple(owners) else ()
+
+
+def _load(
+    store: Any,
+    source: Destination,
+    manifest: Manifest,
+    owners: Sequence[int],
+    entries: Sequence[ServerEntry],
+    *,
+    specs: Mapping[int, TableSpec] | None = None,
+    steps: bool = True,
+    weights_only: bool = False,
+) -> _Loaded:
+    """All links of some servers into the store, or nothing of them. specs: by the ids in the manifest."""
+    wanted = {table.id: table.spec for table in manifest.tables} if specs is None else specs
+    try:
+        loader: Loader = store.load(owners)
+        ids: dict[int, int] = {}
+        same_layouts = True
+        for id, spec in wanted.items():
+            ids[id] = _create(loader, spec)
+            same_layouts = same_layouts and tuple(loader.layout(ids[id])) == manifest.table(id).layout
+        buffer = bytearray(BUFFER_BYTES)
+        for server in entries:
+            for link in server.chain:
+                for file in link.files:
+                    if file.kind == STEPS and steps:
+                        _read_file(source, server, link, file, loader, None, None, buffer, weights_only)
+                    elif file.table in ids:
+                        table = manifest.table(file.table)
+                        _read_file(
+                            source, server, link, file, loader, ids[file.table], table, buffer, weights_only
+                        )
+        rows = loader.rows
+        loader.finish()
+    except _core.StatusError as error:
+        raise error_named(*error.args) from None
+    return _Loaded(tuple(wanted.values()), rows, same_layouts)
+
+
+def _create(loader: Loader, spec: TableSpec) -> int:
+    return loader.create_table(
+        spec.name,
+        spec.dim,
+        spec.dtype,
+        spec.optimizer.type,
+        spec.optimizer.parameters(),
+        spec.initializer.type,
+        spec.initializer.parameters(),
+        spec.seed,
+        spec.non_finite,
+    )
+
+
+def _read_file(
+    source: Destination,
+    server: ServerEntry,
+    link: Link,
+    file: File,
+    loader: Loader,
+    table_id: int | None,
+    table: TableEntry | None,
+    buffer: bytearray,
+    weights_only: bool,
+) -> None:
+    path = f"{source.attempt_path(link.attempt)}/{file.name}"
+    where = f"{source.name}/{path}"
+    with source.storage.open(path) as reader:
+        check_head(reader, where, server, link, file, None if table is None else table.layout)
+        part = loader.begin(
+            table_id,
+            None if table is None else tuple(table.layout),
+            delta=link.parent is not None,
+            weights_only=weights_only and table is not None,
+            start=HEADER_BYTES,
+        )
+        _feed(reader, part, where, file, buffer)
+    found, wanted = (part.crc, part.rows, part.deleted), (file.crc, file.rows, file.deleted)
+    if found != wanted:
+        raise CheckpointInvalid(
+            f"{where}: at byte {file.bytes - 1}: found a footer of (crc, rows, deleted) {found}, wanted {wanted}, as "
+            "in the manifest"
+        )
+
+
+def check_head(
+    reader: Reader, where: str, server: ServerEntry, link: Link, file: File, layout: Layout | None
+) -> Header:
+    """A file's size and header against its manifest. Raises CheckpointInvalid."""
+    if reader.size != file.bytes:
+        raise CheckpointInvalid(
+            f"{where}: at byte {min(reader.size, file.bytes)}: found {reader.size} bytes, wanted {file.bytes}"
+        )
+    head = bytearray(min(HEADER_BYTES, reader.size))
+    count = reader.read_into(head, 0)
+    header = Header.parse(bytes(head[:count]), where)
+    header.require(
+        Header(
+            kind=file.kind,
+            delta=link.parent is not None,
+            number=link.number,
+            attempt=link.attempt,
+            index=server.index,
+            epoch=header.epoch,
+            table=file.table,
+            layout=layout,
+        ),
+        where,
+    )
+    return header
+
+
+def _feed(reader: Reader, part: Part, where: str, file: File, buffer: bytearray) -> None:
+    """Give all blocks of a file to a part."""
+    view = memoryview(buffer)
+    offset, held = HEADER_BYTES, 0
+    while True:
+        count = reader.read_into(view[held:], offset + held)
+        held += count
+        if part.ended:
+            break
+        try:
+            taken = part.feed(view[:held])
+        except _core.StatusError as error:
+            kind, text = error.args
+            if kind == "CheckpointInvalid":
+                raise CheckpointInvalid(f"{where}: {text}") from None
+            raise error_named(kind, f"{where}: {text}") from None
+        view[: held - taken] = view[taken:held]
+        offset += taken
+        held -= taken
+        if not taken and not part.ended and (count == 0 or held == len(view)):
+            raise CheckpointInvalid(f"{where}: at byte {offset + held}: found the end, wanted a footer")
+    if held or offset != file.bytes:
+        raise CheckpointInvalid(f"{where}: at byte {offset}: found more after the footer, wanted the end")
