@@ -438,7 +438,8 @@ def _told(storage: LocalStorage, path: str) -> Iterator[None]:
     except OSError as error:
         where = f"{storage.name}/{path}" if path else storage.name
         kind = StorageError
-        if error.errno in _MISSING:
+        # A root that is gone, as with a mount that was lost, is not an empty one.
+        if error.errno in _MISSING and path:
             kind = NotThere
         elif error.errno == errno.ELOOP:
             raise NotThere(f"{where}: found a symbolic link, wanted none") from error

@@ -13,7 +13,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from tablebay.client.errors import BadRequest, CheckpointInvalid
@@ -100,6 +100,10 @@ class Link:
     attempt: str
     parent: int | None
     files: tuple[File, ...]
+
+    def without_steps(self) -> Link:
+        """As it is named once another link has come after it."""
+        return replace(self, files=tuple(file for file in self.files if file.kind != STEPS))
 
     def to_json(self) -> dict[str, Any]:
         """As in a manifest."""

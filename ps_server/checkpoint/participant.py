@@ -130,7 +130,9 @@ class Participant:
             return tablebay_pb2.CutResponse(written=False)
         files = attempt.result()
         link = Link(request.number, request.attempt, attempt.parent, tuple(files.files))
-        attempt.chain = (*(() if attempt.parent is None else self._chain), link)
+        # Steps are whole in each cut, so those of earlier links are needed no more.
+        before = () if attempt.parent is None else map(Link.without_steps, self._chain)
+        attempt.chain = (*before, link)
         entry = ServerEntry(self._index, self._epoch, tuple(self._owners), attempt.chain)
         content = {
             "server": entry.to_json(),
