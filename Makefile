@@ -40,7 +40,7 @@ $(VENV)/.dependencies: $(VENV)/.made pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.dependencies
-	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra operator --group dev
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra operator --extra parquet --group dev
 	@touch $@
 
 # Python files are used where they lie; only a change of C++ or of the packaging comes here. The build folder stays,
@@ -164,7 +164,7 @@ crd: setup ## write the chart's CRD from the job file's model
 
 .PHONY: constraints
 constraints: $(VENV)/.made ## write constraints.txt: the newest versions that pyproject.toml allows
-	$(UV) pip compile --quiet --upgrade pyproject.toml --extra operator --group dev --universal --python-version 3.11 \
+	$(UV) pip compile --quiet --upgrade pyproject.toml --extra operator --extra parquet --group dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --output-file constraints.txt
 
 # ---- what is shipped

@@ -7,24 +7,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tablebay.client.cli import cluster
-from tablebay.client.cli.usage import UsageError, takes_no_arguments
+from tablebay.client.cli import checkpoint, cluster
+from tablebay.client.cli.usage import Output, OutputOption, UsageError, takes_no_arguments
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class Output(StrEnum):
-    """How a result is written to standard output."""
-
-    table = "table"
-    json = "json"
 
 
 app = typer.Typer(
@@ -36,7 +28,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
 RunDirOption = Annotated[
     Path | None,
     typer.Option(
@@ -137,6 +128,7 @@ def version(context: typer.Context, output: OutputOption = Output.table) -> None
 
 
 cluster.register(app)
+checkpoint.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

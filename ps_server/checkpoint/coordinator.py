@@ -385,12 +385,11 @@ class Coordinator:
                 known = workers.get(worker.rank)
                 if known is None or worker.next_step < known.next_step:
                     workers[worker.rank] = worker
-        for known in self._newest.workers:
-            # A state stays until another takes its place.
-            if known.state and known.rank in workers:
-                workers[known.rank] = replace(
-                    workers[known.rank], state=known.state, state_step=known.state_step
-                )
+        for older in self._newest.workers:
+            # A state stays until another takes its place, though its worker may not have come since.
+            if older.state:
+                worker = workers.get(older.rank, older)
+                workers[older.rank] = replace(worker, state=older.state, state_step=older.state_step)
         for rank, files in state_files.items():
             before = workers.get(rank, WorkerEntry(rank=rank, next_step=states[rank].step, cursor=b""))
             workers[rank] = replace(before, state=files, state_step=states[rank].step)

@@ -147,6 +147,8 @@ def test_the_lowest_dependencies_are_enough(wheel: Path, tmp_path: Path) -> None
         ROOT / "pyproject.toml",
         "--extra",
         "operator",
+        "--extra",
+        "parquet",
     )
     bin_folder = environment(tmp_path / "venv", *lowest)
     command(UV, "pip", "install", "--python", bin_folder / "python", "--no-deps", wheel, cwd=tmp_path)
