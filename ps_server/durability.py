@@ -77,6 +77,7 @@ class Durability:
         self.epoch = self._destination.take_epoch(index)
         self._claimed = 0
         self._restored: restore.Restored | None = None
+        self._specs: Callable[[], list[tuple[TableSpec, int]]] = list
         self._participant: Participant | None = None
         self._coordinator: Coordinator | None = None
         self._restores: dict[str, _Restore] = {}
@@ -141,6 +142,7 @@ class Durability:
     ) -> None:
         """Take part in checkpoints from now on."""
         assert self._restored is not None
+        self._specs = specs
         owners = shard_map.shards_of(self._index)
 
         def write(cut: Any, number: int, attempt: str, parent: int | None) -> save.CutFiles:
@@ -277,6 +279,7 @@ class Durability:
                         tables=tuple(request.tables),
                         rename=dict(request.rename),
                         optimizer_state=request.optimizer_state,
+                        here={spec.name: spec for spec, _ in self._specs()},
                     )
                     take_tables(found.specs)
                     return found

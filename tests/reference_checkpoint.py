@@ -36,7 +36,7 @@ def u64(*values: int) -> bytes:
 
 def layout_of(dim: int, slots: int = 1, *, step: bool = False, element: int = 4) -> Six:
     """(row_bytes, step, weights, weight_bytes, slots, slot_bytes) of a row with its weights and so many slots."""
-    weights = 16 if step else 12
+    weights = 16 if step or element == 8 else 12
     after = weights + element * dim
     end = after + element * dim * slots
     return ((end + 7) // 8 * 8, 12 if step else 0, weights, element * dim, after, element * dim * slots)

@@ -15,9 +15,10 @@ from tablebay.client.errors import (
     CheckpointFailed,
     CheckpointInvalid,
     CheckpointMismatch,
+    TableMismatch,
     error_named,
 )
-from tablebay.client.tables import TableSpec
+from tablebay.client.tables import TableSpec, differences
 from tablebay.native import _core
 from tablebay.ps_server.checkpoint.destination import Destination
 from tablebay.ps_server.checkpoint.files import BUFFER_BYTES, HEADER_BYTES, Header
@@ -178,12 +179,15 @@ def restore_from(
     tables: Collection[str] = (),
     rename: Mapping[str, str] | None = None,
     optimizer_state: bool = True,
+    here: Mapping[str, TableSpec] | None = None,
 ) -> Restored:
     """Read rows, and no steps, of a certain checkpoint; of the newest where no number is given.
 
     A newest one that is damaged is an error, not passed over: every server must read the same. tables: by the
-    source's names; none: all. rename: source's name to the one here. optimizer_state: else it begins anew. Tables
-    of these names here are replaced. Raises CheckpointFailed, CheckpointInvalid, BadRequest, StorageError.
+    source's names; none: all. rename: source's name to the one here. optimizer_state: else it begins anew.
+    here: specs of the tables that there are; one of the same name keeps its spec and gets all rows of the source's
+    in place of its own. Raises CheckpointFailed, CheckpointInvalid, BadRequest, StorageError, and TableMismatch
+    where a table here has another width, type or, with its state, optimizer; nothing is changed then.
     """
     manifest = choose(source, number)
     names = [table.spec.name for table in manifest.tables]
@@ -195,7 +199,10 @@ def restore_from(
             f"{', '.join(names) or 'none'}"
         )
     wanted = {table.id: table.spec for table in manifest.tables if not tables or table.spec.name in tables}
-    specs = {id: replace(spec, name=renamed.get(spec.name, spec.name)) for id, spec in wanted.items()}
+    specs = {
+        id: _as_here(replace(spec, name=renamed.get(spec.name, spec.name)), here or {}, optimizer_state)
+        for id, spec in wanted.items()
+    }
     targets = [spec.name for spec in specs.values()]
     twice = sorted({name for name in targets if targets.count(name) > 1})
     if twice:
@@ -214,6 +221,21 @@ def restore_from(
     except (NotThere, Unreadable) as error:
         raise CheckpointInvalid(str(error)) from None
     return Restored(manifest, loaded.specs, loaded.rows, (), ())
+
+
+def _as_here(spec: TableSpec, here: Mapping[str, TableSpec], optimizer_state: bool) -> TableSpec:
+    """The spec that a table will have. Raises TableMismatch."""
+    own = here.get(spec.name)
+    if own is None:
+        return spec
+    unlike = differences(spec, own, ("dim", "dtype"))
+    if optimizer_state and spec.optimizer.type != own.optimizer.type:
+        unlike.append(
+            f"optimizer: found {spec.optimizer.type}, wanted {own.optimizer.type}, or optimizer_state=False"
+        )
+    if unlike:
+        raise TableMismatch(f"table '{spec.name}' of the checkpoint differs: {'; '.join(unlike)}")
+    return own
 
 
 def choose(source: Destination, number: int | None) -> Manifest:

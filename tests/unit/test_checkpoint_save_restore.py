@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,15 @@ from checkpoint_world import IDS, ITEM, JOB, USER, World, create, read_all, weig
 from faults.faulty_storage import Faults, FaultySystem, each_failure
 from reference_checkpoint import Client, ReferenceStore, read_checkpoint, shard_of
 
-from tablebay.client.errors import BadRequest, CheckpointFailed, CheckpointInvalid, TablebayError
+from tablebay.client.errors import (
+    BadRequest,
+    CheckpointFailed,
+    CheckpointInvalid,
+    TablebayError,
+    TableMismatch,
+)
 from tablebay.client.routing import ShardMap
+from tablebay.client.tables import SGD, Adagrad
 from tablebay.ps_server.checkpoint.coordinator import _State
 from tablebay.ps_server.checkpoint.destination import Destination
 from tablebay.ps_server.checkpoint.restore import restore_from
@@ -527,6 +535,27 @@ def test_what_another_checkpoint_has_not_is_said(
     with pytest.raises(error, match=wanted):
         restore_from(store, source, index=0, servers=1, owners=range(1024), **options)
     assert store.content() == ({}, {})
+
+
+def test_a_table_that_is_here_keeps_its_spec_or_refuses(tmp_path: Path) -> None:
+    """Another width never replaces it; another optimizer only where its state is left behind."""
+    source = source_of(tmp_path)
+    wider = replace(USER, dim=4)
+    other = replace(USER, optimizer=SGD(0.5))
+    slower = replace(USER, optimizer=Adagrad(0.001))
+    common: Any = {"index": 0, "servers": 1, "owners": range(1024), "tables": ("user",)}
+    store = ReferenceStore()
+    with pytest.raises(TableMismatch, match="'user' of the checkpoint differs: dim: found 2, wanted 4"):
+        restore_from(store, source, here={"user": wider}, **common)
+    with pytest.raises(TableMismatch, match="found Adagrad, wanted SGD, or optimizer_state=False"):
+        restore_from(store, source, here={"user": other}, **common)
+    assert store.content() == ({}, {})
+    found = restore_from(store, source, here={"user": other}, optimizer_state=False, **common)
+    assert found.specs == (other,)
+    assert store.tables[IDS["user"]].layout[5] == 0
+    assert restore_from(store, source, here={"user": slower}, **common).specs == (slower,)
+    renamed = restore_from(store, source, here={"item": wider}, **{**common, "rename": {"user": "u"}})
+    assert [spec.name for spec in renamed.specs] == ["u"]
 
 
 def test_a_damaged_source_changes_no_table(tmp_path: Path) -> None:
