@@ -21,6 +21,8 @@ constexpr std::pair<std::string_view, StatusCode> kCodes[] = {
     {"Fenced", StatusCode::kFailedPrecondition},     {"ServerLost", StatusCode::kFailedPrecondition},
     {"WrongShard", StatusCode::kFailedPrecondition}, {"ResourceExhausted", StatusCode::kResourceExhausted},
     {"OutOfRange", StatusCode::kOutOfRange},         {"CorruptMessage", StatusCode::kDataLoss},
+    {"CheckpointInvalid", StatusCode::kDataLoss},    {"CheckpointMismatch", StatusCode::kFailedPrecondition},
+    {"CheckpointFailed", StatusCode::kFailedPrecondition},
 };
 
 }  // namespace
