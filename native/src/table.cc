@@ -44,6 +44,13 @@ double Power(double base, uint64_t exponent) {
   return result;
 }
 
+constexpr size_t kTombstones = 1024;
+
+void SortUnique(std::vector<uint64_t>* keys) {
+  std::sort(keys->begin(), keys->end());
+  keys->erase(std::unique(keys->begin(), keys->end()), keys->end());
+}
+
 }  // namespace
 
 // For index entries that move.
@@ -456,7 +463,14 @@ void Table::Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t has
         is_dirty(last) ? stripe.dirty[position >> 6] | bit : stripe.dirty[position >> 6] & ~bit;
   }
   stripe.dirty[last >> 6] &= ~(uint64_t{1} << (last & 63));
-  if (stripe.deltas) stripe.tombstones.push_back(key);
+  if (stripe.deltas) {
+    stripe.tombstones.push_back(key);
+    // Keys that come and go are kept once.
+    if (stripe.tombstones.size() >= stripe.tombstones_wanted) {
+      SortUnique(&stripe.tombstones);
+      stripe.tombstones_wanted = std::max(kTombstones, 2 * stripe.tombstones.size());
+    }
+  }
   // One slab is kept beyond the last row, so that a row that comes and goes does not map and unmap each time.
   const uint64_t wanted = ((uint64_t{stripe.rows} + slab_mask_) >> slab_shift_) + 1;
   while (stripe.slabs.size() > wanted) {
@@ -558,8 +572,7 @@ uint32_t Table::CopyCut(uint32_t stripe_index, char* out, uint32_t rows_max) {
 std::vector<uint64_t> Table::TakeDeleted(uint32_t stripe_index) {
   std::vector<uint64_t> deleted = std::move(all_->stripes[stripe_index].deleted);
   all_->stripes[stripe_index].deleted.clear();
-  std::sort(deleted.begin(), deleted.end());
-  deleted.erase(std::unique(deleted.begin(), deleted.end()), deleted.end());
+  SortUnique(&deleted);
   return deleted;
 }
 

@@ -125,6 +125,7 @@ class Table {
     std::vector<char*> slabs;
     std::vector<uint64_t> dirty;  // a bit for each position
     std::vector<uint64_t> tombstones;
+    size_t tombstones_wanted = 0;  // of them before repeats are taken out
     uint32_t rows = 0;
     uint32_t version = 0;  // raised by each change; a row keeps the version of its last
     bool deltas = false;   // whether deletions are noted
