@@ -11,6 +11,8 @@ TablebayError
 ├─ Fenced                 a newer process has this rank, or a newer generation this job
 ├─ ServerLost             a server was restarted without its rows
 ├─ CheckpointFailed       a checkpoint was given up
+├─ CheckpointInvalid      a checkpoint's bytes are not what they should be
+├─ CheckpointMismatch     a checkpoint of another job, or with tables of another form
 ├─ WrongShard             a key's shard is another server's
 ├─ ResourceExhausted      a limit of memory, message size, keys or calls
 ├─ OutOfRange             a step outside the window
@@ -77,6 +79,14 @@ class CheckpointFailed(TablebayError):
     """A checkpoint was given up; the text is the reason. The one before it stands."""
 
 
+class CheckpointInvalid(TablebayError):
+    """A checkpoint that is torn, corrupt or of a later version; the text has the file and the byte."""
+
+
+class CheckpointMismatch(TablebayError):
+    """A checkpoint of another job, or one whose tables differ from those wanted; the text says in what."""
+
+
 class WrongShard(TablebayError):
     """A key's shard belongs to another server; the text has the shard map's version."""
 
@@ -135,6 +145,9 @@ _CODES: dict[type[TablebayError], str] = {
     TableMismatch: "FAILED_PRECONDITION",
     Fenced: "FAILED_PRECONDITION",
     ServerLost: "FAILED_PRECONDITION",
+    CheckpointFailed: "FAILED_PRECONDITION",
+    CheckpointInvalid: "DATA_LOSS",
+    CheckpointMismatch: "FAILED_PRECONDITION",
     WrongShard: "FAILED_PRECONDITION",
     VersionMismatch: "FAILED_PRECONDITION",
     ResourceExhausted: "RESOURCE_EXHAUSTED",

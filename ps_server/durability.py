@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tablebay.client.checkpoint import restore
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.manifest import Manifest
+from tablebay.client.environment import VERSION
 from tablebay.client.errors import BadRequest, CheckpointFailed, TablebayError
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
 from tablebay.client.tables import TableSpec
 from tablebay.native import _core
 from tablebay.ps_server.barriers import Barriers
-from tablebay.ps_server.checkpoint import restore, save
+from tablebay.ps_server.checkpoint import save
 from tablebay.ps_server.checkpoint.coordinator import Coordinator, Schedule
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.manifest import Manifest
 from tablebay.ps_server.checkpoint.participant import Participant
 from tablebay.ps_server.metrics import CheckpointFigures
 from tablebay.ps_server.peers import GrpcPeers, Peers
@@ -79,6 +82,7 @@ class Durability:
         self._restored: restore.Restored | None = None
         self._participant: Participant | None = None
         self._coordinator: Coordinator | None = None
+        self._number = 0
         self._restores: dict[str, _Restore] = {}
         self._restore_s = 0.0
         self._lock = threading.Lock()
@@ -93,14 +97,26 @@ class Durability:
         """
         settings = self._settings
         if self._index == 0:
-            self._destination.claim(
-                epoch=self.epoch, servers=len(self._servers), job=self._job, generation=self._generation
+            self._number = self._destination.claim(
+                Manifest(
+                    number=0,
+                    kind="Empty",
+                    job=self._job,
+                    generation=self._generation,
+                    created=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+                    version=VERSION,
+                )
             )
         else:
             self._await_first()
         began = time.monotonic()
         self._restored = restore.restore_newest(
-            store, self._destination, index=self._index, servers=len(self._servers), owners=owners, job=self._job
+            store,
+            self._destination,
+            index=self._index,
+            servers=len(self._servers),
+            owners=owners,
+            job=self._job,
         )
         take_tables(self._restored.specs)
         fresh = self._restored.manifest.kind == "Empty"
@@ -127,7 +143,9 @@ class Durability:
             passed_over=[str(reason) for reason in self._restored.refused],
         )
 
-    def begin(self, store: Any, shard_map: ShardMap, specs: Callable[[], list[tuple[TableSpec, int]]]) -> None:
+    def begin(
+        self, store: Any, shard_map: ShardMap, specs: Callable[[], list[tuple[TableSpec, int]]]
+    ) -> None:
         """Take part in checkpoints from now on."""
         assert self._restored is not None
         owners = shard_map.shards_of(self._index)
@@ -162,6 +180,7 @@ class Durability:
                 job=self._job,
                 generation=self._generation,
                 schedule=self._settings.schedule,
+                number=self._number,
                 newest=self._restored.manifest,
                 steps=store.highest_step,
                 fenced=self._fenced,
@@ -198,7 +217,9 @@ class Durability:
             raise CheckpointFailed(f"server {self._index} is starting")
         return self._participant.handle(request)
 
-    def ask(self, request: tablebay_pb2.CheckpointRequest, rank: int | None) -> tablebay_pb2.CheckpointResponse:
+    def ask(
+        self, request: tablebay_pb2.CheckpointRequest, rank: int | None
+    ) -> tablebay_pb2.CheckpointResponse:
         """How checkpoints stand; with `begin`, and have one made. rank: of the client whose state is named."""
         coordinator = self._coordinator
         if coordinator is None:
@@ -250,9 +271,7 @@ class Durability:
                     del self._restores[next(iter(self._restores))]
 
                 def read() -> restore.Restored:
-                    source = (
-                        Destination.open_source(request.source) if request.source else self._destination
-                    )
+                    source = Destination.open_source(request.source) if request.source else self._destination
                     found = restore.restore_from(
                         store,
                         source,

@@ -15,6 +15,8 @@ _ERRORS = (
     "BadRequest",
     "BadType",
     "CheckpointFailed",
+    "CheckpointInvalid",
+    "CheckpointMismatch",
     "Closed",
     "CorruptMessage",
     "DeadlineExceeded",
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from tablebay.client.errors import BadRequest as BadRequest
     from tablebay.client.errors import BadType as BadType
     from tablebay.client.errors import CheckpointFailed as CheckpointFailed
+    from tablebay.client.errors import CheckpointInvalid as CheckpointInvalid
+    from tablebay.client.errors import CheckpointMismatch as CheckpointMismatch
     from tablebay.client.errors import Closed as Closed
     from tablebay.client.errors import CorruptMessage as CorruptMessage
     from tablebay.client.errors import DeadlineExceeded as DeadlineExceeded

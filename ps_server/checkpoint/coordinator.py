@@ -10,21 +10,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tablebay.client.environment import VERSION
-from tablebay.client.errors import CheckpointFailed, TablebayError
-from tablebay.client.proto import tablebay_pb2
-from tablebay.ps_server.checkpoint.destination import AlreadyThere, Destination
-from tablebay.ps_server.checkpoint.manifest import (
+from tablebay.client.checkpoint.destination import AlreadyThere, Destination
+from tablebay.client.checkpoint.manifest import (
     Manifest,
     ServerEntry,
     StateEntry,
     TableEntry,
     WorkerEntry,
 )
+from tablebay.client.checkpoint.storage import StorageError
+from tablebay.client.environment import VERSION
+from tablebay.client.errors import CheckpointFailed, TablebayError
+from tablebay.client.proto import tablebay_pb2
 from tablebay.ps_server.checkpoint.retention import remove_unneeded
 from tablebay.ps_server.members import Clock
 from tablebay.ps_server.peers import Peers
-from tablebay.ps_server.storage import StorageError
 from tablebay.ps_server.telemetry import Events
 
 # For a phase that does no more than ask.
@@ -73,7 +73,7 @@ class Coordinator:
     """Safe in threads. `run` is the loop of a thread of its own.
 
     steps: the highest step of any ranked client. fenced: told when a newer life of this server has taken over.
-    newest: the manifest that this life began with.
+    number: of the manifest by which this life fenced older ones off. newest: the one restored.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Coordinator:
         job: str,
         generation: int,
         schedule: Schedule,
+        number: int,
         newest: Manifest,
         steps: Callable[[], int],
         fenced: Callable[[], None],
@@ -98,6 +99,7 @@ class Coordinator:
         self._job = job
         self._generation = generation
         self._schedule = schedule
+        self._number = number
         self._newest = newest
         self._steps = steps
         self._fenced = fenced
@@ -205,9 +207,7 @@ class Coordinator:
             wait_s = min(self._due_at - now, _STEPS_EVERY_S if every_steps else 3600.0)
             self._changed.wait(wait_s)
 
-    def _try(
-        self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool
-    ) -> str:
+    def _try(self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool) -> str:
         """One attempt; why it failed, or ""."""
         try:
             self._attempt(ticket, full=full, states=states, unless_unchanged=unless_unchanged)
@@ -223,11 +223,9 @@ class Coordinator:
             _EVENTS.failure("checkpoint.failed", error, ticket=ticket)
             return f"{type(error).__name__}: {error}"
 
-    def _attempt(
-        self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool
-    ) -> None:
+    def _attempt(self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool) -> None:
         began = self._clock()
-        number = self._newest_number() + 1
+        number = self._number + 1
         name = self._destination.begin_attempt(number)
         request = tablebay_pb2.CutRequest(
             number=number, attempt=name, coordinator_epoch=self._epoch, full=full
@@ -249,6 +247,7 @@ class Coordinator:
         except BaseException:
             self._abandon(request)
             raise
+        self._number = number
         self._newest = manifest
         pause_s = max(answer.pause_seconds for answer in taken)
         committed = _committed(manifest)
@@ -275,18 +274,13 @@ class Coordinator:
         )
         remove_unneeded(self._destination, self._schedule.retain_last)
 
-    def _newest_number(self) -> int:
-        return self._newest.number
-
     def _phase(
         self, request: tablebay_pb2.CutRequest, phase: str, timeout_s: float
     ) -> list[tablebay_pb2.CutResponse]:
         request.phase = phase
         return self._peers.cut(request, timeout_s)
 
-    def _until_written(
-        self, request: tablebay_pb2.CutRequest, end: float
-    ) -> list[tablebay_pb2.CutResponse]:
+    def _until_written(self, request: tablebay_pb2.CutRequest, end: float) -> list[tablebay_pb2.CutResponse]:
         wait_s = _POLL_FIRST_S
         while True:
             answers = self._phase(request, "Written", PHASE_S)
@@ -348,7 +342,9 @@ class Coordinator:
         with self._changed:
             state = self._states.pop((*client, name), None)
         if state is None:
-            raise CheckpointFailed("the state that goes with the checkpoint is not here; it must be sent again")
+            raise CheckpointFailed(
+                "the state that goes with the checkpoint is not here; it must be sent again"
+            )
         return state
 
     def _write_states(self, attempt: str, states: dict[int, _State]) -> dict[int, dict[str, StateEntry]]:

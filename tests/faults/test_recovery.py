@@ -171,7 +171,9 @@ def test_t6_g9_a_server_that_was_stopped_and_replaced_changes_nothing_more(tmp_p
         worker = Worker(old, 0, 1, 30)
         worker.start()
         worker.check()
-        old.signal(0, signal.SIGSTOP)
+        with tb.connect(old.addresses, job="faults") as client:
+            client.checkpoint()
+        old.send(0, signal.SIGSTOP)
         successor = Servers(tmp_path, 1, "--checkpoint-every-seconds", "0.5", restart=False)
         with successor:
             with tb.connect(successor.addresses, rank=0, job="faults") as client:
@@ -180,7 +182,7 @@ def test_t6_g9_a_server_that_was_stopped_and_replaced_changes_nothing_more(tmp_p
                     keys = batch(0, step)
                     sums.push(keys, additions(0, step, keys).reshape(-1, 1))
                 client.checkpoint()
-                old.signal(0, signal.SIGCONT)
+                old.send(0, signal.SIGCONT)
                 with tb.connect(old.addresses, job="faults") as stale:
                     stale.table("sums").push(np.array([1], np.uint64), np.array([[1]], np.int64))
                 deadline = time.monotonic() + 20

@@ -175,7 +175,9 @@ def test_cuts_under_load_are_of_one_moment_and_their_sum_is_all(seed: int) -> No
     out = np.empty((len(keys), 1), np.int64)
     store.pull(table, keys, out, False)
     there = np.asarray(store.contains(table, keys))
-    assert chain == {int(key): int(value) for key, value in zip(keys[there], out[there, 0], strict=True)}, seed
+    assert chain == {int(key): int(value) for key, value in zip(keys[there], out[there, 0], strict=True)}, (
+        seed
+    )
 
 
 def test_a_hold_keeps_new_steps_of_ranked_clients_out() -> None:
@@ -255,7 +257,13 @@ def test_a_commit_says_what_is_durable() -> None:
 def test_rows_and_steps_come_back_from_a_cut() -> None:
     """Rows, slots, counters, windows and cursors; a step sent again is a duplicate there too."""
     store = _core.Store()
-    options = ("u", 8, "float32", "Adam", {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8})
+    options = (
+        "u",
+        8,
+        "float32",
+        "Adam",
+        {"learning_rate": 0.1, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8},
+    )
     table = store.create_table(*options, "Normal", {"mean": 0.0, "stddev": 1.0}, 3, "Reject")
     other = store.create_table("t", 1, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
     store.hello(HIGH, 2, 4, 2)
