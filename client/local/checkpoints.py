@@ -19,12 +19,12 @@ _PVC = "pvc://"
 def variables(job: TrainingJob, run_dir: Path) -> dict[str, str]:
     """What servers are told of checkpoints; nothing where the job makes none. Raises JobInvalid."""
     spec = job.spec
-    if spec.checkpoint is None or spec.durability.mode == "none":
+    if spec.checkpoint is None:
         return {}
     checkpoint = spec.checkpoint
     found = {
         names.CHECKPOINT: str(_folder(checkpoint.destination, run_dir)),
-        names.CHECKPOINT_EVERY_SECONDS: f"{checkpoint.every_seconds or 0:g}",
+        names.CHECKPOINT_EVERY_SECONDS: str(checkpoint.seconds),
         names.CHECKPOINT_EVERY_STEPS: str(checkpoint.every_steps or 0),
         names.CHECKPOINT_FULL_EVERY: str(checkpoint.full_every),
         names.CHECKPOINT_RETAIN_LAST: str(checkpoint.retain.last),

@@ -308,6 +308,8 @@ class Coordinator:
         """A server that was replaced since it cut restored something older than this checkpoint would say."""
         for entry in servers:
             newest = self._destination.newest_epoch(entry.index)
+            if entry.index == 0 and newest > self._epoch:
+                raise AlreadyThere(f"server 0 has begun life {newest}, and this is life {self._epoch}")
             if newest != entry.epoch:
                 raise CheckpointFailed(
                     f"server {entry.index} has cut in its life {entry.epoch}, and its life {newest} has begun"
