@@ -325,7 +325,8 @@ void BindFigures(py::module_& m) {
 }
 
 void BindStore(py::module_& m) {
-  py::class_<Store, std::shared_ptr<Store>>(m, "Store", "The tables of one server, or of a table in this process. Safe in threads.")
+  py::class_<Store, std::shared_ptr<Store>>(m, "Store",
+                                            "The tables of one server, or of a table in this process. Safe in threads.")
       .def(py::init([](uint64_t epoch, uint64_t memory_limit, uint64_t keys_max, uint64_t message_bytes_max,
                        uint32_t threads) {
              return std::make_shared<Store>(epoch, Limits{memory_limit, keys_max, message_bytes_max, threads});
@@ -664,7 +665,8 @@ void BindClient(py::module_& m) {
            py::arg("incarnation"), py::arg("shard_map_version"), py::arg("epoch"), py::arg("step"),
            py::arg("oldest_step"), py::arg("cursor"))
       .def("accept", &PyCall::Accept, py::arg("server"), py::arg("piece"), py::arg("response"),
-           "(epoch, shard_map_version, applied_shards, duplicate_shards, durable_next) of an answer, which is kept for finish().")
+           "(epoch, shard_map_version, applied_shards, duplicate_shards, durable_next) of an answer, which is kept for "
+           "finish().")
       .def("finish", &PyCall::Finish);
 }
 

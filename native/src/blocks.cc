@@ -45,8 +45,8 @@ bool ReadBlock(std::string_view bytes, uint64_t place, Block* block) {
   std::memcpy(head, bytes.data(), sizeof head);
   const auto at = static_cast<unsigned long long>(place);
   if (head[2] > kPayloadMax) {
-    throw StatusError("CheckpointInvalid", Format("at byte %llu: a block of %u bytes, wanted at most %zu", at, head[2],
-                                                  kPayloadMax));
+    throw StatusError("CheckpointInvalid",
+                      Format("at byte %llu: a block of %u bytes, wanted at most %zu", at, head[2], kPayloadMax));
   }
   if (bytes.size() - kBlockHead < head[2]) return false;
   block->kind = static_cast<BlockKind>(head[0]);

@@ -92,9 +92,8 @@ ClientImage ReadClient(std::string_view payload) {
   client.whole = window();
   const auto cursors = reader.Get<uint32_t>("number of cursors");
   if (cursors > StepWindow::kSteps) {
-    throw StatusError("CheckpointInvalid",
-                      Format("a client with %u cursors, wanted at most %llu", cursors,
-                             static_cast<unsigned long long>(StepWindow::kSteps)));
+    throw StatusError("CheckpointInvalid", Format("a client with %u cursors, wanted at most %llu", cursors,
+                                                  static_cast<unsigned long long>(StepWindow::kSteps)));
   }
   for (uint32_t i = 0; i < cursors; ++i) {
     Cursor& cursor = client.cursors.emplace_back();
@@ -110,8 +109,8 @@ ClientImage ReadClient(std::string_view payload) {
     auto& [shard, steps] = client.shards.emplace_back();
     shard = reader.Get<uint32_t>("shard");
     if (shard >= kShards || (i > 0 && shard <= client.shards[i - 1].first)) {
-      throw StatusError("CheckpointInvalid", Format("a client's shard %u, wanted them ascending, below %u", shard,
-                                                    kShards));
+      throw StatusError("CheckpointInvalid",
+                        Format("a client's shard %u, wanted them ascending, below %u", shard, kShards));
     }
     steps.window = window();
     for (uint16_t& content : steps.content) content = reader.Get<uint16_t>("content");
@@ -251,8 +250,8 @@ void Store::Enter(const Exchange& exchange, ClientSteps& client) {
       }
     }
     std::unique_lock<std::mutex> gate(gate_mutex_);
-    const bool changed = gate_changed_.wait_until(
-        gate, hold_until_, [&] { return !holding_.load() || gate_changes_.load() != seen; });
+    const bool changed =
+        gate_changed_.wait_until(gate, hold_until_, [&] { return !holding_.load() || gate_changes_.load() != seen; });
     if (!changed && Clock::now() >= hold_until_) holding_.store(false);
   }
 }
@@ -296,7 +295,8 @@ std::shared_ptr<Cut> Store::Take(const std::vector<ClientStep>& limits, double w
     std::unique_lock<std::mutex> gate(gate_mutex_);
     ++gate_changes_;
     gate_changed_.notify_all();
-    while (!Aligned(limits) && Clock::now() < end) step_whole_.wait_until(gate, std::min(end, Clock::now() + Seconds(0.002)));
+    while (!Aligned(limits) && Clock::now() < end)
+      step_whole_.wait_until(gate, std::min(end, Clock::now() + Seconds(0.002)));
   }
 
   std::shared_ptr<Cut> cut(new Cut(this));

@@ -69,19 +69,20 @@ Loader::File::File(std::shared_ptr<Loader> loader, const FileOptions& options)
     layout_ = options.layout.value_or(table.layout());
     const char* const name = table.name().c_str();
     if (!Sound(layout_)) {
-      throw StatusError("CheckpointInvalid", Format("table '%s': a row of %u bytes with its parts outside of it", name,
-                                                    layout_.row_bytes));
+      throw StatusError("CheckpointInvalid",
+                        Format("table '%s': a row of %u bytes with its parts outside of it", name, layout_.row_bytes));
     }
     if (layout_.weight_bytes != table.layout().weight_bytes) {
-      throw StatusError("CheckpointMismatch", Format("table '%s': the checkpoint's weights have %u bytes, the table's %u",
-                                                     name, layout_.weight_bytes, table.layout().weight_bytes));
+      throw StatusError("CheckpointMismatch",
+                        Format("table '%s': the checkpoint's weights have %u bytes, the table's %u", name,
+                               layout_.weight_bytes, table.layout().weight_bytes));
     }
     if (!options.weights_only && !Same(layout_, table.layout())) {
-      throw StatusError("CheckpointMismatch",
-                        Format("table '%s': the checkpoint's rows have %u bytes with %u of optimizer state, the "
-                               "table's %u with %u; weights alone can be loaded without it",
-                               name, layout_.row_bytes, layout_.slot_bytes, table.layout().row_bytes,
-                               table.layout().slot_bytes));
+      throw StatusError(
+          "CheckpointMismatch",
+          Format("table '%s': the checkpoint's rows have %u bytes with %u of optimizer state, the "
+                 "table's %u with %u; weights alone can be loaded without it",
+                 name, layout_.row_bytes, layout_.slot_bytes, table.layout().row_bytes, table.layout().slot_bytes));
     }
   }
   ++loader_->open_files_;
@@ -122,8 +123,8 @@ void Loader::File::TakeBlock(const Block& block) {
     Table& table = loader_->FindTable(*options_.table_id);
     if (block.kind == BlockKind::kRows) {
       if (uint64_t{block.count} * layout_.row_bytes != block.payload.size()) {
-        refuse(Format("%u rows in %zu bytes, wanted %u bytes each", block.count, block.payload.size(),
-                      layout_.row_bytes));
+        refuse(
+            Format("%u rows in %zu bytes, wanted %u bytes each", block.count, block.payload.size(), layout_.row_bytes));
       }
       loader_->RequireMemory(table, block.count);
       try {
@@ -177,8 +178,8 @@ void Loader::File::TakeFooter(const Block& block) {
     throw StatusError("CheckpointInvalid",
                       Format("at byte %llu: the footer says %llu rows, %llu deletions and %llu blocks of CRC-32C %08x; "
                              "found %llu, %llu and %llu of %08x",
-                             Wide(place_), Wide(counts[0]), Wide(counts[1]), Wide(counts[2]), rest[0],
-                             Wide(sums_.rows), Wide(sums_.deleted), Wide(sums_.blocks), sums_.crc));
+                             Wide(place_), Wide(counts[0]), Wide(counts[1]), Wide(counts[2]), rest[0], Wide(sums_.rows),
+                             Wide(sums_.deleted), Wide(sums_.blocks), sums_.crc));
   }
   footer_crc_ = Crc32c(block.payload.data(), block.payload.size());
   ended_ = true;
@@ -217,8 +218,8 @@ void Loader::TakeClient(const ClientImage& image) {
 
 void Loader::Finish() {
   if (failed_ || finished_ || open_files_ > 0) {
-    throw StatusError("CheckpointInvalid", Format("%u files of the checkpoint have not been read to their end",
-                                                  open_files_));
+    throw StatusError("CheckpointInvalid",
+                      Format("%u files of the checkpoint have not been read to their end", open_files_));
   }
   const std::lock_guard<std::mutex> one_at_a_time(store_->cut_mutex_);
   if (store_->cut_ != nullptr) store_->AbandonActive();

@@ -496,7 +496,9 @@ uint64_t Table::Delete(uint32_t stripe_index, const Run& run) {
   return removed;
 }
 
-uint64_t Table::KeyAt(uint32_t stripe, uint32_t position) const { return StoredKey(Row(all_->stripes[stripe], position)); }
+uint64_t Table::KeyAt(uint32_t stripe, uint32_t position) const {
+  return StoredKey(Row(all_->stripes[stripe], position));
+}
 
 void Table::CopyWeights(uint32_t stripe, uint32_t position, char* out) const {
   std::memcpy(out, Row(all_->stripes[stripe], position) + layout().weights, layout().weight_bytes);

@@ -159,7 +159,7 @@ class Coordinator:
         """Make checkpoints as they come due, until `end`."""
         while True:
             with self._changed:
-                periodic = self._wait()
+                self._wait()
                 if self._ending:
                     return
                 self._began += 1
@@ -168,7 +168,8 @@ class Coordinator:
                 full, self._full = self._full, False
                 asked, self._asked = self._asked, {}
             self._due_step = self._steps() + self._schedule.every_steps
-            problem = self._try(ticket, full=full, states=asked, unless_unchanged=periodic)
+            # Where nothing has changed the newest one has all of it.
+            problem = self._try(ticket, full=full, states=asked, unless_unchanged=not full and not asked)
             with self._changed:
                 standing = self._standing
                 standing.ended = ticket
@@ -191,21 +192,14 @@ class Coordinator:
         with self._changed:
             return self._changed.wait_for(lambda: self._standing.ended >= ticket, timeout_s)
 
-    def _wait(self) -> bool:
-        """Until an attempt is due; whether it is so by the schedule alone."""
-        while True:
-            if self._ending:
-                return False
-            if self._standing.ticket > self._began:
-                return False
+    def _wait(self) -> None:
+        """Until an attempt is due, or `end`."""
+        while not self._ending and self._standing.ticket <= self._began:
             now = self._clock()
-            if now >= self._due_at:
-                return True
             every_steps = self._schedule.every_steps
-            if every_steps and self._steps() >= self._due_step:
-                return True
-            wait_s = min(self._due_at - now, _STEPS_EVERY_S if every_steps else 3600.0)
-            self._changed.wait(wait_s)
+            if now >= self._due_at or (every_steps and self._steps() >= self._due_step):
+                return
+            self._changed.wait(min(self._due_at - now, _STEPS_EVERY_S if every_steps else 3600.0))
 
     def _try(self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool) -> str:
         """One attempt; why it failed, or ""."""

@@ -150,7 +150,7 @@ def test_all_killed_and_started_again_a_rank_goes_on_from_the_newest_checkpoint(
                     assert made.number == 1
             for index in range(2):
                 servers.kill(index)
-            client._session.replay = None  # noqa: SLF001 - it dies with the servers: nothing is to be sent again
+            client._session.replay = None
         for index in range(2):
             servers.start(index)
         servers.wait_until_ready()
@@ -186,7 +186,7 @@ def test_t6_g9_a_server_that_was_stopped_and_replaced_changes_nothing_more(tmp_p
                 with tb.connect(old.addresses, job="faults") as stale:
                     stale.table("sums").push(np.array([1], np.uint64), np.array([[1]], np.int64))
                 deadline = time.monotonic() + 20
-                while old._processes[0].poll() is None:  # noqa: SLF001
+                while old._processes[0].poll() is None:
                     assert time.monotonic() < deadline, "the old server 0 still runs"
                     time.sleep(0.05)
                 assert "checkpoint.fenced" in old.log(0)

@@ -184,8 +184,12 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         (
             "spec.checkpoint",
             {"destination": "s3://bucket/run"},
-            "destination: found 's3://bucket/run', wanted pvc://CLAIM/PATH: a claim that all servers see, and a directory "
-            "in it (object stores such as s3:// are not supported yet)",
+            "destination: found 's3://bucket/run', wanted pvc://CLAIM/PATH: a claim that all servers see, and a",
+        ),
+        (
+            "spec.checkpoint",
+            {"destination": "gs://bucket/run"},
+            "a directory in it (object stores such as s3:// are not supported yet)",
         ),
         (
             "spec.checkpoint",

@@ -1,4 +1,4 @@
-"""Cuts: what a store held at one moment, whatever is pushed while it is read out (G5), and steps held up for it (G6)."""
+"""Cuts: what a store held at one moment, whatever is pushed while it is read out, and steps held up for it (G5, G6)."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_steps_that_other_servers_have_begun_are_let_through() -> None:
 
 def test_a_step_that_does_not_come_makes_the_cut_unaligned() -> None:
     """Its worker died in the middle: the cut is taken all the same, and says so."""
-    store, table = int64_store(1)
+    store, _ = int64_store(1)
     store.hold(30.0)
     began = time.monotonic()
     cut = store.take([(HIGH, 0, 1)], 0.2, True)
@@ -406,9 +406,12 @@ def test_damaged_blocks_are_refused_by_their_byte(seed: int) -> None:
             loader = _core.Store().load(ALL_SHARDS)
             loader.create_table("t", 1, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
             file = loader.begin(number, None, False, start=96)
+            error = None
             try:
                 file.feed(bytes(bad))
-            except _core.StatusError as error:
+            except _core.StatusError as found:
+                error = found
+            if error is not None:
                 assert error.args[0] == "CheckpointInvalid", f"seed {seed}"
                 assert error.args[1].startswith("at byte "), f"seed {seed}"
             assert not file.ended, f"seed {seed}: byte {at}"

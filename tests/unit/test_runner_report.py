@@ -29,6 +29,7 @@ REPORT_FIELDS = {
     "commit",
     "job",
     "restarts",
+    "server_restarts",
 }
 
 

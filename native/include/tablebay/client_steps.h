@@ -29,7 +29,7 @@ struct Cursor {
 
 struct ClientSteps {
   std::atomic<uint32_t> incarnation{0};
-  std::atomic<uint64_t> durable_next{0};  // every step below it is in a committed checkpoint
+  std::atomic<uint64_t> durable_next{0};    // every step below it is in a committed checkpoint
   std::vector<ShardSteps> shards{kShards};  // each under its stripe's lock
   // All below: under `mutex`.
   std::mutex mutex;

@@ -28,7 +28,7 @@ struct ClientImage {
   uint32_t incarnation = 0;
   uint32_t rank = kNoRank;
   StepWindow whole;
-  std::vector<Cursor> cursors;                           // of steps in the window
+  std::vector<Cursor> cursors;                          // of steps in the window
   std::vector<std::pair<uint32_t, ShardSteps>> shards;  // those with any step
 };
 

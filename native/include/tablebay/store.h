@@ -71,8 +71,8 @@ class Store {
   Table& FindTable(uint32_t id) const;  // throws StatusError(NotRegistered)
 
   struct Greeting {
-    uint64_t next_step;  // the lowest that this server has not applied for the client
-    std::string cursor;  // kept with the step before
+    uint64_t next_step;     // the lowest that this server has not applied for the client
+    std::string cursor;     // kept with the step before
     uint64_t durable_next;  // every step below it is in a committed checkpoint
   };
   // Makes a client known, or raises its incarnation: from the return on, nothing that an older one sent can change
