@@ -96,6 +96,8 @@ class Durability:
             the store has then. Raises CheckpointInvalid, CheckpointMismatch, CheckpointFailed, TableMismatch.
         """
         settings = self._settings
+        # Begun anew: of what is there only what this generation of the job made counts.
+        only = self._generation if settings.restore_from == NEVER else None
         if self._index == 0:
             self._number = self._destination.claim(
                 Manifest(
@@ -105,10 +107,11 @@ class Durability:
                     generation=self._generation,
                     created=datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
                     version=VERSION,
-                )
+                ),
+                anew=only is not None and not self._destination.has_begun(only),
             )
         else:
-            self._await_first()
+            self._await_first(only)
         began = time.monotonic()
         self._restored = restore.restore_newest(
             store,
@@ -117,6 +120,7 @@ class Durability:
             servers=len(self._servers),
             owners=owners,
             job=self._job,
+            generation=only,
         )
         take_tables(self._restored.specs)
         fresh = self._restored.manifest.kind == "Empty"
@@ -191,9 +195,9 @@ class Durability:
         if self._coordinator is not None:
             threading.Thread(target=self._coordinator.run, name="checkpoints", daemon=True).start()
 
-    def _await_first(self) -> None:
+    def _await_first(self, only: int | None) -> None:
         end = time.monotonic() + self._settings.first_s
-        while not self._destination.has_manifest():
+        while not self._destination.has_begun(only):
             if time.monotonic() > end:
                 raise CheckpointFailed(
                     f"{self._destination.name} holds no checkpoint after {self._settings.first_s:g} s; server 0 "

@@ -131,9 +131,12 @@ class Destination:
         found = (_MANIFEST.fullmatch(name) for name in self.storage.list("manifests"))
         return sorted(int(match[1]) for match in found if match)
 
-    def has_manifest(self) -> bool:
-        """Whether the job has begun."""
-        return bool(self.numbers())
+    def has_begun(self, generation: int | None = None) -> bool:
+        """Whether there is a checkpoint, if only an empty one; with `generation` one that it made."""
+        return any(
+            not isinstance(found, CheckpointInvalid) and generation in (None, found.generation)
+            for found in self.manifests_newest_first()
+        )
 
     def manifest(self, number: int) -> Manifest:
         """Raises CheckpointInvalid naming the file."""
@@ -170,14 +173,14 @@ class Destination:
         except NameTaken:
             raise AlreadyThere(f"{self.name}/{path} is there already") from None
 
-    def claim(self, manifest: Manifest) -> int:
-        """Make a manifest of the next number, whatever that is: 0 for a new job, else what fences older lives off.
+    def claim(self, manifest: Manifest, *, anew: bool = False) -> int:
+        """Make a manifest of the next number, whatever that is: a fence, by which older lives of server 0 fail.
 
-        Its kind becomes Empty or Fence.
+        For a new job, and to begin `anew`, it is an empty checkpoint.
         """
         while True:
             number = max(self.numbers(), default=-1) + 1
-            kind = "Empty" if number == 0 else "Fence"
+            kind = "Empty" if number == 0 or anew else "Fence"
             with suppress(AlreadyThere):
                 self.publish(replace(manifest, number=number, kind=kind))  # type: ignore[arg-type]
                 return number

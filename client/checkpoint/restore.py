@@ -36,11 +36,18 @@ class Restored:
 
 
 def restore_newest(
-    store: _core.Store, destination: Destination, *, index: int, servers: int, owners: Sequence[int], job: str
+    store: _core.Store,
+    destination: Destination,
+    *,
+    index: int,
+    servers: int,
+    owners: Sequence[int],
+    job: str,
+    generation: int | None = None,
 ) -> Restored:
     """The newest complete checkpoint that can be read whole, with its steps.
 
-    owners: the shards of this server, number `index` of `servers`.
+    owners: the shards of this server, number `index` of `servers`. generation: only what that one made.
     Raises CheckpointInvalid where there is none, naming what is wrong with each; CheckpointMismatch for another
     job's.
     """
@@ -48,6 +55,8 @@ def restore_newest(
     for found in destination.manifests_newest_first():
         if isinstance(found, CheckpointInvalid):
             refused.append(found)
+            continue
+        if generation not in (None, found.generation):
             continue
         if found.job != job:
             raise CheckpointMismatch(
