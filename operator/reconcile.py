@@ -197,7 +197,6 @@ class Reconciler:
             if taken:
                 return {"conflicts": taken}
         try:
-            await self._claim(key, plan)
             await self._apply(key, job, plan)
         except ApiError as error:
             if not error.refused:
@@ -255,7 +254,9 @@ class Reconciler:
             (workers,) = (one for one in applies if one["kind"] == "Job")
             self._remember(key, await self._cluster.apply(workers))
             applies.remove(workers)
+            await self._claim(key, plan)
         else:
+            await self._claim(key, plan)
             applies = [one for one in applies if not await self._relabelled(key, job, one)]
         results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
         failed = None

@@ -5,7 +5,6 @@ The oracle's table shows it: each worker adds, to the row of every key of every 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
