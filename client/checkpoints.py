@@ -74,9 +74,7 @@ def make(session: Session, state: Mapping[str, bytes], *, full: bool, timeout: f
             return found
 
 
-def _await(
-    session: Session, begun: tablebay_pb2.CheckpointResponse, deadline: Deadline
-) -> Checkpoint | None:
+def _await(session: Session, begun: tablebay_pb2.CheckpointResponse, deadline: Deadline) -> Checkpoint | None:
     wait = _ASK_FIRST_S
     while True:
         answer = session.speak(lambda control: control.checkpoint())
@@ -84,9 +82,7 @@ def _await(
             return None
         if answer.HasField("last") and answer.last.ticket >= begun.ticket:
             last = answer.last
-            return Checkpoint(
-                last.number, last.kind, last.seconds, last.pause_seconds, last.bytes, last.rows
-            )
+            return Checkpoint(last.number, last.kind, last.seconds, last.pause_seconds, last.bytes, last.rows)
         if answer.ended >= begun.ticket:
             raise errors.CheckpointFailed(f"the checkpoint was given up: {answer.last_error}")
         if deadline.passed():

@@ -11,8 +11,8 @@ TablebayError
 ├─ Fenced                 a newer process has this rank, or a newer generation this job
 ├─ ServerLost             a server was restarted without its rows
 ├─ CheckpointFailed       a checkpoint was given up
-├─ CheckpointInvalid      a checkpoint is damaged, or of a newer format
-├─ CheckpointMismatch     a checkpoint is another job's, or its tables differ
+├─ CheckpointInvalid      a checkpoint's bytes are not what they should be
+├─ CheckpointMismatch     a checkpoint of another job, or with tables of another form
 ├─ WrongShard             a key's shard is another server's
 ├─ ResourceExhausted      a limit of memory, message size, keys or calls
 ├─ OutOfRange             a step outside the window
@@ -80,11 +80,11 @@ class CheckpointFailed(TablebayError):
 
 
 class CheckpointInvalid(TablebayError):
-    """A checkpoint is damaged or of a newer format; the text has the file, and the byte or the field."""
+    """A checkpoint that is torn, corrupt or of a later version; the text has the file, and the byte or the field."""
 
 
 class CheckpointMismatch(TablebayError):
-    """A checkpoint is not what it was taken for: another job's, or a directory with other things in it."""
+    """A checkpoint of another job, or one whose tables differ from those wanted; the text says in what."""
 
 
 class WrongShard(TablebayError):
@@ -145,16 +145,17 @@ _CODES: dict[type[TablebayError], str] = {
     TableMismatch: "FAILED_PRECONDITION",
     Fenced: "FAILED_PRECONDITION",
     ServerLost: "FAILED_PRECONDITION",
+    CheckpointFailed: "FAILED_PRECONDITION",
+    CheckpointInvalid: "DATA_LOSS",
+    CheckpointMismatch: "FAILED_PRECONDITION",
     WrongShard: "FAILED_PRECONDITION",
     VersionMismatch: "FAILED_PRECONDITION",
     ResourceExhausted: "RESOURCE_EXHAUSTED",
     OutOfRange: "OUT_OF_RANGE",
     CorruptMessage: "DATA_LOSS",
-    CheckpointInvalid: "DATA_LOSS",
-    CheckpointMismatch: "FAILED_PRECONDITION",
     Unimplemented: "UNIMPLEMENTED",
 }
-_ON_THE_WIRE = {cls.__name__: cls for cls in (*_CODES, BadType, NonFinite, CheckpointFailed, TablebayError)}
+_ON_THE_WIRE = {cls.__name__: cls for cls in (*_CODES, BadType, NonFinite, TablebayError)}
 
 
 def status_code(error: BaseException | type[BaseException]) -> str:

@@ -459,6 +459,131 @@ class Monitoring(_Model):
     )
 
 
+# Between checkpoints, where a job file says neither seconds nor steps.
+EVERY_SECONDS = 600
+# Of a claim, and a path in it that goes nowhere else.
+_DESTINATION = rf"^pvc://{_SUBDOMAIN}(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
+_DESTINATION_WORDS = (
+    "pvc://CLAIM/PATH: a claim that all servers see, and a directory in it (object stores such as s3:// are not "
+    "supported yet)"
+)
+Destination = Annotated[
+    str,
+    Field(max_length=1024, pattern=_DESTINATION, json_schema_extra=_wants(_DESTINATION_WORDS)),
+]
+AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
+Occasion = Literal["Suspend", "Delete"]
+
+
+def _read_write_many() -> list[AccessMode]:
+    return ["ReadWriteMany"]
+
+
+def _suspend_and_delete() -> list[Occasion]:
+    return ["Suspend", "Delete"]
+
+
+class Claim(_Model):
+    """The claim of the destination, made where it is not there. It is kept when the job is deleted."""
+
+    size: Size = Field(description="The claim's size, such as 10Gi.")
+    storage_class_name: MaybeObjectName = Field(
+        default="", description="The storage class; the cluster's default one if not given, or empty."
+    )
+    access_modes: list[AccessMode] = Field(
+        default_factory=_read_write_many,
+        min_length=1,
+        max_length=1,
+        description="ReadWriteOnce puts all servers on one node, since no other could see the claim.",
+    )
+
+
+class RetainCheckpoints(_Model):
+    """Which checkpoints are kept."""
+
+    last: int = Field(default=5, ge=1, le=1000, description="So many of the newest; 5 if not given.")
+
+
+class Checkpoint(_Model):
+    """Where and when the servers' rows are kept beyond the lives of the servers."""
+
+    destination: Destination = Field(description="pvc://CLAIM/PATH, a directory of this job alone.")
+    claim: Claim | None = Field(default=None, description="What to make where the claim is not there.")
+    every_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=SECONDS_MAX,
+        description="A checkpoint so often; 600 if neither this nor everySteps is given.",
+    )
+    every_steps: int | None = Field(
+        default=None, ge=1, le=2**53 - 1, description="And, or, whenever a worker has done so many steps."
+    )
+    full_every: int = Field(
+        default=12,
+        ge=1,
+        le=1000,
+        description="Every so many checkpoints hold all rows, those between what changed.",
+    )
+    on: list[Occasion] = Field(
+        default_factory=_suspend_and_delete,
+        max_length=2,
+        description="When else one is made: before the job's pods are deleted for these reasons.",
+    )
+    timeout_seconds: int = Field(
+        default=600,
+        ge=1,
+        le=86_400,
+        description="For one checkpoint; after it the one begun is given up, and a suspension or deletion goes on.",
+    )
+    retain: RetainCheckpoints = Field(default_factory=RetainCheckpoints)
+
+    @property
+    def seconds(self) -> int:
+        """everySeconds, or what stands for it; 0 where steps alone say when."""
+        return self.every_seconds or (0 if self.every_steps else EVERY_SECONDS)
+
+    @property
+    def claim_name(self) -> str:
+        """The claim of the destination."""
+        return self.destination.removeprefix("pvc://").partition("/")[0]
+
+    @property
+    def path(self) -> str:
+        """The directory in the claim."""
+        return self.destination.removeprefix("pvc://").partition("/")[2]
+
+
+class Durability(_Model):
+    """What becomes of pushes when a server is killed."""
+
+    mode: Literal["none", "checkpoint"] = Field(
+        description="checkpoint: none is lost, see `checkpoint`. none: the job fails."
+    )
+
+
+class Restore(_Model):
+    """What the job's rows begin as."""
+
+    from_: Annotated[
+        str,
+        Field(
+            max_length=1024,
+            pattern=rf"^(Latest|Never)$|{_DESTINATION}",
+            json_schema_extra=_wants("Latest, Never, or pvc://CLAIM/PATH of another job's checkpoints"),
+            description="Latest: this job's newest checkpoint. Never: no rows. Or another job's destination.",
+        ),
+    ] = Field(default="Latest", alias="from")
+    policy: Literal["IfExists", "Required"] = Field(
+        default="IfExists", description="Required: the job does not start without a checkpoint."
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Restore:
+        if self.from_ == "Never" and self.policy == "Required":
+            raise ValueError("found policy Required with from Never, wanted one that can be restored from")
+        return self
+
+
 class TableDefaults(_Model):
     """What each table has unless it sets that field itself: a TableSpec less its name."""
 
@@ -483,6 +608,41 @@ class Spec(_Model):
     run_policy: RunPolicy = Field(default_factory=RunPolicy)
     scheduling: Scheduling = Field(default_factory=Scheduling)
     monitoring: Monitoring = Field(default_factory=Monitoring)
+    checkpoint: Checkpoint | None = None
+    durability: Durability | None = Field(
+        default=None, description="checkpoint where `checkpoint` is given, else none."
+    )
+    restore: Restore = Field(default_factory=Restore)
+    suspend: bool = Field(
+        default=False,
+        description="Delete the job's pods and keep its rows, by a checkpoint; false again: go on from there.",
+    )
+
+    @property
+    def durable(self) -> bool:
+        """Whether a killed server comes back with its rows."""
+        return self.checkpoint is not None
+
+    @model_validator(mode="after")
+    def _checkpoints_agree(self) -> Spec:
+        mode = None if self.durability is None else self.durability.mode
+        if mode == "checkpoint" and self.checkpoint is None:
+            raise ValueError(
+                "durability.mode is checkpoint, and there is no checkpoint; wanted its destination"
+            )
+        if mode == "none" and self.checkpoint is not None:
+            raise ValueError(
+                "durability.mode is none, and there is a checkpoint; wanted mode checkpoint, or neither"
+            )
+        if self.checkpoint is None and self.restore.from_ != "Latest":
+            raise ValueError(f"restore.from is {self.restore.from_}, and there is no checkpoint; wanted both")
+        if self.checkpoint is None and self.restore.policy == "Required":
+            raise ValueError("restore.policy is Required, and there is no checkpoint; wanted both")
+        if self.suspend and self.checkpoint is None:
+            raise ValueError(
+                "suspend is true, and there is no checkpoint, so the rows would be lost; wanted both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeds_survive_json(self) -> Spec:

@@ -9,10 +9,10 @@ from tablebay.client import errors
 from tablebay.native import _core
 
 
-def native(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args). Raises TablebayError of the class that the core names."""
+def native(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """function(*args, **options). Raises TablebayError of the class that the core names."""
     try:
-        return function(*args)
+        return function(*args, **options)
     except _core.StatusError as error:
         kind, message = error.args
         raise errors.error_named(kind, message) from None

@@ -32,6 +32,7 @@ _KEPT = (
     "maxLength",
     "minimum",
     "maximum",
+    "minItems",
     "maxItems",
     "required",
 )
@@ -121,6 +122,7 @@ def _columns() -> list[Schema]:
         column("Workers", "string", ".status.workers.readyText"),
         column("Step", "integer", ".status.progress.step"),
         column("AUC", "number", ".status.progress.auc"),
+        column("Ckpt", "date", ".status.checkpoint.time"),
         column("Restarts", "integer", ".status.restarts.total"),
         column("Age", "date", ".metadata.creationTimestamp"),
     ]
@@ -361,6 +363,7 @@ def _add_rules(spec: Schema) -> None:
     _put(servers, _fixed(servers))
     _put(workers, _fixed(workers))
     _put(scheduling, _fixed(scheduling))
+    _add_checkpoint_rules(spec)
     gone = "oldSelf.tables.filter(o, !has(self.tables) || !self.tables.exists(n, n.name == o.name))"
     # The defaults are taken whole; see with_table_defaults in client/job.py.
     of_defaults = "has(self.tableDefaults) && has(self.tableDefaults"
@@ -404,6 +407,52 @@ def _add_rules(spec: Schema) -> None:
                     field=".tables",
                 )
                 for name, only in (("optimizer", "Add"), ("initializer", "Zeros"))
+            ),
+        ],
+    )
+
+
+def _add_checkpoint_rules(spec: Schema) -> None:
+    """As the job file's model has them, and what never changes: servers read it when they start."""
+    fields = spec["properties"]
+    for name in ("checkpoint", "durability", "restore"):
+        _put(fields[name], _fixed(fields[name]))
+    _put(
+        fields["restore"],
+        [
+            _rule(
+                "!has(self.policy) || self.policy != 'Required' || !has(self.from) || self.from != 'Never'",
+                "found policy Required with from Never, wanted one that can be restored from",
+                field=".policy",
+            )
+        ],
+    )
+    mode = "has(self.durability) && self.durability.mode"
+    _put(
+        spec,
+        [
+            *(_comes_or_goes(name) for name in ("checkpoint", "durability", "restore")),
+            _rule(
+                f"!({mode} == 'checkpoint') || has(self.checkpoint)",
+                "durability.mode is checkpoint, and there is no checkpoint; wanted its destination",
+                field=".durability",
+            ),
+            _rule(
+                f"!({mode} == 'none') || !has(self.checkpoint)",
+                "durability.mode is none, and there is a checkpoint; wanted mode checkpoint, or neither",
+                field=".durability",
+            ),
+            _rule(
+                "has(self.checkpoint) || !has(self.restore) || ((!has(self.restore.from) "
+                "|| self.restore.from == 'Latest') "
+                "&& (!has(self.restore.policy) || self.restore.policy != 'Required'))",
+                "restore wants a checkpoint, and there is none; wanted both",
+                field=".restore",
+            ),
+            _rule(
+                "has(self.checkpoint) || !has(self.suspend) || !self.suspend",
+                "suspend is true, and there is no checkpoint, so the rows would be lost; wanted both",
+                field=".suspend",
             ),
         ],
     )
@@ -500,6 +549,12 @@ def _status() -> Schema:
                 selector=string(512),
             ),
             restarts=fields(total=count),
+            checkpoint={
+                "description": "The newest complete checkpoint.",
+                **fields(
+                    number=large, time=time, bytes=large, seconds=number, failures=large, message=string(1024)
+                ),
+            },
             progress=fields(
                 step=large,
                 loss=number,

@@ -22,14 +22,13 @@ from google.protobuf.message import DecodeError
 
 from tablebay.client import errors
 from tablebay.client.control import Control
+from tablebay.client.hello import Greeting, rejoin_request
 from tablebay.client.latency import LatencyHistogram
 from tablebay.client.ledger import StepLedger
 from tablebay.client.native import native
-from tablebay.client.hello import Greeting, rejoin_request
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.replay import BYTES_MAX, Kept, Replay
 from tablebay.client.retry import Deadline, Pace
-from tablebay.client.routing import ShardMap
 from tablebay.client.transport import Answer, Transport
 from tablebay.native import _core
 
@@ -265,7 +264,7 @@ class Session:
                 if answer.epoch == self._epochs[server]:
                     replay.durable(server, answer.durable_next)
                 else:
-                    self._rejoin(server, deadline)
+                    self._rejoin(server, self._epochs[server], "it has another epoch", deadline)
 
     def _ask_early(self) -> None:
         now = self.pace.clock()
@@ -321,9 +320,7 @@ class Session:
         # A ranked client's step goes to every server, empty where it has no keys: so each knows how far the
         # client is.
         servers = everyone if ranked else call.servers()
-        outgoing = self._outgoing(
-            call, method, servers, step=step, oldest_step=oldest_step, cursor=cursor
-        )
+        outgoing = self._outgoing(call, method, servers, step=step, oldest_step=oldest_step, cursor=cursor)
         return Letter(step, parts, outgoing)
 
     def _send(self, letter: Letter, deadline: Deadline) -> None:

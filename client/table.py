@@ -109,7 +109,9 @@ class RemoteTable(BaseTable):
 
     def _set_learning_rate(self, value: float) -> None:
         timeout = self._session.timeout
-        self._session.speak(lambda control: control.update_table(self.name, {"learning_rate": value}, timeout))
+        self._session.speak(
+            lambda control: control.update_table(self.name, {"learning_rate": value}, timeout)
+        )
 
     def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]:
         # A server that restarts in the middle would look like one that has few rows.

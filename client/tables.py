@@ -295,7 +295,9 @@ class TableSpec:
         """The same but for the learning rate, where its optimizer has one."""
         if "learning_rate" not in self.optimizer.parameters():
             return self
-        return replace(self, optimizer=replace(self.optimizer, learning_rate=value))
+        # Every optimizer with that parameter has a field of its name.
+        optimizer: Any = self.optimizer
+        return replace(self, optimizer=replace(optimizer, learning_rate=value))
 
     @classmethod
     def from_message(cls, message: tablebay_pb2.TableSpec) -> TableSpec:

@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'DELETE', 'Figures', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -30,11 +30,87 @@ class Figures:
         """
         (in_flight, calls by code, calls by bucket of time, seconds, received_bytes, sent_bytes)
         """
+class Cut:
+    """
+    What a store held at one moment, read out as a checkpoint's files. Layouts are (row_bytes, step, weights, weight_bytes, slots, slot_bytes).
+    """
+    def abandon(self) -> None:
+        """
+        It is not; the next one is full.
+        """
+    def commit(self) -> None:
+        """
+        It is in a complete checkpoint.
+        """
+    def figures(self, table_id: int | None) -> tuple[int, int, int, int]:
+        """
+        (rows, deleted keys, CRC-32C of the footer's payload, bytes read) so far.
+        """
+    def read(self, table_id: int | None, out: typing.Any) -> int:
+        """
+        Fills `out` (at least 1 MiB + 16 bytes) with whole blocks of a table's file, or with None of the steps'; how many bytes, 0 at the end.
+        """
+    @property
+    def aligned(self) -> bool:
+        ...
+    @property
+    def clients(self) -> list[tuple[int, int, int | None, int, bytes]]:
+        """
+        (client_high, client_low, rank, the lowest step not applied, the cursor of the step before) of each.
+        """
+    @property
+    def full(self) -> bool:
+        ...
+    @property
+    def pause_s(self) -> float:
+        ...
+    @property
+    def tables(self) -> list[tuple[int, tuple[int, int, int, int, int, int]]]:
+        ...
+class LoadFile:
+    """
+    The blocks of one file of a checkpoint, as they come.
+    """
+    def feed(self, bytes: typing.Any) -> int:
+        """
+        Takes the whole blocks at the beginning; how many bytes those are.
+        """
+    @property
+    def crc(self) -> int:
+        ...
+    @property
+    def deleted(self) -> int:
+        ...
+    @property
+    def ended(self) -> bool:
+        ...
+    @property
+    def rows(self) -> int:
+        ...
+class Loader:
+    """
+    Tables read from a checkpoint, beside those of a store until finish().
+    """
+    def begin(self, table_id: int | None, layout: tuple[int, int, int, int, int, int] | None, delta: bool, weights_only: bool = False, start: int = 0) -> LoadFile:
+        """
+        A file of a table's rows, or with None of steps.
+        """
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str) -> int:
+        ...
+    def finish(self) -> None:
+        """
+        Puts all tables in the store.
+        """
+    def layout(self, table_id: int) -> tuple[int, int, int, int, int, int]:
+        ...
+    @property
+    def rows(self) -> int:
+        ...
 class Store:
     """
     The tables of one server, or of a table in this process. Safe in threads.
     """
-    def __init__(self, *, epoch: int = 1, memory_limit: int = 0, keys_max: int = 0, message_bytes_max: int = 0) -> None:
+    def __init__(self, *, epoch: int = 1, memory_limit: int = 0, keys_max: int = 0, message_bytes_max: int = 0, threads: int = 0) -> None:
         ...
     def assign(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], rows: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> None:
         ...
@@ -54,14 +130,28 @@ class Store:
         ...
     def handle_step(self, request: typing.Any) -> bytes:
         ...
-    def hello(self, client_high: int, client_low: int, incarnation: int) -> tuple[int, bytes]:
+    def hello(self, client_high: int, client_low: int, incarnation: int, rank: int | None = None) -> tuple[int, bytes, int]:
         """
-        Makes a client known or raises its incarnation: the lowest step not applied for it, and the cursor kept with the step before.
+        Makes a client known or raises its incarnation: the lowest step not applied for it, the cursor kept with the step before, and the step below which all is in a committed checkpoint.
+        """
+    def highest_step(self) -> int:
+        ...
+    def hold(self, seconds: float) -> list[tuple[int, int, int]]:
+        """
+        Begins no step of a ranked client for so long: (client_high, client_low, the highest step begun + 1) of each.
+        """
+    def load(self, owned: collections.abc.Sequence[int]) -> Loader:
+        """
+        A Loader of tables into this store; of rows and steps of the shards given.
         """
     def pull(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], out: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], create: bool) -> None:
         ...
     def push(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], gradients: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], unique: bool = False) -> None:
         ...
+    def release(self) -> None:
+        """
+        Ends a hold.
+        """
     def scan(self, table_id: int, position: int, rows_max: int) -> tuple[bytes, bytes, int]:
         ...
     def set_learning_rate(self, table_id: int, value: float) -> None:
@@ -72,15 +162,18 @@ class Store:
         ...
     def table_info(self, table_id: int) -> dict:
         ...
-    def take_changes(self, table_id: int) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint64]]:
+    def take(self, limits: collections.abc.Sequence[tuple[int, int, int]], wait_s: float, full: bool) -> Cut:
         """
-        Keys of rows changed, and of rows deleted, since this was last asked; first, all rows.
+        Lets steps below the limits through, waits until they are whole but no longer than wait_s, and cuts.
         """
     @property
     def epoch(self) -> int:
         ...
     @property
     def figures(self) -> Figures:
+        ...
+    @property
+    def must_be_full(self) -> bool:
         ...
 class Plan:
     """
@@ -116,7 +209,7 @@ class Call:
         ...
     def accept(self, server: int, piece: int, response: bytes) -> tuple:
         """
-        (epoch, shard_map_version, applied_shards, duplicate_shards) of an answer, which is kept for finish().
+        (epoch, shard_map_version, applied_shards, duplicate_shards, durable_next) of an answer, which is kept for finish().
         """
     def finish(self) -> None:
         ...
@@ -143,6 +236,10 @@ def instruction_set() -> str:
 def instruction_sets() -> list[str]:
     """
     Those this CPU can use, best last.
+    """
+def readdress(request: bytes, epoch: int) -> bytes:
+    """
+    The request, with another epoch of the server in it.
     """
 def shards_of(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint16]:
     ...

@@ -54,6 +54,7 @@ PODS = Resource("v1", "pods", "Pod")
 SERVICES = Resource("v1", "services", "Service")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
 DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
+CLAIMS = Resource("v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 POD_MONITORS = Resource("monitoring.coreos.com/v1", "podmonitors", "PodMonitor")
 EVENTS = Resource("v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
@@ -67,6 +68,7 @@ _BY_KIND = {
         SERVICES,
         SERVICE_ACCOUNTS,
         DISRUPTION_BUDGETS,
+        CLAIMS,
         POD_MONITORS,
     )
 }

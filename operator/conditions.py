@@ -9,11 +9,13 @@ from typing import Any
 READY, SERVERS_READY, WORKERS_READY = "Ready", "ServersReady", "WorkersReady"
 COMPLETE, FAILED = "Complete", "Failed"
 MONITORED = "Monitored"
+SUSPENDED = "Suspended"
 
 # Why Ready is what it is.
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"
 STARTING_SERVERS, STARTING_WORKERS, TRAINING = "StartingServers", "StartingWorkers", "Training"
 FINISHING, COMPLETED = "Finishing", "Completed"
+SERVER_RECOVERING, SUSPENDING = "ServerRecovering", "Suspending"
 SERVER_LOST, WORKERS_FAILED, DEADLINE_EXCEEDED = "ServerLost", "WorkersFailed", "DeadlineExceeded"
 
 MESSAGE_MAX = 1024

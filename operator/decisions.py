@@ -38,9 +38,13 @@ _HINT_MAX = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the workers reported. values: of status.progress. last: read after the workers ended."""
+    """What the servers know. values: of status.progress, reported by the workers. checkpoint: of status.checkpoint.
+
+    last: read after the workers ended.
+    """
 
     values: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
     last: bool = False
 
 
@@ -81,12 +85,13 @@ class Happened:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do, in this order: confirm (decide again on fresh reads), apply, patch, delete, status.
+    """What to do, in this order: confirm (decide again on fresh reads), claims, apply, patch, delete, status.
 
     first: these were never applied before, so their names must be free and the API server asked for its opinion.
     """
 
     confirm: bool = False
+    claims: Sequence[Manifest] = ()  # made where they are not there
     applies: Sequence[Manifest] = ()
     first: bool = False
     patches: Sequence[Patch] = ()
@@ -145,6 +150,8 @@ def decide(
     end = _end(world, status)
     if end is not None:
         return _ending(world, end, status, now)
+    if job.model.spec.suspend:
+        return _suspending(world, status, now)
     return _running(world, status, defaults, now)
 
 
@@ -162,6 +169,10 @@ class _World:
         self.workers = [pod for pod in observed.pods if pod.role == WORKER]
         found = observed.children.get(("Job", job.workers_name))
         self.worker_job = found if isinstance(found, WorkerJob) else None
+
+    @property
+    def durable(self) -> bool:
+        return self.job.model.spec.durable
 
     @property
     def server_replicas(self) -> int:
@@ -261,7 +272,8 @@ def _end(world: _World, status: Mapping[str, Any]) -> _End | None:
                 f"is {limit}{_last_words(world)}"
             )
             return _End(c.FAILED, c.WORKERS_FAILED, text, held[type].since)
-    lost = world.lost_servers()
+    # With checkpoints a server comes back with its rows.
+    lost = [] if world.durable else world.lost_servers()
     if lost:
         index, what = lost[0]
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
@@ -384,7 +396,7 @@ def _leftovers(world: _World, end: _End, *, recorded: bool) -> list[tuple[str, s
 
 def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
-    recorded = world.stateful_set.annotations.get(IMAGE_ANNOTATION, "") if world.stateful_set else ""
+    recorded = _recorded_image(world, status)
     wanted = manifests.children(job, defaults, recorded_image=recorded, pod_monitors=observed.pod_monitors)
     applies = [
         manifest
@@ -410,7 +422,13 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
     missing = [index for index in range(world.server_replicas) if index not in identities]
     running = found is not None and SERVERS_ANNOTATION in found.annotations and not found.suspended
     ready = (found.ready + found.succeeded) if found is not None else 0
-    if missing:
+    lost = world.lost_servers() if running and missing else []
+    if lost:
+        index, what = lost[0]
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        text = f"server {index} comes back with its rows{more}: {what}; the workers wait for it"
+        state = Fact(c.READY, False, c.SERVER_RECOVERING, text + _hint(world.servers))
+    elif missing:
         text = f"{world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
         state = Fact(c.READY, False, c.STARTING_SERVERS, text + _hint(world.servers))
     elif ready < world.worker_replicas:
@@ -433,7 +451,11 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
     monitor = observed.children.get(("PodMonitor", job.name))
     if monitor is not None and job.model.spec.monitoring.pod_monitor == "Disabled" and not monitor.deleting:
         deletes.append((monitor.kind, monitor.name, monitor.uid, ""))
+    if c.found(status, c.SUSPENDED):
+        facts.append(Fact(c.SUSPENDED, False, "Resumed", "the job goes on from its newest checkpoint"))
+    starts = any(manifest["kind"] == "StatefulSet" for manifest in applies)
     plan = Plan(
+        claims=manifests.claims(job) if starts else (),
         applies=applies,
         first=first,
         patches=patches,
@@ -445,9 +467,68 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
         },
         poll="running" if running else "",
     )
+    if lost:
+        return _with_event(plan, status, Happened("Warning", c.SERVER_RECOVERING, state.message))
     if state.status and not c.is_true(status, c.READY):
         return _with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
     return plan
+
+
+def _recorded_image(world: _World, status: Mapping[str, Any]) -> str:
+    """The image with which the servers were begun: a newer chart does not change it, nor does a suspension."""
+    if world.stateful_set is not None:
+        return world.stateful_set.annotations.get(IMAGE_ANNOTATION, "")
+    return str(status.get("servers", {}).get("image", "")) if world.durable else ""
+
+
+def _suspending(world: _World, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+    """First the workers end, then the servers, each of which makes a last checkpoint; claims stay.
+
+    Never stuck: pods end within their grace, whatever they do.
+    """
+    found, servers = world.worker_job, world.stateful_set
+    observed = world.observed
+    patches: list[Patch] = []
+    deletes: list[tuple[str, str, str, str]] = []
+    training = [pod.name for pod in world.workers if pod.phase not in ("Succeeded", "Failed")]
+    if (
+        found is not None
+        and not found.deleting
+        and not (found.suspended and SERVERS_ANNOTATION not in found.annotations)
+    ):
+        # The servers that are made when the job goes on are others.
+        body = {"metadata": {"annotations": {SERVERS_ANNOTATION: None}}, "spec": {"suspend": True}}
+        patches.append(Patch(found, body))
+        text = "the workers end"
+    elif training:
+        text = f"{len(training)} workers end"
+    elif servers is not None:
+        text = "the servers make a last checkpoint and end"
+        if not servers.deleting:
+            if not observed.fresh:
+                return Plan(confirm=True)
+            deletes.append((servers.kind, servers.name, servers.uid, ""))
+    elif world.servers:
+        text = f"{len(world.servers)} servers make a last checkpoint and end"
+    else:
+        text = ""
+    done = not text
+    kept = {**status.get("checkpoint", {}), **observed.progress.checkpoint}
+    newest = f"; the newest checkpoint is number {kept['number']}" if "number" in kept else ""
+    reason = c.SUSPENDED if done else c.SUSPENDING
+    message = f"the pods are deleted and the rows are kept in {_destination(world)}{newest}" if done else text
+    facts = [
+        Fact(c.READY, False, reason, message),
+        *_readiness(world),
+        Fact(c.SUSPENDED, done, reason, message),
+    ]
+    plan = Plan(patches=patches, deletes=deletes, status=_status(world, facts, status, now))
+    return _with_event(plan, status, Happened("Normal", reason, message)) if done else plan
+
+
+def _destination(world: _World) -> str:
+    checkpoint = world.job.model.spec.checkpoint
+    return checkpoint.destination if checkpoint is not None else "nowhere"
 
 
 def _settled(child: Child | None, manifest: Manifest, observed: Observed) -> bool:
@@ -479,6 +560,14 @@ def _worker_job_patch(world: _World, found: WorkerJob) -> Manifest:
             "spec": {"activeDeadlineSeconds": None, **limits},
         }
     identities = world.identities()
+    recorded = found.annotations.get(SERVERS_ANNOTATION)
+    if world.durable and recorded and not found.suspended and not found.deleting:
+        # Whoever came back is one of the job's servers now.
+        servers = [identities.get(index, "") for index in range(world.server_replicas)]
+        if all(servers) and recorded != json.dumps(servers):
+            body.setdefault("metadata", {}).setdefault("annotations", {})[SERVERS_ANNOTATION] = json.dumps(
+                servers
+            )
     if found.suspended and len(identities) >= world.server_replicas and not found.deleting:
         servers = [identities.get(index, "") for index in range(world.server_replicas)]
         if all(servers):
@@ -569,6 +658,8 @@ def _status(
         content["restarts"] = dict(status.get("restarts", content["restarts"]))
     if found is not None and found.started:
         content["startTime"] = found.started
+    if world.observed.progress.checkpoint:
+        content["checkpoint"] = dict(world.observed.progress.checkpoint)
     if world.observed.progress.values:
         content["progress"] = {**status.get("progress", {}), **world.observed.progress.values}
     if not status.get("firstFailure"):
@@ -577,7 +668,7 @@ def _status(
             fact.type in (c.COMPLETE, c.FAILED, c.FINISHING) and fact.reason != c.SERVER_LOST
             for fact in facts
         )
-        failure = _first_failure(world, servers_are_wanted=not over)
+        failure = _first_failure(world, servers_are_wanted=not over and not world.durable)
         if failure:
             content["firstFailure"] = failure
     return _merged(status, facts, content, generation=job.generation, now=now)

@@ -19,9 +19,15 @@ from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION
 SERVER, WORKER = "server", "worker"
 SERVER_CONTAINER = "server"
 SHARD_VOLUME, SHARD_FOLDER = "shards", "/var/lib/tablebay"
+CHECKPOINT_VOLUME, CHECKPOINT_FOLDER = "checkpoints", "/var/lib/tablebay-checkpoints"
+RESTORE_VOLUME, RESTORE_FOLDER = "restore", "/var/lib/tablebay-restore"
 MASTER_PORT = 29500
 # SIGTERM to the end: a server drains, a worker ends its step.
 GRACE_SECONDS = 30
+# What a server is given to end beyond its last checkpoint.
+_GRACE_BEYOND_SECONDS = 15
+_GRACE_VARIABLE = "TABLEBAY_GRACE_SECONDS"
+_HOST_LABEL = "kubernetes.io/hostname"
 
 _RANK_LABEL = "batch.kubernetes.io/job-completion-index"
 _INDEX_LABEL = "apps.kubernetes.io/pod-index"
@@ -181,8 +187,34 @@ def _service(job: JobObject, name: str, role: str, ports: tuple[tuple[str, int],
     )
 
 
+def claims(job: JobObject) -> list[Manifest]:
+    """What is made where it is not there, and never changed or deleted: it holds the job's rows."""
+    checkpoint = job.model.spec.checkpoint
+    if checkpoint is None or checkpoint.claim is None:
+        return []
+    wanted = checkpoint.claim
+    spec: dict[str, Any] = {
+        "accessModes": list(wanted.access_modes),
+        "resources": {"requests": {"storage": str(wanted.size)}},
+    }
+    if wanted.storage_class_name:
+        spec["storageClassName"] = wanted.storage_class_name
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {
+                "name": checkpoint.claim_name,
+                "namespace": job.namespace,
+                "labels": labels(job, "checkpoints"),
+            },
+            "spec": spec,
+        }
+    ]
+
+
 def disruption_budget(job: JobObject) -> Manifest:
-    """No server may be evicted while there is nothing to restore it from: its rows would be lost."""
+    """No server may be evicted where there is nothing to restore it from, and one at a time where there is."""
     return _object(
         job,
         "policy/v1",
@@ -190,7 +222,7 @@ def disruption_budget(job: JobObject) -> Manifest:
         f"{job.name}-servers",
         SERVER,
         spec={
-            "maxUnavailable": 0,
+            "maxUnavailable": 1 if job.model.spec.durable else 0,
             "selector": {"matchLabels": selector(job, SERVER)},
         },
     )
@@ -227,6 +259,7 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
                 **_identity(job, SERVER),
                 "TABLEBAY_HOST": "0.0.0.0",  # noqa: S104 - a pod's address is known when it runs
                 names.TABLES: dump_tables(spec.tables),
+                **_checkpoint_variables(job),
             }
         ),
         _from_label(names.INDEX, _INDEX_LABEL),
@@ -244,6 +277,7 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
         if other is not container:
             _secure(other, read_only=False)
     _mount(pod, container, "tmp", "/tmp")  # noqa: S108 - the container's own
+    _add_checkpoints(job, pod, container)
     content: dict[str, Any] = {
         "serviceName": f"{job.name}-servers",
         "replicas": spec.servers.replicas,
@@ -273,6 +307,76 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
     manifest = _object(job, "apps/v1", "StatefulSet", job.servers_name, SERVER, spec=content)
     manifest["metadata"]["annotations"][IMAGE_ANNOTATION] = image
     return manifest
+
+
+def _checkpoint_variables(job: JobObject) -> dict[str, str]:
+    spec = job.model.spec
+    checkpoint, restore = spec.checkpoint, spec.restore
+    if checkpoint is None:
+        return {}
+    source = restore.from_
+    if source not in ("Latest", "Never"):
+        claim, _, path = source.removeprefix("pvc://").partition("/")
+        folder = CHECKPOINT_FOLDER if claim == checkpoint.claim_name else RESTORE_FOLDER
+        source = f"{folder}/{path}"
+    return {
+        names.CHECKPOINT: f"{CHECKPOINT_FOLDER}/{checkpoint.path}",
+        names.CHECKPOINT_EVERY_SECONDS: str(checkpoint.seconds),
+        names.CHECKPOINT_EVERY_STEPS: str(checkpoint.every_steps or 0),
+        names.CHECKPOINT_FULL_EVERY: str(checkpoint.full_every),
+        names.CHECKPOINT_RETAIN_LAST: str(checkpoint.retain.last),
+        names.CHECKPOINT_TIMEOUT_SECONDS: str(checkpoint.timeout_seconds),
+        names.RESTORE_FROM: source,
+        names.RESTORE_POLICY: restore.policy,
+    }
+
+
+def _add_checkpoints(job: JobObject, pod: dict[str, Any], container: dict[str, Any]) -> None:
+    """The claims of a server that keeps its rows, and time for its last checkpoint."""
+    spec = job.model.spec
+    checkpoint = spec.checkpoint
+    if checkpoint is None:
+        return
+    _mount_claim(pod, container, CHECKPOINT_VOLUME, CHECKPOINT_FOLDER, checkpoint.claim_name)
+    source = spec.restore.from_.removeprefix("pvc://").partition("/")[0]
+    if spec.restore.from_ not in ("Latest", "Never") and source != checkpoint.claim_name:
+        _mount_claim(pod, container, RESTORE_VOLUME, RESTORE_FOLDER, source, read_only=True)
+    if checkpoint.on:
+        given = pod["terminationGracePeriodSeconds"]
+        grace = checkpoint.timeout_seconds + _GRACE_BEYOND_SECONDS
+        pod["terminationGracePeriodSeconds"] = max(grace, given)
+        if all(one["name"] != _GRACE_VARIABLE for one in container["env"]):
+            container["env"].append({"name": _GRACE_VARIABLE, "value": str(checkpoint.timeout_seconds + 5)})
+    claim = checkpoint.claim
+    if claim is not None and "ReadWriteOnce" in claim.access_modes and spec.servers.replicas > 1:
+        # No other node could see the claim.
+        terms = (
+            pod.setdefault("affinity", {})
+            .setdefault("podAffinity", {})
+            .setdefault("requiredDuringSchedulingIgnoredDuringExecution", [])
+        )
+        terms.append({"labelSelector": {"matchLabels": selector(job, SERVER)}, "topologyKey": _HOST_LABEL})
+
+
+def _mount_claim(
+    pod: dict[str, Any],
+    container: dict[str, Any],
+    name: str,
+    path: str,
+    claim: str,
+    *,
+    read_only: bool = False,
+) -> None:
+    volumes = pod.setdefault("volumes", [])
+    taken = {volume["name"] for volume in volumes}
+    while name in taken:
+        name = f"tablebay-{name}"
+    mount: dict[str, Any] = {"name": name, "mountPath": path}
+    source: dict[str, Any] = {"claimName": claim}
+    if read_only:
+        mount["readOnly"] = source["readOnly"] = True
+    container.setdefault("volumeMounts", []).append(mount)
+    volumes.append({"name": name, "persistentVolumeClaim": source})
 
 
 def worker_job(job: JobObject) -> Manifest:

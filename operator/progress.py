@@ -10,11 +10,12 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tablebay.client.control import Control
 from tablebay.client.errors import TablebayError
+from tablebay.client.proto import tablebay_pb2
 from tablebay.operator.decisions import Progress
 from tablebay.operator.workqueue import Key
 
@@ -25,13 +26,40 @@ FIRST_S = 5.0
 RETRY_S = 2.0
 CALL_S = 5.0
 
-Ask = Callable[[str], Sequence[Mapping[str, float]]]
+
+@dataclass(frozen=True)
+class Answer:
+    """What server 0 says. workers: what each last reported, in order of rank. checkpoint: of status.checkpoint."""
+
+    workers: Sequence[Mapping[str, float]]
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
 
-def ask_server(address: str) -> Sequence[Mapping[str, float]]:
-    """What each worker last reported, in order of rank. Raises TablebayError."""
+Ask = Callable[[str, bool], Answer]
+
+
+def ask_server(address: str, durable: bool) -> Answer:
+    """durable: it makes checkpoints. Raises TablebayError."""
     with Control([address], timeout=CALL_S) as control:
-        return [dict(worker.values) for worker in control.progress(CALL_S)]
+        workers = [dict(worker.values) for worker in control.progress(CALL_S)]
+        return Answer(
+            workers, _checkpoint(control.checkpoint(begin=False, timeout=CALL_S)) if durable else {}
+        )
+
+
+def _checkpoint(said: tablebay_pb2.CheckpointResponse) -> dict[str, Any]:
+    found: dict[str, Any] = {"failures": said.failures}
+    if said.failures:
+        found["message"] = said.last_error[:1024]
+    if said.HasField("last") and said.last.kind != "Empty":
+        moment = datetime.datetime.fromtimestamp(said.last.created, datetime.UTC)
+        found |= {
+            "number": said.last.number,
+            "time": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "bytes": said.last.bytes,
+            "seconds": round(said.last.seconds, 3),
+        }
+    return found
 
 
 @dataclass
@@ -73,8 +101,10 @@ class Poller:
         """The job is gone."""
         self._known.pop(key, None)
 
-    def want(self, key: Key, uid: str, address: str, mode: Literal["running", "last"]) -> None:
-        """Ask now if it is time, else have the job looked at when it is."""
+    def want(
+        self, key: Key, uid: str, address: str, mode: Literal["running", "last"], *, durable: bool = False
+    ) -> None:
+        """Ask now if it is time, else have the job looked at when it is. durable: it makes checkpoints."""
         known = self._known.get(key)
         if known is None or known.uid != uid:
             # A moment later: the workers have only begun.
@@ -89,24 +119,25 @@ class Poller:
             self._later(key, wait)
             return
         known.asking = True
-        task = asyncio.get_running_loop().create_task(self._poll(key, known, address, mode))
+        task = asyncio.get_running_loop().create_task(self._poll(key, known, address, mode, durable))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _poll(self, key: Key, known: _Known, address: str, mode: str) -> None:
+    async def _poll(self, key: Key, known: _Known, address: str, mode: str, durable: bool) -> None:
         loop = asyncio.get_running_loop()
         try:
-            workers = await loop.run_in_executor(self._threads, self._ask, address)
+            answer = await loop.run_in_executor(self._threads, self._ask, address, durable)
         except TablebayError as error:
             _LOG.info("progress.unknown", extra={"job": "/".join(key), "cause": str(error)})
-            workers = None
+            answer = None
         except Exception:  # noqa: BLE001 - whatever it is, the job is asked again
             _LOG.exception("progress.failed", extra={"job": "/".join(key)})
-            workers = None
+            answer = None
         known.asked = self._clock()
         known.asking = False
-        if workers is not None:
-            known.progress = self._figures(known, workers, last=mode == "last")
+        if answer is not None:
+            figures = self._figures(known, answer.workers, last=mode == "last")
+            known.progress = replace(figures, checkpoint=answer.checkpoint)
         self._changed(key)
 
     def _figures(self, known: _Known, workers: Sequence[Mapping[str, float]], *, last: bool) -> Progress:

@@ -15,6 +15,7 @@ from tablebay.client.errors import JobInvalid
 from tablebay.client.job import TrainingJob, parse_job
 from tablebay.operator import projections
 from tablebay.operator.cluster import (
+    CLAIMS,
     DISRUPTION_BUDGETS,
     JOBS,
     POD_MONITORS,
@@ -100,7 +101,7 @@ class Reconciler:
             await self._recorder.record(*key, body["metadata"]["uid"], happened)
         if job is not None and plan.poll:
             address = f"{job.servers_name}-0.{job.name}-servers.{job.namespace}.svc:{DATA_PORT}"
-            self._poller.want(key, job.uid, address, plan.poll)
+            self._poller.want(key, job.uid, address, plan.poll, durable=job.model.spec.durable)
         if plan.again_s is not None:
             self._queue.add_after(key, plan.again_s)
 
@@ -215,6 +216,17 @@ class Reconciler:
             _LOG.info("job.expired", extra={"job": "/".join(key)})
         return {}
 
+    async def _claim(self, key: Key, plan: Plan) -> None:
+        """Make the claims that are not there. One that is there may be anybody's: the destination says whose."""
+        for claim in plan.claims:
+            try:
+                await self._cluster.create(CLAIMS, key[0], claim)
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+            else:
+                _LOG.info("claim.created", extra={"job": "/".join(key), "claim": claim["metadata"]["name"]})
+
     async def _taken(self, job: JobObject, plan: Plan) -> list[str]:
         """The names of a new job's children that something else has."""
 
@@ -242,7 +254,9 @@ class Reconciler:
             (workers,) = (one for one in applies if one["kind"] == "Job")
             self._remember(key, await self._cluster.apply(workers))
             applies.remove(workers)
+            await self._claim(key, plan)
         else:
+            await self._claim(key, plan)
             applies = [one for one in applies if not await self._relabelled(key, job, one)]
         results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
         failed = None

@@ -232,7 +232,8 @@ def _checkpoint(settings: _Settings) -> CheckpointConfig | None:
         retain_last=settings.number("checkpoint_retain_last", 1, 10_000, DEFAULT_RETAIN_LAST),
         timeout_s=settings.seconds("checkpoint_timeout_seconds", DEFAULT_CHECKPOINT_TIMEOUT_S),
         restore_from=source if source in (LATEST, NEVER) else settings.directory("restore_from") or LATEST,
-        restore_required=settings.choice("restore_policy", RESTORE_POLICIES, RESTORE_POLICIES[0]) == "Required",
+        restore_required=settings.choice("restore_policy", RESTORE_POLICIES, RESTORE_POLICIES[0])
+        == "Required",
     )
 
 
@@ -296,7 +297,7 @@ class _Settings:
         for word in allowed:
             if word.lower() == text.lower():
                 return word
-        self.refuse(name, " or ".join(allowed))
+        return self.refuse(name, " or ".join(allowed))
 
     def host(self) -> str:
         """An address or a name, an IPv6 address without brackets."""

@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tablebay.client.checkpoint import restore
+from tablebay.client.checkpoint.destination import Destination
 from tablebay.client.errors import BadRequest, CheckpointFailed, TablebayError
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
 from tablebay.client.tables import TableSpec
 from tablebay.native import _core
 from tablebay.ps_server.barriers import Barriers
-from tablebay.ps_server.checkpoint import restore, save
+from tablebay.ps_server.checkpoint import save
 from tablebay.ps_server.checkpoint.coordinator import Coordinator, Schedule
-from tablebay.ps_server.checkpoint.destination import Destination
 from tablebay.ps_server.checkpoint.participant import Participant
 from tablebay.ps_server.metrics import CheckpointFigures
 from tablebay.ps_server.peers import GrpcPeers, Peers
@@ -75,11 +76,11 @@ class Durability:
         self._peers: Peers = GrpcPeers(servers, index, self.cut) if peers is None else peers
         self._destination = Destination.open(settings.destination, job=job)
         self.epoch = self._destination.take_epoch(index)
-        self._claimed = 0
         self._restored: restore.Restored | None = None
-        self._specs: Callable[[], list[tuple[TableSpec, int]]] = list
         self._participant: Participant | None = None
         self._coordinator: Coordinator | None = None
+        self._number = 0
+        self._specs: Callable[[], list[tuple[TableSpec, int]]] = list
         self._restores: dict[str, _Restore] = {}
         self._restore_s = 0.0
         self._lock = threading.Lock()
@@ -93,16 +94,18 @@ class Durability:
             the store has then. Raises CheckpointInvalid, CheckpointMismatch, CheckpointFailed, TableMismatch.
         """
         settings = self._settings
+        anew = settings.restore_from == NEVER
         if self._index == 0:
-            self._claimed = self._destination.claim(
+            self._number = self._destination.claim(
                 epoch=self.epoch,
                 servers=len(self._servers),
                 job=self._job,
                 generation=self._generation,
-                anew=settings.restore_from == NEVER,
+                anew=anew,
             )
         else:
-            self._await_first()
+            # Where a job begins anew, what an earlier generation left is not the first.
+            self._await_first(self._generation if anew else 0)
         began = time.monotonic()
         self._restored = restore.restore_newest(
             store,
@@ -175,8 +178,8 @@ class Durability:
                 job=self._job,
                 generation=self._generation,
                 schedule=self._settings.schedule,
+                number=self._number,
                 newest=self._restored.manifest,
-                claimed=self._claimed,
                 steps=store.highest_step,
                 fenced=self._fenced,
             )
@@ -186,11 +189,9 @@ class Durability:
         if self._coordinator is not None:
             threading.Thread(target=self._coordinator.run, name="checkpoints", daemon=True).start()
 
-    def _await_first(self) -> None:
+    def _await_first(self, generation: int) -> None:
         end = time.monotonic() + self._settings.first_s
-        # Where a job begins anew, what an earlier generation left is not the first.
-        wanted = self._generation if self._settings.restore_from == NEVER else 0
-        while not self._destination.has_manifest(wanted):
+        while not self._destination.has_manifest(generation):
             if time.monotonic() > end:
                 raise CheckpointFailed(
                     f"{self._destination.name} holds no checkpoint after {self._settings.first_s:g} s; server 0 "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -29,6 +30,8 @@ CONTROL_THREADS = 16
 
 _EVENTS = Events(__name__)
 
+Gate = contextlib.AbstractContextManager[Any]
+
 
 class CannotListen(Exception):
     """A port cannot be had."""
@@ -37,8 +40,7 @@ class CannotListen(Exception):
 class GrpcServer:
     """The data port and the control port of a service, from `start` to `stop`.
 
-    threads: data calls handled at once. requests_max: calls under way on each port; more get
-        RESOURCE_EXHAUSTED.
+    requests_max: calls under way on each port; more get RESOURCE_EXHAUSTED.
     Raises CannotListen naming the port.
     """
 
@@ -49,13 +51,12 @@ class GrpcServer:
         host: str,
         data_port: int,
         message_bytes_max: int,
-        threads: int,
         requests_max: int,
     ) -> None:
         self._service = service
         options = _options(message_bytes_max)
         self._data = _server("data", requests_max, options)
-        self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", threads),))
+        self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", None),))
         self._control = _server("control", requests_max, options)
         self._control.add_generic_rpc_handlers((self._handlers(CONTROL_SERVICE, "Control", CONTROL_THREADS),))
         self._standard = StandardServices(self._control)
@@ -78,9 +79,9 @@ class GrpcServer:
         self._control.stop(min(grace_s, 1.0)).wait(2.0)
         return ended and self._service.in_flight == 0
 
-    def _handlers(self, full_name: str, name: str, threads: int) -> Any:
+    def _handlers(self, full_name: str, name: str, threads: int | None) -> Any:
         """Every method of a proto service, bytes in and bytes out: no (de)serializers."""
-        gate = threading.BoundedSemaphore(threads)
+        gate: Gate = contextlib.nullcontext() if threads is None else threading.BoundedSemaphore(threads)
         return grpc.method_handlers_generic_handler(
             full_name,
             {
@@ -90,13 +91,12 @@ class GrpcServer:
         )
 
 
-def _behavior(
-    service: Service, method: str, gate: threading.BoundedSemaphore
-) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+def _behavior(service: Service, method: str, gate: Gate) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     """What gRPC calls once the whole request is there.
 
     The pool's threads also wait for requests to arrive, and a slow sender can hold one for as long as it
-    likes: so the pool is as large as the bound on calls, and the gate bounds those that work.
+    likes: so the pool is as large as the bound on calls, and the gate bounds those that work. Of data calls the
+    native core does so: one that it keeps waiting, for a checkpoint, takes no other's place.
     """
 
     def call(request: bytes, context: grpc.ServicerContext) -> bytes:

@@ -91,9 +91,12 @@ def shown(client: ClientId) -> str:
     return f"{client[0]:016x}{client[1]:016x}"
 
 
-def ranked_high(job: str, generation: int) -> int:
-    """The upper half of the id of a job's ranked clients; the lower half is the rank."""
-    return int.from_bytes(hashlib.blake2b(f"{job}/{generation}".encode()).digest()[:8], "little")
+def ranked_high(job: str) -> int:
+    """The upper half of the id of a job's ranked clients; the lower half is the rank.
+
+    Every generation's: a job that is made anew goes on with the steps that its checkpoint has.
+    """
+    return int.from_bytes(hashlib.blake2b(job.encode()).digest()[:8], "little")
 
 
 class Members:
@@ -126,7 +129,7 @@ class Members:
         self._clients_max = clients_max
         self._first_incarnation = first_incarnation
         self._forgotten = forgotten
-        self._high = ranked_high(job, generation)
+        self._high = ranked_high(job)
         self._lock = threading.Lock()
         self._ranked: dict[ClientId, Member] = {}
         self._anonymous: dict[ClientId, Member] = {}

@@ -171,7 +171,9 @@ def _of_tables(tables: Iterable[tuple[str, int, int]]) -> Iterator[Metric]:
 
 
 def _of_checkpoints(found: CheckpointFigures) -> Iterator[Metric]:
-    yield _gauge("tablebay_restore_duration_seconds", "Time to restore rows at the start", found.restore_seconds)
+    yield _gauge(
+        "tablebay_restore_duration_seconds", "Time to restore rows at the start", found.restore_seconds
+    )
     made = CounterMetricFamily("tablebay_checkpoints", "Checkpoints made in this life", labels=("kind",))
     for kind, number in sorted(found.made.items()):
         made.add_metric((kind,), number)

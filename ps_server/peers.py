@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -44,7 +44,7 @@ class GrpcPeers:
         """The same phase to every server at once."""
         content = request.SerializeToString()
         calls = {
-            server: self._channel(server).unary_unary(_CUT).future(content, timeout=timeout_s)
+            server: self._method(server, _CUT).future(content, timeout=timeout_s)
             for server in range(len(self._servers))
             if server != self._index
         }
@@ -73,27 +73,34 @@ class GrpcPeers:
 
     def _checkpoint(self, begin: bool, timeout_s: float) -> tablebay_pb2.CheckpointResponse:
         request = tablebay_pb2.CheckpointRequest(begin=begin).SerializeToString()
-        call = self._channel(0).unary_unary(_CHECKPOINT).future(request, timeout=timeout_s)
+        call = self._method(0, _CHECKPOINT).future(request, timeout=timeout_s)
         return tablebay_pb2.CheckpointResponse.FromString(self._answer(0, "Checkpoint", call))
 
-    def _result(self, server: int, phase: str, call: grpc.Future) -> tablebay_pb2.CutResponse:
+    def _result(self, server: int, phase: str, call: Any) -> tablebay_pb2.CutResponse:
         try:
             return tablebay_pb2.CutResponse.FromString(self._answer(server, phase, call))
         except DecodeError as error:
-            raise CheckpointFailed(f"{phase}: server {server} answered what cannot be read: {error}") from None
+            raise CheckpointFailed(
+                f"{phase}: server {server} answered what cannot be read: {error}"
+            ) from None
 
-    def _answer(self, server: int, what: str, call: grpc.Future) -> bytes:
+    def _answer(self, server: int, what: str, call: Any) -> bytes:
         try:
             content: bytes = call.result()
             return content
-        except grpc.RpcError as error:
+        except grpc.RpcError as found:
             # A call's error is a call too, with a code and a text.
-            code, text = error.code(), error.details()  # type: ignore[attr-defined]
+            error: Any = found
+            code, text = error.code(), error.details()
             raise CheckpointFailed(
                 f"{what}: server {server} at {self._servers[server]}: {code.name}: {text}"
             ) from None
         except grpc.FutureCancelledError:
             raise CheckpointFailed(f"{what}: server {server}: cancelled") from None
+
+    def _method(self, server: int, path: str) -> Any:
+        # No (de)serializers: bytes in and bytes out.
+        return cast("Any", self._channel(server).unary_unary)(path)
 
     def _channel(self, server: int) -> grpc.Channel:
         if server not in self._channels:

@@ -54,7 +54,8 @@ class Service:
 
     index, servers: which of how many. epoch: number of this life of the server, by default its start time in
         ns.
-    message_bytes_max: of one answer. threads: data calls worked on at once, 0 for no bound. memory_limit: bytes of rows, indexes and step windows; 0 is none.
+    message_bytes_max: of one answer. threads: data calls worked on at once, 0 for no bound. memory_limit: bytes of
+        rows, indexes and step windows; 0 is none.
     keys_max: of one part. tables: made now, where they are not restored. durability: with it the rows of the
         job's newest checkpoint are restored now, and it gives the epoch.
     Raises TablebayError where rows cannot be restored or tables be made.

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from reference_checkpoint import Client, ReferenceStore, shard_of
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.restore import Restored, restore_newest
+from tablebay.client.checkpoint.storage import LocalStorage, System
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
 from tablebay.client.tables import SGD, Adagrad, TableSpec, Zeros
 from tablebay.native import _core
 from tablebay.ps_server.checkpoint.coordinator import Coordinator, Schedule
-from tablebay.ps_server.checkpoint.destination import Destination
 from tablebay.ps_server.checkpoint.participant import Participant
-from tablebay.ps_server.checkpoint.restore import Restored, restore_newest
 from tablebay.ps_server.checkpoint.save import CutFiles, write_cut
-from tablebay.ps_server.storage import LocalStorage, System
 
 JOB = "toy"
 USER = TableSpec(name="user", dim=2, optimizer=Adagrad(0.05), initializer=Zeros())
@@ -99,7 +99,7 @@ class World:
             generation=generation,
             schedule=Schedule(every_s=0.0, retain_last=retain_last),
             newest=self.restored[0].manifest,
-            claimed=claimed,
+            number=claimed,
             steps=lambda: 0,
             fenced=self._fence,
         )

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.export import export
+from tablebay.client.checkpoint.manifest import Manifest
+from tablebay.client.checkpoint.restore import choose
+from tablebay.client.checkpoint.storage import NotThere
+from tablebay.client.checkpoint.verify import verify
 from tablebay.client.errors import CheckpointInvalid
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.export import export
-from tablebay.ps_server.checkpoint.manifest import Manifest
-from tablebay.ps_server.checkpoint.restore import choose
-from tablebay.ps_server.checkpoint.verify import verify
-from tablebay.ps_server.storage import NotThere
 
 _COLUMNS = ("NUMBER", "KIND", "CREATED", "SERVERS", "TABLES", "ROWS WRITTEN", "BYTES WRITTEN", "STEP")
 _GAP = "   "

@@ -19,12 +19,12 @@ _PVC = "pvc://"
 def variables(job: TrainingJob, run_dir: Path) -> dict[str, str]:
     """What servers are told of checkpoints; nothing where the job makes none. Raises JobInvalid."""
     spec = job.spec
-    if spec.checkpoint is None or spec.durability.mode == "none":
+    if spec.checkpoint is None:
         return {}
     checkpoint = spec.checkpoint
     found = {
         names.CHECKPOINT: str(_folder(checkpoint.destination, run_dir)),
-        names.CHECKPOINT_EVERY_SECONDS: f"{checkpoint.every_seconds or 0:g}",
+        names.CHECKPOINT_EVERY_SECONDS: str(checkpoint.seconds),
         names.CHECKPOINT_EVERY_STEPS: str(checkpoint.every_steps or 0),
         names.CHECKPOINT_FULL_EVERY: str(checkpoint.full_every),
         names.CHECKPOINT_RETAIN_LAST: str(checkpoint.retain.last),
@@ -39,11 +39,16 @@ def variables(job: TrainingJob, run_dir: Path) -> dict[str, str]:
 def begin(job: TrainingJob, run_dir: Path) -> str:
     """Make the folder ready for a run; what there is to say of it, or ""."""
     folder = run_dir / FOLDER
+    why = ""
     if (folder / _FINISHED).exists():
+        why = "the run before this one has ended well"
+    elif folder.exists() and job.spec.checkpoint is not None and job.spec.restore.from_ == "Never":
+        why = "restore.from is Never"
+    if why:
         before = run_dir / BEFORE
         shutil.rmtree(before, ignore_errors=True)
         folder.rename(before)
-        return f"the run before this one has ended well: this one begins anew, and its checkpoints are in {before}"
+        return f"{why}: this one begins anew, and the checkpoints of the one before are in {before}"
     if job.spec.checkpoint is not None and _folder(job.spec.checkpoint.destination, run_dir).exists():
         return f"going on from the newest checkpoint in {folder}; delete that folder to begin anew"
     return ""

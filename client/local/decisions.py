@@ -97,7 +97,7 @@ def decide(ended: Ended, standing: Standing) -> Action:
 
 
 def _backoff_s(times: int) -> float:
-    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(times, 10))
+    return min(BACKOFF_MAX_S, BACKOFF_FIRST_S * float(2 ** min(times, 10)))
 
 
 def _last_words(ended: Ended) -> str:

@@ -8,13 +8,16 @@
 #include <pybind11/stl.h>
 
 #include <cmath>
+#include <cstring>
 #include <new>
 #include <optional>
+#include <tuple>
 
 #include "tablebay/call.h"
 #include "tablebay/crc32c.h"
 #include "tablebay/figures.h"
 #include "tablebay/kernels.h"
+#include "tablebay/loader.h"
 #include "tablebay/plan.h"
 #include "tablebay/status.h"
 #include "tablebay/store.h"
@@ -138,6 +141,7 @@ py::dict CountersOf(const Store& store) {
   add("keys_duplicate", counters.keys_duplicate);
   add("rows_created", counters.rows_created);
   add("rows_deleted", counters.rows_deleted);
+  add("tables_loaded", counters.tables_loaded);
   add("nonfinite_rows", counters.nonfinite_rows);
   add("received_bytes", counters.received_bytes);
   add("sent_bytes", counters.sent_bytes);
@@ -255,7 +259,7 @@ class PyCall {
     const Response response = call_->Accept(server, piece, message);
     kept_.append(message);
     return py::make_tuple(response.epoch, response.shard_map_version, response.applied_shards,
-                          response.duplicate_shards);
+                          response.duplicate_shards, response.durable_next);
   }
 
   void Finish() {
@@ -321,12 +325,14 @@ void BindFigures(py::module_& m) {
 }
 
 void BindStore(py::module_& m) {
-  py::class_<Store>(m, "Store", "The tables of one server, or of a table in this process. Safe in threads.")
-      .def(py::init([](uint64_t epoch, uint64_t memory_limit, uint64_t keys_max, uint64_t message_bytes_max) {
-             return std::make_unique<Store>(epoch, Limits{memory_limit, keys_max, message_bytes_max});
+  py::class_<Store, std::shared_ptr<Store>>(m, "Store",
+                                            "The tables of one server, or of a table in this process. Safe in threads.")
+      .def(py::init([](uint64_t epoch, uint64_t memory_limit, uint64_t keys_max, uint64_t message_bytes_max,
+                       uint32_t threads) {
+             return std::make_shared<Store>(epoch, Limits{memory_limit, keys_max, message_bytes_max, threads});
            }),
            py::kw_only(), py::arg("epoch") = 1, py::arg("memory_limit") = 0, py::arg("keys_max") = 0,
-           py::arg("message_bytes_max") = 0)
+           py::arg("message_bytes_max") = 0, py::arg("threads") = 0)
       .def_property_readonly("epoch", &Store::epoch)
       .def_property_readonly("figures", &Store::figures)
       .def(
@@ -359,17 +365,19 @@ void BindStore(py::module_& m) {
           py::arg("table_id"))
       .def(
           "hello",
-          [](Store& store, uint64_t client_high, uint64_t client_low, uint32_t incarnation) {
+          [](Store& store, uint64_t client_high, uint64_t client_low, uint32_t incarnation,
+             std::optional<uint32_t> rank) {
             Store::Greeting greeting;
             {
               const py::gil_scoped_release release;
-              greeting = store.Hello(client_high, client_low, incarnation);
+              greeting = store.Hello(client_high, client_low, incarnation, rank.value_or(kNoRank));
             }
-            return std::pair<uint64_t, py::bytes>(greeting.next_step, greeting.cursor);
+            return std::tuple<uint64_t, py::bytes, uint64_t>(greeting.next_step, greeting.cursor,
+                                                             greeting.durable_next);
           },
-          py::arg("client_high"), py::arg("client_low"), py::arg("incarnation"),
-          "Makes a client known or raises its incarnation: the lowest step not applied for it, and the cursor kept "
-          "with the step before.")
+          py::arg("client_high"), py::arg("client_low"), py::arg("incarnation"), py::arg("rank") = py::none(),
+          "Makes a client known or raises its incarnation: the lowest step not applied for it, the cursor kept with "
+          "the step before, and the step below which all is in a committed checkpoint.")
       .def("forget", &Store::Forget, py::arg("client_high"), py::arg("client_low"))
       .def(
           "handle_pull", [](Store& store, const py::object& request) { return Handle(store, Method::kPull, request); },
@@ -393,16 +401,40 @@ void BindStore(py::module_& m) {
           py::arg("table_id"), py::arg("position"), py::arg("rows_max"))
       .def("counters", &CountersOf)
       .def(
-          "take_changes",
-          [](Store& store, uint32_t table_id) {
-            Store::Changes changes;
+          "hold",
+          [](Store& store, double seconds) {
+            std::vector<Store::ClientStep> begun;
             {
               const py::gil_scoped_release release;
-              changes = store.TakeChanges(store.FindTable(table_id));
+              begun = store.Hold(seconds);
             }
-            return std::pair<Array<uint64_t>, Array<uint64_t>>(ToArray(changes.changed), ToArray(changes.deleted));
+            std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> all;
+            for (const auto& one : begun) all.emplace_back(one.client_high, one.client_low, one.next);
+            return all;
           },
-          py::arg("table_id"), "Keys of rows changed, and of rows deleted, since this was last asked; first, all rows.")
+          py::arg("seconds"),
+          "Begins no step of a ranked client for so long: (client_high, client_low, the highest step begun + 1) of "
+          "each.")
+      .def("release", &Store::Release, py::call_guard<py::gil_scoped_release>(), "Ends a hold.")
+      .def(
+          "take",
+          [](Store& store, const std::vector<std::tuple<uint64_t, uint64_t, uint64_t>>& limits, double wait_s,
+             bool full) {
+            std::vector<Store::ClientStep> steps;
+            for (const auto& [high, low, next] : limits) steps.push_back({high, low, next});
+            const py::gil_scoped_release release;
+            return store.Take(steps, wait_s, full);
+          },
+          py::arg("limits"), py::arg("wait_s"), py::arg("full"), py::keep_alive<0, 1>(),
+          "Lets steps below the limits through, waits until they are whole but no longer than wait_s, and cuts.")
+      .def_property_readonly("must_be_full", &Store::must_be_full)
+      .def("highest_step", &Store::HighestStep, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "load",
+          [](std::shared_ptr<Store> store, const std::vector<uint16_t>& owned) {
+            return std::make_shared<Loader>(std::move(store), owned);
+          },
+          py::arg("owned"), "A Loader of tables into this store; of rows and steps of the shards given.")
       .def(
           "pull",
           [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, py::array out, bool create) {
@@ -475,6 +507,121 @@ void BindStore(py::module_& m) {
           py::arg("table_id"), py::arg("keys").noconvert());
 }
 
+using LayoutTuple = std::tuple<uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
+
+LayoutTuple ToTuple(const RowLayout& layout) {
+  return {layout.row_bytes, layout.step, layout.weights, layout.weight_bytes, layout.slots, layout.slot_bytes};
+}
+
+RowLayout ToLayout(const LayoutTuple& from) {
+  RowLayout layout;
+  std::tie(layout.row_bytes, layout.step, layout.weights, layout.weight_bytes, layout.slots, layout.slot_bytes) = from;
+  return layout;
+}
+
+void BindCheckpoints(py::module_& m) {
+  py::class_<Cut, std::shared_ptr<Cut>>(m, "Cut",
+                                        "What a store held at one moment, read out as a checkpoint's files. Layouts "
+                                        "are (row_bytes, step, weights, weight_bytes, slots, slot_bytes).")
+      .def_property_readonly("aligned", &Cut::aligned)
+      .def_property_readonly("full", &Cut::full)
+      .def_property_readonly("pause_s", &Cut::pause_s)
+      .def_property_readonly("tables",
+                             [](const Cut& cut) {
+                               std::vector<std::pair<uint32_t, LayoutTuple>> tables;
+                               for (const Table* table : cut.tables()) {
+                                 tables.emplace_back(table->id(), ToTuple(table->layout()));
+                               }
+                               return tables;
+                             })
+      .def_property_readonly(
+          "clients",
+          [](const Cut& cut) {
+            std::vector<std::tuple<uint64_t, uint64_t, std::optional<uint32_t>, uint64_t, py::bytes>> clients;
+            for (const ClientImage& client : cut.clients()) {
+              const uint64_t next = client.whole.LowestOpen();
+              std::string cursor;
+              for (const Cursor& one : client.cursors) {
+                if (one.step + 1 == next) cursor = one.bytes;
+              }
+              clients.emplace_back(client.high, client.low,
+                                   client.rank == kNoRank ? std::nullopt : std::optional<uint32_t>(client.rank), next,
+                                   py::bytes(cursor));
+            }
+            return clients;
+          },
+          "(client_high, client_low, rank, the lowest step not applied, the cursor of the step before) of each.")
+      .def(
+          "read",
+          [](Cut& cut, std::optional<uint32_t> table_id, const py::object& out) {
+            const Buffer buffer(out, true);
+            const py::gil_scoped_release release;
+            return cut.Read(table_id, buffer.data(), buffer.size());
+          },
+          py::arg("table_id"), py::arg("out"),
+          "Fills `out` (at least 1 MiB + 16 bytes) with whole blocks of a table's file, or with None of the steps'; "
+          "how many bytes, 0 at the end.")
+      .def(
+          "figures",
+          [](const Cut& cut, std::optional<uint32_t> table_id) {
+            const Cut::Figures figures = cut.FiguresOf(table_id);
+            return std::tuple(figures.rows, figures.deleted, figures.crc, figures.bytes);
+          },
+          py::arg("table_id"), "(rows, deleted keys, CRC-32C of the footer's payload, bytes read) so far.")
+      .def(
+          "commit", [](Cut& cut) { cut.Commit(); }, py::call_guard<py::gil_scoped_release>(),
+          "It is in a complete checkpoint.")
+      .def(
+          "abandon", [](Cut& cut) { cut.Abandon(); }, py::call_guard<py::gil_scoped_release>(),
+          "It is not; the next one is full.");
+
+  py::class_<Loader::File>(m, "LoadFile", "The blocks of one file of a checkpoint, as they come.")
+      .def(
+          "feed",
+          [](Loader::File& file, const py::object& bytes) {
+            const Buffer buffer(bytes);
+            const py::gil_scoped_release release;
+            return file.Feed(buffer.view());
+          },
+          py::arg("bytes"), "Takes the whole blocks at the beginning; how many bytes those are.")
+      .def_property_readonly("ended", &Loader::File::ended)
+      .def_property_readonly("crc", &Loader::File::crc)
+      .def_property_readonly("rows", &Loader::File::rows)
+      .def_property_readonly("deleted", &Loader::File::deleted);
+
+  py::class_<Loader, std::shared_ptr<Loader>>(m, "Loader",
+                                              "Tables read from a checkpoint, beside those of a store until finish().")
+      .def(
+          "create_table",
+          [](Loader& loader, const std::string& name, uint32_t dim, const std::string& dtype,
+             const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
+             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite) {
+            return loader.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
+                                       initializer_parameters, seed, non_finite});
+          },
+          py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
+          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"))
+      .def(
+          "layout", [](const Loader& loader, uint32_t table_id) { return ToTuple(loader.LayoutOf(table_id)); },
+          py::arg("table_id"))
+      .def(
+          "begin",
+          [](const std::shared_ptr<Loader>& loader, std::optional<uint32_t> table_id,
+             const std::optional<LayoutTuple>& layout, bool delta, bool weights_only, uint64_t start) {
+            Loader::FileOptions options;
+            options.table_id = table_id;
+            if (layout) options.layout = ToLayout(*layout);
+            options.delta = delta;
+            options.weights_only = weights_only;
+            options.start = start;
+            return Loader::Begin(loader, options);
+          },
+          py::arg("table_id"), py::arg("layout"), py::arg("delta"), py::arg("weights_only") = false,
+          py::arg("start") = 0, "A file of a table's rows, or with None of steps.")
+      .def_property_readonly("rows", &Loader::rows)
+      .def("finish", &Loader::Finish, py::call_guard<py::gil_scoped_release>(), "Puts all tables in the store.");
+}
+
 void BindClient(py::module_& m) {
   py::class_<Plan, std::shared_ptr<Plan>>(
       m, "Plan", "Unique keys of a call in order of (server, shard), and where each given key went.")
@@ -518,7 +665,8 @@ void BindClient(py::module_& m) {
            py::arg("incarnation"), py::arg("shard_map_version"), py::arg("epoch"), py::arg("step"),
            py::arg("oldest_step"), py::arg("cursor"))
       .def("accept", &PyCall::Accept, py::arg("server"), py::arg("piece"), py::arg("response"),
-           "(epoch, shard_map_version, applied_shards, duplicate_shards) of an answer, which is kept for finish().")
+           "(epoch, shard_map_version, applied_shards, duplicate_shards, durable_next) of an answer, which is kept for "
+           "finish().")
       .def("finish", &PyCall::Finish);
 }
 
@@ -601,8 +749,19 @@ PYBIND11_MODULE(_core, m) {
         return Crc32cPortable(buffer.data(), buffer.size(), initial);
       },
       py::arg("data"), py::arg("initial") = 0, "The way without instructions of the CPU; for tests.");
+  m.def(
+      "readdress",
+      [](const py::bytes& request, uint64_t epoch) {
+        const std::string_view from = request;
+        const NewBytes copy(from.size());
+        std::memcpy(copy.data(), from.data(), from.size());
+        Readdress(copy.data(), copy.size, epoch);
+        return copy.object;
+      },
+      py::arg("request"), py::arg("epoch"), "The request, with another epoch of the server in it.");
   m.def("table_id", [](const std::string& name) { return Crc32c(name.data(), name.size()); }, py::arg("name"));
   BindFigures(m);
+  BindCheckpoints(m);
   BindStore(m);
   BindClient(m);
 }

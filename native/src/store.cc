@@ -26,23 +26,28 @@ std::shared_ptr<const Router> OneServer() {
 
 }  // namespace
 
-// Of one shard: which steps, and a fold of each one's content.
-struct ShardSteps {
-  StepWindow window;
-  uint16_t content[StepWindow::kSteps];
-};
+// One of the calls worked on at once.
+class Store::Permit {
+ public:
+  explicit Permit(Store* store) : store_(store->limits_.threads == 0 ? nullptr : store) {
+    if (store_ == nullptr) return;
+    std::unique_lock<std::mutex> lock(store_->permits_mutex_);
+    store_->permits_changed_.wait(lock, [&] { return store_->permits_ > 0; });
+    --store_->permits_;
+  }
+  ~Permit() {
+    if (store_ == nullptr) return;
+    {
+      const std::lock_guard<std::mutex> lock(store_->permits_mutex_);
+      ++store_->permits_;
+    }
+    store_->permits_changed_.notify_one();
+  }
+  Permit(const Permit&) = delete;
+  Permit& operator=(const Permit&) = delete;
 
-struct Store::Client {
-  std::atomic<uint32_t> incarnation{0};
-  std::vector<ShardSteps> shards{kShards};  // each under its stripe's lock
-  // Steps of which every request has been applied here, under `mutex`.
-  std::mutex mutex;
-  StepWindow whole;
-  struct Cursor {
-    uint64_t step = 0;
-    std::string bytes;
-  };
-  std::array<Cursor, StepWindow::kSteps> cursors;
+ private:
+  Store* const store_;
 };
 
 // One part of a request, with its table, in stripe order.
@@ -68,7 +73,7 @@ struct Store::Piece {
 struct Store::Exchange {
   Method method;
   Request request;
-  std::shared_ptr<Client> client;
+  std::shared_ptr<ClientSteps> client;
   std::vector<Piece> pushes;
   std::vector<Piece> pulls;
   std::vector<size_t> pulled_bytes;
@@ -78,7 +83,9 @@ struct Store::Exchange {
   uint32_t duplicate = 0;
 };
 
-Store::Store(uint64_t epoch, const Limits& limits) : epoch_(epoch), limits_(limits) { owned_.set(); }
+Store::Store(uint64_t epoch, const Limits& limits) : epoch_(epoch), limits_(limits), permits_(limits.threads) {
+  owned_.set();
+}
 Store::~Store() = default;
 
 uint64_t Store::rows() const {
@@ -124,14 +131,14 @@ Table& Store::FindTable(uint32_t id) const {
   return *found->second;
 }
 
-Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t incarnation) {
-  std::shared_ptr<Client> client;
+Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t incarnation, uint32_t rank) {
+  std::shared_ptr<ClientSteps> client;
   {
     const std::unique_lock<std::shared_mutex> lock(clients_lock_);
-    std::shared_ptr<Client>& entry = clients_[{client_high, client_low}];
+    std::shared_ptr<ClientSteps>& entry = clients_[{client_high, client_low}];
     if (entry == nullptr) {
-      entry = std::make_shared<Client>();
-      bytes_.fetch_add(sizeof(Client) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
+      entry = std::make_shared<ClientSteps>();
+      bytes_.fetch_add(sizeof(ClientSteps) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
     }
     client = entry;
     const uint32_t known = client->incarnation.load();
@@ -145,9 +152,10 @@ Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t
   // after the change, it can change nothing more.
   for (std::shared_mutex& stripe : stripe_locks_) const std::unique_lock<std::shared_mutex> lock(stripe);
   const std::lock_guard<std::mutex> lock(client->mutex);
-  Greeting greeting{client->whole.LowestOpen(), {}};
+  client->rank = rank;
+  Greeting greeting{client->whole.LowestOpen(), {}, client->durable_next.load()};
   if (greeting.next_step > 0) {
-    const Client::Cursor& cursor = client->cursors[(greeting.next_step - 1) % StepWindow::kSteps];
+    const Cursor& cursor = client->cursors[(greeting.next_step - 1) % StepWindow::kSteps];
     if (cursor.step == greeting.next_step - 1) greeting.cursor = cursor.bytes;
   }
   return greeting;
@@ -156,11 +164,11 @@ Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t
 void Store::Forget(uint64_t client_high, uint64_t client_low) {
   const std::unique_lock<std::shared_mutex> lock(clients_lock_);
   if (clients_.erase({client_high, client_low}) > 0) {
-    bytes_.fetch_sub(sizeof(Client) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
+    bytes_.fetch_sub(sizeof(ClientSteps) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
   }
 }
 
-std::shared_ptr<Store::Client> Store::FindClient(const Sender& sender) const {
+std::shared_ptr<ClientSteps> Store::FindClient(const Sender& sender) const {
   const std::shared_lock<std::shared_mutex> lock(clients_lock_);
   const auto found = clients_.find({sender.client_high, sender.client_low});
   if (found == clients_.end()) {
@@ -398,6 +406,7 @@ void Store::CheckMemory(const std::vector<Piece>& pieces) const {
 }
 
 std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view message) {
+  const Permit permit(this);
   counters_.received_bytes.fetch_add(message.size(), std::memory_order_relaxed);
   auto exchange = std::make_shared<Exchange>();
   exchange->method = method;
@@ -487,7 +496,7 @@ void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run) {
 
 void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
   const Request& request = exchange.request;
-  Client& client = *exchange.client;
+  ClientSteps& client = *exchange.client;
   const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
   const uint32_t incarnation = client.incarnation.load();
   if (incarnation != request.sender.incarnation) {
@@ -532,7 +541,9 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
     // Room for all tables before the first row changes: what follows cannot fail.
     std::deque<Table::Room> rooms;
     for (const Job& job : jobs) {
-      if ((job.piece->flags & kDelete) == 0) rooms.emplace_back(job.piece->table, stripe, job.run);
+      const bool deletes = (job.piece->flags & kDelete) != 0;
+      if (!deletes) rooms.emplace_back(job.piece->table, stripe, job.run);
+      job.piece->table->ReserveImages(stripe, uint64_t{job.run.size()} * (deletes ? 2 : 1));
     }
     for (const Job& job : jobs) ApplyPiece(*job.piece, stripe, job.run);
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) {
@@ -552,7 +563,7 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
 
 void Store::ApplyPushes(Exchange& exchange) {
   const Request& request = exchange.request;
-  Client& client = *exchange.client;
+  ClientSteps& client = *exchange.client;
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
     bool touched = false;
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) touched = touched || exchange.shards[stripe * kShardsPerStripe + i];
@@ -570,10 +581,14 @@ void Store::ApplyPushes(Exchange& exchange) {
       known = exchange.applied == 0;
     } else if (!request.more) {
       client.whole.Mark(request.step);
-      Client::Cursor& cursor = client.cursors[request.step % StepWindow::kSteps];
+      Cursor& cursor = client.cursors[request.step % StepWindow::kSteps];
       cursor.step = request.step;
       cursor.bytes.assign(request.cursor);
     }
+  }
+  if (holding_.load()) {
+    const std::lock_guard<std::mutex> gate(gate_mutex_);
+    step_whole_.notify_all();
   }
   (known ? counters_.duplicates : counters_.pushes_applied).fetch_add(1, std::memory_order_relaxed);
 }
@@ -612,7 +627,11 @@ void Store::RunPull(const Piece& piece, char* out) {
   counters_.keys_missing.fetch_add(missing_total, std::memory_order_relaxed);
 }
 
+uint64_t Store::StepOf(const Exchange& exchange) { return exchange.request.step; }
+
 void Store::Execute(Exchange& exchange, char* out) {
+  if (exchange.client != nullptr) Enter(exchange, *exchange.client);
+  const Permit permit(this);
   Response response;
   response.epoch = epoch_;
   {
@@ -620,7 +639,10 @@ void Store::Execute(Exchange& exchange, char* out) {
     response.shard_map_version = map_version_;
   }
   response.step = exchange.request.step;
-  if (exchange.client != nullptr) ApplyPushes(exchange);
+  if (exchange.client != nullptr) {
+    ApplyPushes(exchange);
+    response.durable_next = exchange.client->durable_next.load();
+  }
   response.applied_shards = exchange.applied;
   response.duplicate_shards = exchange.duplicate;
   const std::vector<char*> spaces = WriteResponse(exchange.method, out, response, exchange.pulled_bytes);
@@ -666,6 +688,7 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
     if (run.size() == 0) continue;
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
+    table.ReserveImages(stripe, 2 * uint64_t{run.size()});
     if ((flags & kDelete) != 0) {
       ApplyPiece(piece, stripe, run);
       removed += before - table.StripeRows(stripe);
@@ -727,15 +750,6 @@ Store::Scanned Store::Scan(const Table& table, uint64_t position, uint32_t rows_
     }
   }
   return scanned;
-}
-
-Store::Changes Store::TakeChanges(Table& table) {
-  Changes changes;
-  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
-    const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
-    table.TakeChanges(stripe, &changes.changed, &changes.deleted);
-  }
-  return changes;
 }
 
 }  // namespace tablebay

@@ -44,6 +44,13 @@ double Power(double base, uint64_t exponent) {
   return result;
 }
 
+constexpr size_t kTombstones = 1024;
+
+void SortUnique(std::vector<uint64_t>* keys) {
+  std::sort(keys->begin(), keys->end());
+  keys->erase(std::unique(keys->begin(), keys->end()), keys->end());
+}
+
 }  // namespace
 
 // For index entries that move.
@@ -54,15 +61,18 @@ struct Table::HashAt {
   void Prefetch(uint32_t position) const { __builtin_prefetch(table.Row(stripe, position)); }
 };
 
+Table::Rows::Rows(uint32_t row_bytes, std::atomic<uint64_t>* bytes_total) : arena(row_bytes, bytes_total) {
+  for (uint32_t s = 0; s < kStripes; ++s) stripes.emplace_back(bytes_total);
+}
+
 Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* bytes_total)
     : checked_(checked),
       id_(id),
       initial_base_(HashKey(checked.options.seed + 0x9e3779b97f4a7c15ULL * (uint64_t{id} + 1))),
-      arena_(checked.layout.row_bytes, bytes_total),
-      slab_shift_(arena_.rows_per_slab_log2()),
-      slab_mask_((1u << arena_.rows_per_slab_log2()) - 1) {
-  for (uint32_t s = 0; s < kStripes; ++s) stripes_.emplace_back(bytes_total);
-
+      bytes_total_(bytes_total),
+      all_(std::make_unique<Rows>(checked.layout.row_bytes, bytes_total)),
+      slab_shift_(all_->arena.rows_per_slab_log2()),
+      slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1) {
   const Parameters& parameters = checked_.options.optimizer_parameters;
   const auto parameter = [&](const char* name) {
     const auto found = parameters.find(name);
@@ -94,8 +104,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
 }
 
 uint64_t Table::bytes() const {
-  uint64_t bytes = arena_.bytes();
-  for (const Stripe& stripe : stripes_) bytes += stripe.index.bytes();
+  uint64_t bytes = all_->arena.bytes();
+  for (const Stripe& stripe : all_->stripes) bytes += stripe.index.bytes();
   return bytes;
 }
 
@@ -202,7 +212,7 @@ void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_w
 
 void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_t bytes, char* out,
                  std::vector<uint32_t>* missing) const {
-  const Stripe& stripe = stripes_[stripe_index];
+  const Stripe& stripe = all_->stripes[stripe_index];
   const Kernels& kernels = ActiveKernels();
   ForBlocks(stripe, run, offset + bytes,
             [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
@@ -225,7 +235,7 @@ void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_
 void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
   const RowLayout& at = layout();
   const uint64_t state_bytes = at.state_bytes();
-  ForBlocks(stripes_[stripe_index], run, at.row_bytes,
+  ForBlocks(all_->stripes[stripe_index], run, at.row_bytes,
             [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
                 const Ahead& ahead) {
               Prefetch(ahead);
@@ -245,7 +255,7 @@ void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
 }
 
 void Table::Contains(uint32_t stripe_index, const Run& run, char* out) const {
-  ForBlocks(stripes_[stripe_index], run, sizeof(uint64_t),
+  ForBlocks(all_->stripes[stripe_index], run, sizeof(uint64_t),
             [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
                 const Ahead& ahead) {
               Prefetch(ahead);
@@ -256,7 +266,7 @@ void Table::Contains(uint32_t stripe_index, const Run& run, char* out) const {
 uint64_t Table::CountMissing(uint32_t stripe_index, const Run& run) const {
   uint64_t missing = 0;
   ForBlocks(
-      stripes_[stripe_index], run, sizeof(uint64_t),
+      all_->stripes[stripe_index], run, sizeof(uint64_t),
       [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*, const Ahead& ahead) {
         Prefetch(ahead);
         for (uint32_t j = 0; j < n; ++j) missing += rows[j] == nullptr ? 1 : 0;
@@ -270,7 +280,7 @@ uint64_t Table::BytesForNew(uint64_t rows) const {
 }
 
 Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(table), stripe_(stripe_index) {
-  Stripe& stripe = table->stripes_[stripe_index];
+  Stripe& stripe = table->all_->stripes[stripe_index];
   const uint64_t rows = uint64_t{stripe.rows} + run.size();
   if (rows >= Index::kNone) {
     throw StatusError("ResourceExhausted", Format("table '%s': stripe %u has %u rows, and cannot hold %u more",
@@ -292,13 +302,13 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
   slabs_reserved_ = slabs > slabs_before_ ? slabs - slabs_before_ : 0;
   if (slabs_reserved_ == 0) return;
   if (stripe.slabs.capacity() < slabs) stripe.slabs.reserve(std::max<uint64_t>(slabs, 2 * slabs_before_));
-  table->arena_.Reserve(slabs_reserved_);
+  table->all_->arena.Reserve(slabs_reserved_);
 }
 
 Table::Room::~Room() {
   if (slabs_reserved_ == 0) return;
-  const uint64_t taken = table_->stripes_[stripe_].slabs.size() - slabs_before_;
-  table_->arena_.Unreserve(slabs_reserved_ - taken);
+  const uint64_t taken = table_->all_->stripes[stripe_].slabs.size() - slabs_before_;
+  table_->all_->arena.Unreserve(slabs_reserved_ - taken);
 }
 
 void Table::Initialise(uint64_t key, char* weights) const {
@@ -322,20 +332,26 @@ void Table::Initialise(uint64_t key, char* weights) const {
   }
 }
 
+// REQUIRES: room, and the key is absent. All but the key is yet to be filled in.
+char* Table::Append(Stripe& stripe, uint64_t hash, uint64_t key) {
+  const uint32_t position = stripe.rows++;
+  if (position >> slab_shift_ == stripe.slabs.size()) stripe.slabs.push_back(all_->arena.TakeSlab());
+  char* const row = Row(stripe, position);
+  std::memcpy(row, &key, sizeof key);
+  stripe.index.Insert(hash, position, HashAt{*this, stripe});
+  all_->count.fetch_add(1, std::memory_order_relaxed);
+  return row;
+}
+
 uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
   // A run may name a key twice: the second finds the row of the first.
   if (const uint32_t found = Find(stripe, key, hash); found != Index::kNone) return found;
-  const uint32_t position = stripe.rows++;
-  if (position >> slab_shift_ == stripe.slabs.size()) stripe.slabs.push_back(arena_.TakeSlab());
-  char* row = Row(stripe, position);
+  char* const row = Append(stripe, hash, key);
   const RowLayout& at = layout();
-  std::memcpy(row, &key, sizeof key);
   if (at.step != 0) std::memset(row + at.step, 0, 4);
   Initialise(key, row + at.weights);
   if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
-  stripe.index.Insert(hash, position, HashAt{*this, stripe});
-  rows_.fetch_add(1, std::memory_order_relaxed);
-  return position;
+  return stripe.rows - 1;
 }
 
 void Table::Touch(Stripe& stripe, uint32_t position, char* row) {
@@ -351,7 +367,7 @@ void Table::FetchDirty(const Stripe& stripe, uint32_t rows) {
 }
 
 void Table::Create(uint32_t stripe_index, const Run& run) {
-  Stripe& stripe = stripes_[stripe_index];
+  Stripe& stripe = all_->stripes[stripe_index];
   ++stripe.version;
   ForBlocks(stripe, run, sizeof(uint64_t),
             [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t* hashes,
@@ -366,7 +382,7 @@ void Table::Create(uint32_t stripe_index, const Run& run) {
 }
 
 void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) {
-  Stripe& stripe = stripes_[stripe_index];
+  Stripe& stripe = all_->stripes[stripe_index];
   ++stripe.version;
   const RowLayout& at = layout();
   const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
@@ -386,6 +402,11 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
               } else {
                 for (uint32_t j = 0; j < n; ++j) block[j] = gradients + uint64_t{run.order[first + j]} * weight_bytes;
               }
+              if (stripe.cutting) [[unlikely]] {
+                for (uint32_t j = 0; j < n; ++j) {
+                  if (rows[j] != nullptr) SaveImage(stripe, positions[j]);
+                }
+              }
               for (uint32_t j = 0; j < n; ++j) {
                 if (rows[j] == nullptr) [[unlikely]] {
                   positions[j] = Insert(stripe, keys[j], hashes[j]);
@@ -404,7 +425,7 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
 }
 
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
-  Stripe& stripe = stripes_[stripe_index];
+  Stripe& stripe = all_->stripes[stripe_index];
   ++stripe.version;
   const RowLayout& at = layout();
   ForBlocks(stripe, run, at.row_bytes,
@@ -415,6 +436,8 @@ void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) 
                 if (rows[j] == nullptr) {
                   positions[j] = Insert(stripe, keys[j], hashes[j]);
                   rows[j] = Row(stripe, positions[j]);
+                } else if (stripe.cutting) {
+                  SaveImage(stripe, positions[j]);
                 }
                 std::memcpy(rows[j] + at.weights, new_rows + uint64_t{run.At(first + j)} * at.weight_bytes,
                             at.weight_bytes);
@@ -426,6 +449,10 @@ void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) 
 void Table::Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash) {
   stripe.index.Erase(hash, position);
   const uint32_t last = --stripe.rows;
+  if (stripe.cutting) {
+    SaveImage(stripe, position);
+    SaveImage(stripe, last);
+  }
   const auto is_dirty = [&](uint32_t p) { return (stripe.dirty[p >> 6] >> (p & 63) & 1) != 0; };
   const uint64_t bit = uint64_t{1} << (position & 63);
   if (last != position) {
@@ -436,18 +463,25 @@ void Table::Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t has
         is_dirty(last) ? stripe.dirty[position >> 6] | bit : stripe.dirty[position >> 6] & ~bit;
   }
   stripe.dirty[last >> 6] &= ~(uint64_t{1} << (last & 63));
-  if (stripe.changes_taken) stripe.tombstones.push_back(key);
+  if (stripe.deltas) {
+    stripe.tombstones.push_back(key);
+    // Keys that come and go are kept once.
+    if (stripe.tombstones.size() >= stripe.tombstones_wanted) {
+      SortUnique(&stripe.tombstones);
+      stripe.tombstones_wanted = std::max(kTombstones, 2 * stripe.tombstones.size());
+    }
+  }
   // One slab is kept beyond the last row, so that a row that comes and goes does not map and unmap each time.
   const uint64_t wanted = ((uint64_t{stripe.rows} + slab_mask_) >> slab_shift_) + 1;
   while (stripe.slabs.size() > wanted) {
-    arena_.GiveBack(stripe.slabs.back());
+    all_->arena.GiveBack(stripe.slabs.back());
     stripe.slabs.pop_back();
   }
-  rows_.fetch_sub(1, std::memory_order_relaxed);
+  all_->count.fetch_sub(1, std::memory_order_relaxed);
 }
 
 uint64_t Table::Delete(uint32_t stripe_index, const Run& run) {
-  Stripe& stripe = stripes_[stripe_index];
+  Stripe& stripe = all_->stripes[stripe_index];
   ++stripe.version;
   uint64_t removed = 0;
   // One by one: a removal moves rows, so nothing looked up before it holds.
@@ -462,28 +496,152 @@ uint64_t Table::Delete(uint32_t stripe_index, const Run& run) {
   return removed;
 }
 
-uint64_t Table::KeyAt(uint32_t stripe, uint32_t position) const { return StoredKey(Row(stripes_[stripe], position)); }
-
-void Table::CopyWeights(uint32_t stripe, uint32_t position, char* out) const {
-  std::memcpy(out, Row(stripes_[stripe], position) + layout().weights, layout().weight_bytes);
+uint64_t Table::KeyAt(uint32_t stripe, uint32_t position) const {
+  return StoredKey(Row(all_->stripes[stripe], position));
 }
 
-void Table::TakeChanges(uint32_t stripe_index, std::vector<uint64_t>* changed, std::vector<uint64_t>* deleted) {
-  Stripe& stripe = stripes_[stripe_index];
-  for (size_t word = 0; word < stripe.dirty.size(); ++word) {
-    for (uint64_t bits = stripe.dirty[word]; bits != 0; bits &= bits - 1) {
-      const auto position = static_cast<uint32_t>(word * 64 + static_cast<uint32_t>(__builtin_ctzll(bits)));
-      changed->push_back(StoredKey(Row(stripe, position)));
+void Table::CopyWeights(uint32_t stripe, uint32_t position, char* out) const {
+  std::memcpy(out, Row(all_->stripes[stripe], position) + layout().weights, layout().weight_bytes);
+}
+
+void Table::BeginCut(uint32_t stripe_index, bool full) {
+  Stripe& stripe = all_->stripes[stripe_index];
+  const size_t words = (uint64_t{stripe.rows} + 63) / 64;
+  std::vector<uint64_t> clean(stripe.dirty.size());
+  stripe.deleted.clear();
+  if (full) {
+    std::fill_n(stripe.dirty.begin(), words, ~uint64_t{0});
+    if (stripe.rows % 64 != 0) stripe.dirty[words - 1] = (uint64_t{1} << stripe.rows % 64) - 1;
+    stripe.tombstones.clear();
+  } else {
+    stripe.deleted.swap(stripe.tombstones);
+  }
+  stripe.pending.swap(stripe.dirty);
+  stripe.dirty.swap(clean);
+  stripe.pending.resize(words);
+  stripe.pending_rows = 0;
+  for (const uint64_t word : stripe.pending) stripe.pending_rows += static_cast<uint64_t>(__builtin_popcountll(word));
+  stripe.pending_word = 0;
+  stripe.deltas = true;
+  stripe.cutting = true;
+}
+
+void Table::ReserveImages(uint32_t stripe_index, uint64_t rows) {
+  Stripe& stripe = all_->stripes[stripe_index];
+  if (!stripe.cutting) return;
+  const uint64_t wanted = stripe.saved.size() + std::min(rows, stripe.pending_rows) * layout().row_bytes;
+  const size_t before = stripe.saved.capacity();
+  if (wanted <= before) return;
+  stripe.saved.reserve(std::max<uint64_t>(wanted, 2 * before));
+  bytes_total_->fetch_add(stripe.saved.capacity() - before, std::memory_order_relaxed);
+}
+
+void Table::SaveImage(Stripe& stripe, uint32_t position) {
+  const size_t word = position >> 6;
+  const uint64_t bit = uint64_t{1} << (position & 63);
+  if (word >= stripe.pending.size() || (stripe.pending[word] & bit) == 0) return;
+  stripe.pending[word] &= ~bit;
+  --stripe.pending_rows;
+  const char* const row = Row(stripe, position);
+  stripe.saved.insert(stripe.saved.end(), row, row + layout().row_bytes);
+}
+
+uint32_t Table::CopyCut(uint32_t stripe_index, char* out, uint32_t rows_max) {
+  Stripe& stripe = all_->stripes[stripe_index];
+  const uint64_t row_bytes = layout().row_bytes;
+  uint32_t count = 0;
+  while (!stripe.saved.empty() && count < rows_max) {
+    const uint64_t n = std::min<uint64_t>(rows_max - count, stripe.saved.size() / row_bytes);
+    const uint64_t bytes = n * row_bytes;
+    std::memcpy(out + count * row_bytes, stripe.saved.data() + stripe.saved.size() - bytes, bytes);
+    stripe.saved.resize(stripe.saved.size() - bytes);
+    count += static_cast<uint32_t>(n);
+  }
+  for (; stripe.pending_word < stripe.pending.size() && count < rows_max; ++stripe.pending_word) {
+    uint64_t& bits = stripe.pending[stripe.pending_word];
+    for (; bits != 0; bits &= bits - 1) {
+      if (count == rows_max) return count;
+      const auto position =
+          static_cast<uint32_t>(stripe.pending_word * 64 + static_cast<uint32_t>(__builtin_ctzll(bits)));
+      std::memcpy(out + count * row_bytes, Row(stripe, position), row_bytes);
+      ++count;
+      --stripe.pending_rows;
     }
-    stripe.dirty[word] = 0;
   }
-  std::sort(stripe.tombstones.begin(), stripe.tombstones.end());
-  stripe.tombstones.erase(std::unique(stripe.tombstones.begin(), stripe.tombstones.end()), stripe.tombstones.end());
-  for (const uint64_t key : stripe.tombstones) {
-    if (Find(stripe, key, HashKey(key)) == Index::kNone) deleted->push_back(key);
+  return count;
+}
+
+std::vector<uint64_t> Table::TakeDeleted(uint32_t stripe_index) {
+  std::vector<uint64_t> deleted = std::move(all_->stripes[stripe_index].deleted);
+  all_->stripes[stripe_index].deleted.clear();
+  SortUnique(&deleted);
+  return deleted;
+}
+
+void Table::EndCut(uint32_t stripe_index) {
+  Stripe& stripe = all_->stripes[stripe_index];
+  bytes_total_->fetch_sub(stripe.saved.capacity(), std::memory_order_relaxed);
+  std::vector<char>().swap(stripe.saved);
+  std::vector<uint64_t>().swap(stripe.pending);
+  std::vector<uint64_t>().swap(stripe.deleted);
+  stripe.pending_rows = 0;
+  stripe.cutting = false;
+}
+
+uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, const std::bitset<kShards>& owned,
+                     bool replace, bool weights_only) {
+  constexpr uint32_t kAhead = 24;  // keys
+  const RowLayout& at = layout();
+  std::vector<uint64_t> keys;
+  std::vector<uint64_t> hashes;
+  std::vector<const char*> sources;
+  keys.reserve(count);
+  hashes.reserve(count);
+  sources.reserve(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* const row = rows + uint64_t{i} * from.row_bytes;
+    const uint64_t key = StoredKey(row);
+    const uint64_t hash = HashKey(key);
+    if (!owned[ShardOfHash(hash)]) continue;
+    keys.push_back(key);
+    hashes.push_back(hash);
+    sources.push_back(row);
   }
-  stripe.tombstones.clear();
-  stripe.changes_taken = true;
+  const auto n = static_cast<uint32_t>(keys.size());
+  for (uint32_t begin = 0, end = 0; begin < n; begin = end) {
+    const uint32_t stripe_index = StripeOfHash(hashes[begin]);
+    while (end < n && StripeOfHash(hashes[end]) == stripe_index) ++end;
+    Stripe& stripe = all_->stripes[stripe_index];
+    const Room room(this, stripe_index, Run{reinterpret_cast<const char*>(keys.data()), nullptr, begin, end});
+    for (uint32_t i = begin; i < std::min(end, begin + kAhead); ++i) Index::View(stripe.index).Prefetch(hashes[i]);
+    for (uint32_t i = begin; i < end; ++i) {
+      if (i + kAhead < end) Index::View(stripe.index).Prefetch(hashes[i + kAhead]);
+      const uint32_t found = Find(stripe, keys[i], hashes[i]);
+      if (found != Index::kNone && !replace) {
+        throw StatusError("CheckpointInvalid", Format("table '%s': key %llu is there twice", name().c_str(),
+                                                      static_cast<unsigned long long>(keys[i])));
+      }
+      char* const row = found != Index::kNone ? Row(stripe, found) : Append(stripe, hashes[i], keys[i]);
+      if (!weights_only) {
+        std::memcpy(row, sources[i], at.row_bytes);
+        uint32_t version;
+        std::memcpy(&version, row + RowLayout::kVersion, sizeof version);
+        stripe.version = std::max(stripe.version, version);
+        continue;
+      }
+      std::memcpy(row + RowLayout::kVersion, &stripe.version, sizeof stripe.version);
+      if (at.step != 0) std::memset(row + at.step, 0, 4);
+      std::memcpy(row + at.weights, sources[i] + from.weights, at.weight_bytes);
+      if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
+    }
+  }
+  return n;
+}
+
+void Table::SwapRows(Table& other) { std::swap(all_, other.all_); }
+
+void Table::BeginDeltas() {
+  for (Stripe& stripe : all_->stripes) stripe.deltas = true;
 }
 
 }  // namespace tablebay

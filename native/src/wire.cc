@@ -17,6 +17,7 @@ class Reader {
       : message_(message), begin_(bytes.data()), at_(begin_), end_(begin_ + bytes.size()) {}
 
   bool Done() const { return at_ == end_; }
+  size_t Offset() const { return static_cast<size_t>(at_ - message_); }
 
   uint32_t Tag() {
     const uint64_t tag = Varint();
@@ -232,6 +233,27 @@ Request ReadRequest(Method method, std::string_view message) {
   return request;
 }
 
+void Readdress(char* message, size_t size, uint64_t epoch) {
+  Reader reader(message, {message, size});
+  while (!reader.Done()) {
+    const uint32_t tag = reader.Tag();
+    if (tag != Tag(1, kBytes)) {
+      reader.Skip(tag & 7);
+      continue;
+    }
+    Reader sender(message, reader.Bytes());
+    while (!sender.Done()) {
+      const uint32_t field = sender.Tag();
+      const size_t offset = sender.Offset();
+      sender.Skip(field & 7);
+      if (field != Tag(5, kFixed64)) continue;
+      std::memcpy(message + offset, &epoch, sizeof epoch);
+      return;
+    }
+  }
+  throw StatusError("BadRequest", "the message names no epoch that could be replaced");
+}
+
 Response ReadResponse(std::string_view message) {
   Response response;
   Reader reader(message.data(), message);
@@ -252,6 +274,9 @@ Response ReadResponse(std::string_view message) {
         break;
       case Tag(5, kFixed32):
         response.duplicate_shards = reader.Fixed<uint32_t>();
+        break;
+      case Tag(6, kFixed64):
+        response.durable_next = reader.Fixed<uint64_t>();
         break;
       case Tag(kPullField, kBytes):
         response.pulled.push_back(reader.Bytes());
@@ -326,7 +351,7 @@ PartSpace RequestWriter::AddPull(uint32_t table_id, uint32_t dim, uint32_t flags
 
 size_t ResponseBytes(Method method, const std::vector<size_t>& pulled_bytes) {
   size_t bytes = kFixed64Bytes + kFixed32Bytes;
-  if (method != Method::kPull) bytes += kFixed64Bytes + 2 * kFixed32Bytes;
+  if (method != Method::kPull) bytes += 2 * kFixed64Bytes + 2 * kFixed32Bytes;
   for (const size_t pulled : pulled_bytes) bytes += BytesField(pulled);
   return bytes;
 }
@@ -339,6 +364,7 @@ std::vector<char*> WriteResponse(Method method, char* out, const Response& respo
     out = PutFixed(out, 3, response.step);
     out = PutFixed(out, 4, response.applied_shards);
     out = PutFixed(out, 5, response.duplicate_shards);
+    out = PutFixed(out, 6, response.durable_next);
   }
   std::vector<char*> spaces;
   spaces.reserve(pulled_bytes.size());

@@ -10,21 +10,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tablebay.client.environment import VERSION
-from tablebay.client.errors import CheckpointFailed, TablebayError
-from tablebay.client.proto import tablebay_pb2
-from tablebay.ps_server.checkpoint.destination import AlreadyThere, Destination
-from tablebay.ps_server.checkpoint.manifest import (
+from tablebay.client.checkpoint.destination import AlreadyThere, Destination
+from tablebay.client.checkpoint.manifest import (
     Manifest,
     ServerEntry,
     StateEntry,
     TableEntry,
     WorkerEntry,
 )
+from tablebay.client.checkpoint.storage import StorageError, Uncertain
+from tablebay.client.environment import VERSION
+from tablebay.client.errors import CheckpointFailed, TablebayError
+from tablebay.client.proto import tablebay_pb2
 from tablebay.ps_server.checkpoint.retention import remove_unneeded
 from tablebay.ps_server.members import Clock
 from tablebay.ps_server.peers import Peers
-from tablebay.ps_server.storage import StorageError, Uncertain
 from tablebay.ps_server.telemetry import Events
 
 # For a phase that does no more than ask.
@@ -73,8 +73,7 @@ class Coordinator:
     """Safe in threads. `run` is the loop of a thread of its own.
 
     steps: the highest step of any ranked client. fenced: told when a newer life of this server has taken over.
-    newest: the manifest that this life began with. claimed: the number that this life took when it became the one
-    server 0, perhaps a fence's; the next checkpoint's is above it.
+    number: of the manifest by which this life fenced older ones off. newest: the one restored.
     """
 
     def __init__(
@@ -87,8 +86,8 @@ class Coordinator:
         job: str,
         generation: int,
         schedule: Schedule,
+        number: int,
         newest: Manifest,
-        claimed: int,
         steps: Callable[[], int],
         fenced: Callable[[], None],
         clock: Clock = time.monotonic,
@@ -100,8 +99,8 @@ class Coordinator:
         self._job = job
         self._generation = generation
         self._schedule = schedule
+        self._number = number
         self._newest = newest
-        self._taken = max(claimed, newest.number)
         self._steps = steps
         self._fenced = fenced
         self._clock = clock
@@ -160,7 +159,7 @@ class Coordinator:
         """Make checkpoints as they come due, until `end`."""
         while True:
             with self._changed:
-                periodic = self._wait()
+                self._wait()
                 if self._ending:
                     return
                 self._began += 1
@@ -169,7 +168,8 @@ class Coordinator:
                 full, self._full = self._full, False
                 asked, self._asked = self._asked, {}
             self._due_step = self._steps() + self._schedule.every_steps
-            problem = self._try(ticket, full=full, states=asked, unless_unchanged=periodic)
+            # Where nothing has changed the newest one has all of it.
+            problem = self._try(ticket, full=full, states=asked, unless_unchanged=not full and not asked)
             with self._changed:
                 standing = self._standing
                 standing.ended = ticket
@@ -192,21 +192,14 @@ class Coordinator:
         with self._changed:
             return self._changed.wait_for(lambda: self._standing.ended >= ticket, timeout_s)
 
-    def _wait(self) -> bool:
-        """Until an attempt is due; whether it is so by the schedule alone."""
-        while True:
-            if self._ending:
-                return False
-            if self._standing.ticket > self._began:
-                return False
+    def _wait(self) -> None:
+        """Until an attempt is due, or `end`."""
+        while not self._ending and self._standing.ticket <= self._began:
             now = self._clock()
-            if now >= self._due_at:
-                return True
             every_steps = self._schedule.every_steps
-            if every_steps and self._steps() >= self._due_step:
-                return True
-            wait_s = min(self._due_at - now, _STEPS_EVERY_S if every_steps else 3600.0)
-            self._changed.wait(wait_s)
+            if now >= self._due_at or (every_steps and self._steps() >= self._due_step):
+                return
+            self._changed.wait(min(self._due_at - now, _STEPS_EVERY_S if every_steps else 3600.0))
 
     def _try(self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool) -> str:
         """One attempt; why it failed, or ""."""
@@ -226,7 +219,7 @@ class Coordinator:
 
     def _attempt(self, ticket: int, *, full: bool, states: dict[int, _State], unless_unchanged: bool) -> None:
         began = self._clock()
-        number = self._taken + 1
+        number = self._number + 1
         name = self._destination.begin_attempt(number)
         request = tablebay_pb2.CutRequest(
             number=number, attempt=name, coordinator_epoch=self._epoch, full=full
@@ -248,13 +241,13 @@ class Coordinator:
         except Uncertain:
             # Who reads may find it from now on, so its number is taken and its files stay; but nobody is told that
             # it is durable, and every server's next cut is full.
-            self._taken = number
+            self._number = number
             self._abandon(request, keep_files=True)
             raise
         except BaseException:
             self._abandon(request)
             raise
-        self._taken = number
+        self._number = number
         self._newest = manifest
         pause_s = max(answer.pause_seconds for answer in taken)
         committed = _committed(manifest)
@@ -315,6 +308,8 @@ class Coordinator:
         """A server that was replaced since it cut restored something older than this checkpoint would say."""
         for entry in servers:
             newest = self._destination.newest_epoch(entry.index)
+            if entry.index == 0 and newest > self._epoch:
+                raise AlreadyThere(f"server 0 has begun life {newest}, and this is life {self._epoch}")
             if newest != entry.epoch:
                 raise CheckpointFailed(
                     f"server {entry.index} has cut in its life {entry.epoch}, and its life {newest} has begun"

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tablebay.client.checkpoint.manifest import Link, ServerEntry, WorkerEntry
 from tablebay.client.errors import BadRequest, CheckpointFailed
 from tablebay.client.proto import tablebay_pb2
-from tablebay.ps_server.checkpoint.manifest import Link, ServerEntry, WorkerEntry
 from tablebay.ps_server.checkpoint.save import CutFiles
 from tablebay.ps_server.telemetry import Events
 
@@ -87,7 +87,9 @@ class Participant:
         }
         phase = phases.get(request.phase)
         if phase is None:
-            raise BadRequest(f"Cut: found the phase '{request.phase[:40]}', wanted one of {', '.join(phases)}")
+            raise BadRequest(
+                f"Cut: found the phase '{request.phase[:40]}', wanted one of {', '.join(phases)}"
+            )
         with self._lock:
             answer = phase(request)
         answer.epoch = self._epoch

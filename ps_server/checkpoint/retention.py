@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.manifest import Manifest
+from tablebay.client.checkpoint.storage import NotThere, StorageError
 from tablebay.client.errors import CheckpointInvalid
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.manifest import Manifest
-from tablebay.ps_server.storage import NotThere, StorageError
 from tablebay.ps_server.telemetry import Events
 
 _EVENTS = Events(__name__)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.files import BUFFER_BYTES, Header
+from tablebay.client.checkpoint.manifest import ROWS, STEPS, File, Layout, TableEntry
 from tablebay.client.errors import CheckpointFailed, error_named
 from tablebay.client.tables import TableSpec
 from tablebay.native import _core
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.files import BUFFER_BYTES, Header
-from tablebay.ps_server.checkpoint.manifest import ROWS, STEPS, File, Layout, TableEntry
 
 
 class Cut(Protocol):
@@ -55,7 +57,7 @@ def write_cut(
     """
     given: Cut = cut
     known = {id: spec for spec, id in specs}
-    buffer = bytearray(BUFFER_BYTES)
+    buffers = (bytearray(BUFFER_BYTES), bytearray(BUFFER_BYTES))
     files, tables = [], []
     for id, parts in given.tables:
         spec = known.get(id)
@@ -66,7 +68,8 @@ def write_cut(
     for table in wanted:
         header = Header(
             kind=STEPS if table is None else ROWS,
-            delta=parent is not None,
+            # Steps are whole in every cut.
+            delta=table is not None and parent is not None,
             number=number,
             attempt=attempt,
             index=index,
@@ -76,20 +79,27 @@ def write_cut(
         )
         name = f"{index}-steps" if table is None else f"{index}-rows-{table.id:08x}"
         files.append(
-            _write_file(given, destination, f"{destination.attempt_path(attempt)}/{name}", header, buffer)
+            _write_file(given, destination, f"{destination.attempt_path(attempt)}/{name}", header, buffers)
         )
     return CutFiles(files, tables)
 
 
-def _write_file(cut: Cut, destination: Destination, path: str, header: Header, buffer: bytearray) -> File:
+def _write_file(
+    cut: Cut, destination: Destination, path: str, header: Header, buffers: tuple[bytearray, bytearray]
+) -> File:
     head = header.pack()
     written = len(head)
-    view = memoryview(buffer)
     try:
-        with destination.storage.create(path) as writer:
-            writer.write(head)
-            while count := cut.read(header.table, buffer):
-                writer.write(view[:count])
+        # One buffer is filled while the other is written.
+        with destination.storage.create(path) as writer, ThreadPoolExecutor(1) as behind:
+            writing = behind.submit(writer.write, head)
+            for turn in itertools.count():
+                buffer = buffers[turn % 2]
+                count = cut.read(header.table, buffer)
+                writing.result()
+                if not count:
+                    break
+                writing = behind.submit(writer.write, memoryview(buffer)[:count])
                 written += count
             rows, deleted, crc, given = cut.figures(header.table)
             if written != len(head) + given:

@@ -44,10 +44,13 @@ class Job:
         steps_per_second: float | None = None,
         arguments: tuple[str, ...] = (),
         shared_processes: bool = False,
+        checkpoints: bool = False,
         change: dict[str, Any] | None = None,
     ) -> Job:
-        """Apply the flights job. steps_per_second: slowed. change: merged into its spec."""
+        """Apply the flights job. steps_per_second: slowed. checkpoints: with them. change: merged into its spec."""
         manifest = copy.deepcopy(yaml.safe_load(FLIGHTS.read_text()))
+        if not checkpoints:
+            del manifest["spec"]["checkpoint"]
         manifest["metadata"] = {"name": name}
         words = list(arguments)
         if steps_per_second is not None:
@@ -139,6 +142,11 @@ class Job:
         """What Ready says now."""
         found = condition(self.body(), "Ready")
         return f"{found.get('reason')}: {found.get('message')}"
+
+    def logs(self, role: str) -> str:
+        """What its pods of a role have written."""
+        label = f"tablebay.dev/job={self.name},tablebay.dev/role={role}"
+        return kubectl("-n", self.namespace, "logs", "-l", label, "--all-pods=true", "--tail=-1")
 
     # -- what is done to it --
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tablebay.ps_server.storage import System
+from tablebay.client.checkpoint.storage import System
 
 # The calls that change what is stored; a save makes each of them, and each may fail.
 WRITING = ("open", "write", "fsync", "link", "mkdir")

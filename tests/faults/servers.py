@@ -100,7 +100,7 @@ class Servers:
         """Of the life that runs now."""
         return self._processes[index].pid
 
-    def signal(self, index: int, number: signal.Signals) -> None:
+    def send(self, index: int, number: signal.Signals) -> None:
         """Send a signal and do not wait for what it does."""
         self._processes[index].send_signal(number)
 

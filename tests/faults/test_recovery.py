@@ -150,7 +150,7 @@ def test_all_killed_and_started_again_a_rank_goes_on_from_the_newest_checkpoint(
                     assert made.number == 1
             for index in range(2):
                 servers.kill(index)
-            client._session.replay = None  # noqa: SLF001 - it dies with the servers: nothing is to be sent again
+            client._session.replay = None
         for index in range(2):
             servers.start(index)
         servers.wait_until_ready()
@@ -171,7 +171,9 @@ def test_t6_g9_a_server_that_was_stopped_and_replaced_changes_nothing_more(tmp_p
         worker = Worker(old, 0, 1, 30)
         worker.start()
         worker.check()
-        old.signal(0, signal.SIGSTOP)
+        with tb.connect(old.addresses, job="faults") as client:
+            client.checkpoint()
+        old.send(0, signal.SIGSTOP)
         successor = Servers(tmp_path, 1, "--checkpoint-every-seconds", "0.5", restart=False)
         with successor:
             with tb.connect(successor.addresses, rank=0, job="faults") as client:
@@ -180,11 +182,11 @@ def test_t6_g9_a_server_that_was_stopped_and_replaced_changes_nothing_more(tmp_p
                     keys = batch(0, step)
                     sums.push(keys, additions(0, step, keys).reshape(-1, 1))
                 client.checkpoint()
-                old.signal(0, signal.SIGCONT)
+                old.send(0, signal.SIGCONT)
                 with tb.connect(old.addresses, job="faults") as stale:
                     stale.table("sums").push(np.array([1], np.uint64), np.array([[1]], np.int64))
                 deadline = time.monotonic() + 20
-                while old._processes[0].poll() is None:  # noqa: SLF001
+                while old._processes[0].poll() is None:
                     assert time.monotonic() < deadline, "the old server 0 still runs"
                     time.sleep(0.05)
                 assert "checkpoint.fenced" in old.log(0)

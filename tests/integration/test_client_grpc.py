@@ -69,7 +69,6 @@ class Port:
             host="127.0.0.1",
             data_port=data_port,
             message_bytes_max=message_bytes_max,
-            threads=16,
             requests_max=requests_max,
         )
         self._server.start()
@@ -180,8 +179,8 @@ def test_a_server_error_is_the_same_class_here(start: Callable[..., Cluster]) ->
         session = user.session
         with pytest.raises(BadRequest):
             session.transport.call(0, "Push", b"\xff\xff\xff", 5.0).result()
-        with pytest.raises(Unimplemented, match="Checkpoint"):
-            session.transport.call(0, "Checkpoint", b"", 5.0).result()
+        with pytest.raises(Unimplemented, match="Export"):
+            session.transport.call(0, "Export", b"", 5.0).result()
         with pytest.raises(Unimplemented, match="Nonsense"):
             session.transport.call(0, "Nonsense", b"", 5.0).result()
 

@@ -177,7 +177,7 @@ class Slow(Service):
 def slow_server(port: int, **options: Any) -> tuple[Slow, GrpcServer]:
     """Both, started."""
     service = Slow()
-    options = {"threads": 4, "requests_max": 64, "message_bytes_max": 1 << 20, **options}
+    options = {"requests_max": 64, "message_bytes_max": 1 << 20, **options}
     server = GrpcServer(service, host="127.0.0.1", data_port=port, **options)
     server.start()
     return service, server

@@ -291,7 +291,7 @@ def test_a_push_that_says_no_sender_is_refused(wire: Wire) -> None:
 
 def test_a_method_that_is_not_there_is_unimplemented(wire: Wire) -> None:
     """Reserved ones with their own words, unknown ones with gRPC's; a control method is none of the data port."""
-    for method in ("Clock", "Checkpoint", "Restore", "Export", "MoveShards", "SubscribeDeltas"):
+    for method in ("Clock", "Export", "MoveShards", "SubscribeDeltas"):
         text = refused(Code.UNIMPLEMENTED, "Unimplemented", wire.server.call, method, b"")
         assert text.startswith(f"{method} is reserved and not implemented")
     refused(Code.UNIMPLEMENTED, None, wire.server.call, "Nonsense", b"")
@@ -637,7 +637,7 @@ def test_a_fault_of_the_server_is_internal_without_a_traceback(free_data_port: C
 
     data_port = free_data_port()
     server = GrpcServer(
-        Faulty(), host="127.0.0.1", data_port=data_port, message_bytes_max=1 << 20, threads=2, requests_max=8
+        Faulty(), host="127.0.0.1", data_port=data_port, message_bytes_max=1 << 20, requests_max=8
     )
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{data_port}") as channel:

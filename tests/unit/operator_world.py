@@ -25,6 +25,7 @@ BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 def job_object(change: dict[str, Any] | None = None) -> JobObject:
     """The flights job as the API server has it, with fields of its spec replaced."""
     document = yaml.safe_load(FLIGHTS.read_text())
+    document["spec"].pop("checkpoint", None)
     document["spec"] |= change or {}
     document["metadata"]["namespace"] = "ads"
     return JobObject(
@@ -103,7 +104,11 @@ class World:
     def _patch(self, child: Child, body: dict[str, Any]) -> None:
         live = self.objects[child.kind, child.name]
         assert live["metadata"]["resourceVersion"] == child.resource_version
-        live["metadata"]["annotations"] |= body.get("metadata", {}).get("annotations", {})
+        for name, value in body.get("metadata", {}).get("annotations", {}).items():
+            if value is None:
+                live["metadata"]["annotations"].pop(name, None)
+            else:
+                live["metadata"]["annotations"][name] = value
         for name, value in body.get("spec", {}).items():
             live["spec"][name] = value
         live["metadata"]["resourceVersion"] = str(self.writes + 10)

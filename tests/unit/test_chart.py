@@ -36,6 +36,7 @@ RIGHTS = {
     "batch/jobs": CREATED,
     "/services": CREATED,
     "/serviceaccounts": CREATED,
+    "/persistentvolumeclaims": {"create"},
     "policy/poddisruptionbudgets": CREATED,
     "monitoring.coreos.com/podmonitors": CREATED,
     "/pods": {"get", "list", "watch"},

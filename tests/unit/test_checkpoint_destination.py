@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 from faults.faulty_storage import Faults, FaultySystem, each_failure
 
-from tablebay.client.errors import CheckpointInvalid, CheckpointMismatch
-from tablebay.native import _core
-from tablebay.ps_server.checkpoint.destination import AlreadyThere, Destination
-from tablebay.ps_server.checkpoint.manifest import Manifest
-from tablebay.ps_server.storage import (
+from tablebay.client.checkpoint.destination import AlreadyThere, Destination
+from tablebay.client.checkpoint.manifest import Manifest
+from tablebay.client.checkpoint.storage import (
     LocalStorage,
     NotThere,
     StorageError,
     Uncertain,
     local_directory,
 )
+from tablebay.client.errors import CheckpointInvalid, CheckpointMismatch
+from tablebay.native import _core
 
 
 def opened(path: Path, job: str = "toy") -> Destination:

@@ -26,11 +26,11 @@ from reference_checkpoint import (
     row_blocks,
 )
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.manifest import Manifest
+from tablebay.client.checkpoint.restore import restore_newest
+from tablebay.client.checkpoint.verify import verify
 from tablebay.native import _core
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.manifest import Manifest
-from tablebay.ps_server.checkpoint.restore import restore_newest
-from tablebay.ps_server.checkpoint.verify import verify
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoint_v1"
 RUN = "0123456789abcdef" * 2
@@ -102,7 +102,7 @@ def write_golden(root: Path) -> None:
             table = None if steps else IDS[name]
             head = header(
                 kind=2 if steps else 1,
-                delta=number == 2,
+                delta=number == 2 and not steps,
                 number=number,
                 attempt=attempt,
                 index=0,

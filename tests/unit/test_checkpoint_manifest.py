@@ -15,11 +15,8 @@ from checkpoint_world import ITEM, USER
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tablebay.client.errors import CheckpointInvalid
-from tablebay.client.tables import TableSpec
-from tablebay.native import _core
-from tablebay.ps_server.checkpoint.files import HEADER_BYTES, Header
-from tablebay.ps_server.checkpoint.manifest import (
+from tablebay.client.checkpoint.files import HEADER_BYTES, Header
+from tablebay.client.checkpoint.manifest import (
     MANIFEST_BYTES_MAX,
     File,
     Layout,
@@ -32,6 +29,9 @@ from tablebay.ps_server.checkpoint.manifest import (
     canonical_crc,
     new_run,
 )
+from tablebay.client.errors import CheckpointInvalid
+from tablebay.client.tables import TableSpec
+from tablebay.native import _core
 
 FIRST, SECOND = "1-" + "a" * 32, "2-" + "b" * 32
 ROWS_FILE = File("0-rows", "Rows", _core.table_id("user"), 100, 5, 1, 0)

@@ -13,6 +13,8 @@ from checkpoint_world import IDS, ITEM, JOB, USER, World, create, read_all, weig
 from faults.faulty_storage import Faults, FaultySystem, each_failure
 from reference_checkpoint import Client, ReferenceStore, read_checkpoint, shard_of
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.restore import restore_from
 from tablebay.client.errors import (
     BadRequest,
     CheckpointFailed,
@@ -23,8 +25,6 @@ from tablebay.client.errors import (
 from tablebay.client.routing import ShardMap
 from tablebay.client.tables import SGD, Adagrad
 from tablebay.ps_server.checkpoint.coordinator import _State
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.restore import restore_from
 from tablebay.ps_server.checkpoint.retention import remove_unneeded
 
 

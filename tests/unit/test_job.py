@@ -58,6 +58,9 @@ def in_worker(name: str, value: Any) -> dict[str, Any]:
     return changed(f"spec.workers.template.spec.containers.0.{name}", value)
 
 
+CHECKPOINT = {"destination": "pvc://claim/run"}
+
+
 def problems(job: Any) -> list[str]:
     """What is wrong with a job, one sentence each."""
     with pytest.raises(JobInvalid) as caught:
@@ -175,9 +178,64 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
             ["a"],
             "spec.tables[0].features: unknown field; known here: name, dim, dtype",
         ),
-        ("spec.checkpoint", {"destination": "pvc://a/b"}, "spec.checkpoint: unknown field"),
-        ("spec.durability", {"mode": "wal"}, "spec.durability: unknown field"),
-        ("spec.suspend", False, "spec.suspend: unknown field"),
+        ("spec.serving", {"replicas": 1}, "spec.serving: unknown field"),
+        # Checkpoints.
+        ("spec.checkpoint", {}, "spec.checkpoint.destination: a required field is missing"),
+        (
+            "spec.checkpoint",
+            {"destination": "s3://bucket/run"},
+            "destination: found 's3://bucket/run', wanted pvc://CLAIM/PATH: a claim that all servers see, and a",
+        ),
+        (
+            "spec.checkpoint",
+            {"destination": "gs://bucket/run"},
+            "a directory in it (object stores such as s3:// are not supported yet)",
+        ),
+        (
+            "spec.checkpoint",
+            {"destination": "pvc://claim"},
+            "destination: found 'pvc://claim', wanted pvc://CLAIM/PATH",
+        ),
+        (
+            "spec.checkpoint",
+            {"destination": "pvc://claim/../x"},
+            "destination: found 'pvc://claim/../x', wanted pvc://",
+        ),
+        (
+            "spec.checkpoint",
+            {**CHECKPOINT, "everySeconds": 0},
+            "everySeconds: found 0, wanted an integer from 1",
+        ),
+        (
+            "spec.checkpoint",
+            {**CHECKPOINT, "on": ["Crash"]},
+            "on[0]: found 'Crash', wanted one of Suspend, Delete",
+        ),
+        (
+            "spec.checkpoint",
+            {**CHECKPOINT, "claim": {"size": "1Gi", "accessModes": ["ReadWriteOncePod"]}},
+            "accessModes[0]: found 'ReadWriteOncePod', wanted one of ReadWriteMany, ReadWriteOnce",
+        ),
+        ("spec.durability", {"mode": "wal"}, "durability.mode: found 'wal', wanted one of none, checkpoint"),
+        (
+            "spec.durability",
+            {"mode": "replicated"},
+            "mode: found 'replicated', wanted one of none, checkpoint",
+        ),
+        (
+            "spec.durability",
+            {"mode": "checkpoint"},
+            "durability.mode is checkpoint, and there is no checkpoint",
+        ),
+        ("spec.restore", {"policy": "Required"}, "restore.policy is Required, and there is no checkpoint"),
+        ("spec.restore", {"from": "pvc://a/b"}, "restore.from is pvc://a/b, and there is no checkpoint"),
+        (
+            "spec.restore",
+            {"from": "Newest"},
+            "from: found 'Newest', wanted Latest, Never, or pvc://CLAIM/PATH",
+        ),
+        ("spec.restore", {"from": "Never", "policy": "Required"}, "found policy Required with from Never"),
+        ("spec.suspend", True, "suspend is true, and there is no checkpoint"),
         ("spec.scheduling", {"gang": "Kueue"}, "spec.scheduling.gang: unknown field"),
         ("spec.servers.podDisruptionBudget", {}, "spec.servers.podDisruptionBudget: unknown field"),
         ("spec.workers.minReplicas", 1, "spec.workers.minReplicas: unknown field; did you mean replicas?"),

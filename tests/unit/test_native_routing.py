@@ -106,7 +106,7 @@ def test_a_call_carries_sums_there_and_rows_back(seed: int, servers: int, limit:
                 epoch=8, shard_map_version=4, step=6, applied_shards=2, duplicate_shards=1
             )
             answer.pulled.append((pushed[:, None] % 1000 + np.arange(3)).astype(np.float32).tobytes())
-            assert call.accept(server, number, answer.SerializeToString()) == (8, 4, 2, 1), where
+            assert call.accept(server, number, answer.SerializeToString()) == (8, 4, 2, 1, 0), where
     assert seen.keys() == sums.keys(), where
     assert all(np.array_equal(seen[key], sums[key]) for key in sums), where
     call.finish()

@@ -18,7 +18,7 @@ def make(**options: Any) -> tuple[Any, int]:
     """A store that knows CLIENT, with an int64 table of dim 1 that adds up."""
     store = _core.Store(**options)
     table = store.create_table("t", 1, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
-    assert store.hello(*CLIENT, 1) == (0, b"")
+    assert store.hello(*CLIENT, 1) == (0, b"", 0)
     return store, table
 
 
@@ -146,9 +146,9 @@ def test_hello_says_where_to_go_on() -> None:
     push(store, table, 0, [1], [1], cursor=b"after 0")
     push(store, table, 1, [1], [1], cursor=b"after 1")
     push(store, table, 3, [1], [1], oldest=2, cursor=b"after 3")
-    assert store.hello(*CLIENT, 2) == (2, b"after 1")
+    assert store.hello(*CLIENT, 2) == (2, b"after 1", 0)
     push(store, table, 2, [1], [1], incarnation=2, cursor=b"after 2")
-    assert store.hello(*CLIENT, 3) == (4, b"after 3")
+    assert store.hello(*CLIENT, 3) == (4, b"after 3", 0)
 
 
 def test_a_step_in_several_requests_counts_when_the_last_has_come() -> None:

@@ -171,28 +171,6 @@ def test_a_scan_misses_no_row_that_stays_while_others_go() -> None:
     assert seen >= set(staying.tolist()), "seed 11"
 
 
-def test_changes_are_the_keys_touched_and_the_keys_gone() -> None:
-    """First all rows, then exactly what was created, changed or deleted since."""
-    store, table = int64_table(1)
-    one = np.ones((3, 1), np.int64)
-    store.push(table, np.array([1, 2, 3], np.uint64), one)
-    changed, deleted = store.take_changes(table)
-    assert sorted(changed.tolist()) == [1, 2, 3]
-    assert deleted.tolist() == []
-    out = np.empty((1, 1), np.int64)
-    store.pull(table, np.array([1], np.uint64), out, True)  # a pull of a row that is there changes nothing
-    store.push(table, np.array([2, 4, 5], np.uint64), one)
-    store.delete(table, np.array([3, 5, 99], np.uint64))
-    changed, deleted = store.take_changes(table)
-    assert sorted(changed.tolist()) == [2, 4]
-    assert sorted(deleted.tolist()) == [3, 5]
-    store.delete(table, np.array([4], np.uint64))
-    store.push(table, np.array([4], np.uint64), one[:1])  # deleted and made anew: changed, not deleted
-    changed, deleted = store.take_changes(table)
-    assert changed.tolist() == [4]
-    assert deleted.tolist() == []
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

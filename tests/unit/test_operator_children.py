@@ -56,6 +56,14 @@ JOBS: dict[str, dict[str, Any]] = {
         "scheduling": {"priorityClassName": "prod", "schedulerName": "other"},
         "monitoring": {"podMonitor": "Enabled"},
     },
+    "checkpoints": {
+        "checkpoint": {
+            "destination": "pvc://flights-checkpoints/run",
+            "claim": {"size": "1Gi", "accessModes": ["ReadWriteOnce"]},
+            "timeoutSeconds": 120,
+        },
+        "restore": {"from": "pvc://other/run/1", "policy": "IfExists"},
+    },
 }
 
 
@@ -69,6 +77,31 @@ def test_the_objects_of_a_job_are_the_golden_ones(name: str) -> None:
     if os.environ.get("WRITE_GOLDEN"):
         file.write_text(text)
     assert file.read_text() == text
+
+
+def test_the_claim_of_checkpoints_belongs_to_no_job() -> None:
+    """It outlives the job, and is valid by Kubernetes' own schema."""
+    (claim,) = manifests.claims(job_object(JOBS["checkpoints"]))
+    kubernetes_validate.validate(claim, "1.34", strict=True)
+    assert claim["metadata"]["name"] == "flights-checkpoints"
+    assert "ownerReferences" not in claim["metadata"]
+    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    assert manifests.claims(job_object({})) == []
+    assert manifests.claims(job_object({"checkpoint": {"destination": "pvc://there/run"}})) == []
+
+
+def test_a_server_has_time_for_its_last_checkpoint() -> None:
+    """timeoutSeconds and a moment, unless no occasion for one is named; a longer grace of the template stands."""
+
+    def grace(**checkpoint: Any) -> int:
+        spec = {"checkpoint": {"destination": "pvc://there/run", "timeoutSeconds": 100, **checkpoint}}
+        servers = next(one for one in manifests_of(job_object(spec)) if one["kind"] == "StatefulSet")
+        found: int = servers["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        return found
+
+    assert grace() == 115
+    assert grace(on=["Delete"]) == 115
+    assert grace(on=[]) == 30
 
 
 @pytest.mark.parametrize("name", JOBS)

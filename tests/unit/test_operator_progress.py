@@ -12,7 +12,7 @@ import pytest
 
 from tablebay.client.errors import Unavailable
 from tablebay.operator.decisions import Progress
-from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Poller
+from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Answer, Poller
 from tablebay.operator.workqueue import Key
 
 KEY = ("ads", "flights")
@@ -38,16 +38,18 @@ class Asked:
             clock=lambda: self.now,
         )
 
-    def _ask(self, address: str) -> Report:
+    def _ask(self, address: str, durable: bool) -> Answer:
         self.asked.append(address)
         assert self.held.wait(5)
         if isinstance(self.answer, Exception):
             raise self.answer
-        return self.answer
+        return Answer(self.answer, {"number": 3} if durable else {})
 
-    async def want(self, mode: Literal["running", "last"] = "running", uid: str = "u-1") -> Progress:
+    async def want(
+        self, mode: Literal["running", "last"] = "running", uid: str = "u-1", *, durable: bool = False
+    ) -> Progress:
         """Ask, and wait for the answer if one was asked for."""
-        self.poller.want(KEY, uid, ADDRESS, mode)
+        self.poller.want(KEY, uid, ADDRESS, mode, durable=durable)
         await self.settle()
         return self.poller.of_job(KEY, uid)
 
@@ -280,5 +282,17 @@ def test_bug_an_error_of_another_kind_does_not_end_the_questions() -> None:
         asked.answer = ValueError("not from us")
         await asked.want()
         assert (await asked.report({"step": 2})).get("step") == 2
+
+    played(play)
+
+
+def test_a_job_with_checkpoints_is_asked_for_the_newest() -> None:
+    """With the report; a job without them is not."""
+
+    async def play(asked: Asked) -> None:
+        asked.now += 2 * INTERVAL_S
+        assert (await asked.want()).checkpoint == {}
+        asked.now += 2 * INTERVAL_S
+        assert (await asked.want(durable=True)).checkpoint == {"number": 3}
 
     played(play)

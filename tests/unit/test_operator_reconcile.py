@@ -19,7 +19,7 @@ from tablebay.operator import projections
 from tablebay.operator.cluster import POD_MONITORS, PODS, TRAINING_JOBS, ApiError, Cluster
 from tablebay.operator.informers import Informer
 from tablebay.operator.jobcache import JobCache
-from tablebay.operator.progress import Poller
+from tablebay.operator.progress import Answer, Poller
 from tablebay.operator.reconcile import CHILDREN, Reconciler
 from tablebay.operator.recorder import Recorder
 from tablebay.operator.workqueue import WorkQueue
@@ -59,7 +59,7 @@ class Operator:
             jobs=self.jobs,
             children=children,
             pods=self.informers["Pod"],
-            poller=Poller(queue.add, queue.add_after, ask=lambda address: []),
+            poller=Poller(queue.add, queue.add_after, ask=lambda address, durable: Answer([])),
             recorder=Recorder(cluster, "test"),
             queue=queue,
             defaults=DEFAULTS,

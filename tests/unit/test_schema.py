@@ -176,7 +176,7 @@ def test_each_rule_has_a_message_of_one_line() -> None:
 def test_kubectl_get_shows_the_state() -> None:
     """The columns, and the status fields that they show, go together."""
     columns = {column["name"]: column["jsonPath"] for column in VERSION["additionalPrinterColumns"]}
-    names = ["Ready", "State", "Servers", "Workers", "Step", "AUC", "Restarts", "Age"]
+    names = ["Ready", "State", "Servers", "Workers", "Step", "AUC", "Ckpt", "Restarts", "Age"]
     assert list(columns) == names
     for path in columns.values():
         assert path.startswith((".metadata.", ".status.conditions[?")) or path in PARTS

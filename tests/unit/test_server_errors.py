@@ -25,7 +25,7 @@ CODES = {
     "ResourceExhausted": "RESOURCE_EXHAUSTED",
     "OutOfRange": "OUT_OF_RANGE",
     "CorruptMessage": "DATA_LOSS",
-    "CheckpointFailed": "INTERNAL",
+    "CheckpointFailed": "FAILED_PRECONDITION",
     "CheckpointInvalid": "DATA_LOSS",
     "CheckpointMismatch": "FAILED_PRECONDITION",
     "Unimplemented": "UNIMPLEMENTED",

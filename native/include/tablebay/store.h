@@ -10,6 +10,8 @@
 #include <array>
 #include <atomic>
 #include <bitset>
+#include <chrono>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -17,9 +19,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "tablebay/client_steps.h"
+#include "tablebay/cut.h"
 #include "tablebay/figures.h"
 #include "tablebay/table.h"
-#include "tablebay/window.h"
 #include "tablebay/wire.h"
 
 namespace tablebay {
@@ -28,6 +31,7 @@ struct Limits {
   uint64_t memory_bytes = 0;  // of rows, indexes and step windows; 0 = none
   uint64_t keys_per_call = 0;
   uint64_t message_bytes = 0;
+  uint32_t threads = 0;  // calls worked on at once; 0 = no bound. One that a hold keeps waiting is not among them
 };
 
 // Relaxed: each is exact, a set of them read together may be a call apart.
@@ -38,6 +42,7 @@ struct Counters {
   std::atomic<uint64_t> duplicates_changed{0};          // shards sent again with other content
   std::atomic<uint64_t> keys_pulled{0}, keys_missing{0}, keys_pushed{0}, keys_duplicate{0};
   std::atomic<uint64_t> rows_created{0}, rows_deleted{0};
+  std::atomic<uint64_t> tables_loaded{0};
   std::atomic<uint64_t> nonfinite_rows{0};
   std::atomic<uint64_t> received_bytes{0}, sent_bytes{0};
   std::atomic<uint64_t> refused{0};  // calls answered by an error
@@ -66,12 +71,13 @@ class Store {
   Table& FindTable(uint32_t id) const;  // throws StatusError(NotRegistered)
 
   struct Greeting {
-    uint64_t next_step;  // the lowest that this server has not applied for the client
-    std::string cursor;  // kept with the step before
+    uint64_t next_step;     // the lowest that this server has not applied for the client
+    std::string cursor;     // kept with the step before
+    uint64_t durable_next;  // every step below it is in a committed checkpoint
   };
   // Makes a client known, or raises its incarnation: from the return on, nothing that an older one sent can change
   // a row. Throws StatusError(Fenced) for an incarnation lower than the one known.
-  Greeting Hello(uint64_t client_high, uint64_t client_low, uint32_t incarnation);
+  Greeting Hello(uint64_t client_high, uint64_t client_low, uint32_t incarnation, uint32_t rank = kNoRank);
   void Forget(uint64_t client_high, uint64_t client_low);
 
   // A request, read and checked; its answer's size is known before it runs, so that the caller makes the memory.
@@ -92,21 +98,38 @@ class Store {
   };
   Scanned Scan(const Table& table, uint64_t position, uint32_t rows_max) const;
 
-  struct Changes {
-    std::vector<uint64_t> changed;
-    std::vector<uint64_t> deleted;
-  };
-  Changes TakeChanges(Table& table);
+  // -- checkpoints --
 
- private:
-  struct Client;
-  struct Piece;
+  struct ClientStep {
+    uint64_t client_high;
+    uint64_t client_low;
+    uint64_t next;  // the highest step begun, + 1
+  };
+  // For so long, or until Take or Release, no step of a ranked client begins here; what each has begun. Pulls, and
+  // the pushes of other clients, go on.
+  std::vector<ClientStep> Hold(double seconds);
+  void Release();
+  // Lets the steps below the limits through, waits until they are whole, but no longer than wait_s, cuts, and ends
+  // the hold. An older cut that was not committed is given up. A delta only where that can be (must_be_full).
+  std::shared_ptr<Cut> Take(const std::vector<ClientStep>& limits, double wait_s, bool full);
+  // As Cut's own.
+  void Commit(const Cut& cut);
+  void Abandon(Cut& cut);
+  bool must_be_full() const;
+  // Of any ranked client, the lowest step not applied.
+  uint64_t HighestStep() const;
+
   using ClientKey = std::pair<uint64_t, uint64_t>;
   struct ClientKeyHash {
     size_t operator()(const ClientKey& key) const { return HashKey(key.first ^ HashKey(key.second)); }
   };
 
-  std::shared_ptr<Client> FindClient(const Sender& sender) const;
+ private:
+  friend class Cut;
+  friend class Loader;
+  struct Piece;
+
+  std::shared_ptr<ClientSteps> FindClient(const Sender& sender) const;
   void CheckSender(const Sender& sender) const;
   Piece CheckPart(const Part& part, bool push) const;
   void CheckOwned(const Piece& piece) const;
@@ -118,6 +141,13 @@ class Store {
   void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run);
   void ApplyPushes(Exchange& exchange);
   void ApplyStripe(Exchange& exchange, uint32_t stripe);
+  static uint64_t StepOf(const Exchange& exchange);
+  void Enter(const Exchange& exchange, ClientSteps& client);
+  std::vector<std::pair<ClientKey, std::shared_ptr<ClientSteps>>> Clients() const;
+  bool Aligned(const std::vector<ClientStep>& limits) const;
+  static ClientImage ImageOf(const ClientKey& key, ClientSteps& client);
+  void EndActive();
+  void AbandonActive();
 
   const uint64_t epoch_;
   const Limits limits_;
@@ -130,11 +160,30 @@ class Store {
   std::unordered_map<uint32_t, std::unique_ptr<Table>> tables_;  // never removed
 
   mutable std::shared_mutex clients_lock_;
-  std::unordered_map<ClientKey, std::shared_ptr<Client>, ClientKeyHash> clients_;
+  std::unordered_map<ClientKey, std::shared_ptr<ClientSteps>, ClientKeyHash> clients_;
 
   mutable std::shared_mutex map_lock_;
   std::bitset<kShards> owned_;
   uint32_t map_version_ = 1;
+
+  // Calls being worked on.
+  class Permit;
+  std::mutex permits_mutex_;
+  std::condition_variable permits_changed_;
+  uint32_t permits_;
+
+  // What holds steps up. gate_changes_ counts what may have let one in.
+  mutable std::mutex gate_mutex_;
+  std::condition_variable gate_changed_;
+  std::condition_variable step_whole_;
+  std::chrono::steady_clock::time_point hold_began_;
+  std::chrono::steady_clock::time_point hold_until_;
+  std::atomic<bool> holding_{false};
+  std::atomic<uint64_t> gate_changes_{0};
+
+  mutable std::mutex cut_mutex_;
+  std::shared_ptr<Cut> cut_;  // under way
+  bool must_be_full_ = true;
 };
 
 }  // namespace tablebay

@@ -10,8 +10,10 @@
 #pragma once
 
 #include <atomic>
+#include <bitset>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <vector>
 
 #include "tablebay/arena.h"
@@ -42,7 +44,7 @@ class Table {
   const RowLayout& layout() const { return checked_.layout; }
   uint32_t dim() const { return checked_.options.dim; }
   uint32_t id() const { return id_; }
-  uint64_t rows() const { return rows_.load(std::memory_order_relaxed); }
+  uint64_t rows() const { return all_->count.load(std::memory_order_relaxed); }
   uint64_t bytes() const;
   float learning_rate() const { return learning_rate_.load(std::memory_order_relaxed); }
   void set_learning_rate(float value) { learning_rate_.store(value, std::memory_order_relaxed); }
@@ -82,14 +84,36 @@ class Table {
   // Returns the number of rows removed.
   uint64_t Delete(uint32_t stripe, const Run& run);
 
-  uint32_t StripeRows(uint32_t stripe) const { return stripes_[stripe].rows; }
+  uint32_t StripeRows(uint32_t stripe) const { return all_->stripes[stripe].rows; }
   // Key and weights of the row at `position`.
   uint64_t KeyAt(uint32_t stripe, uint32_t position) const;
   void CopyWeights(uint32_t stripe, uint32_t position, char* out) const;
 
-  // What changed in a stripe since this was last asked: keys of rows created or changed, and keys of rows deleted
-  // (and not made anew). The first answer is all rows. This is what delta checkpoints and streams are cut from.
-  void TakeChanges(uint32_t stripe, std::vector<uint64_t>* changed, std::vector<uint64_t>* deleted);
+  // -- cuts: what a stripe held at one moment, copied out while it goes on changing --
+
+  // From now on the stripe's rows are kept as they are now until CopyCut has given them: all of them, or those that
+  // were created or changed since the cut before. A row that changes first is saved first.
+  void BeginCut(uint32_t stripe, bool full);
+  // Memory for the rows that a run of `rows` keys may have saved; REQUIRED before Apply, Assign and Delete.
+  // (A deletion moves a second row.) Throws std::bad_alloc, with nothing changed.
+  void ReserveImages(uint32_t stripe, uint64_t rows);
+  // Up to `rows_max` rows of the cut; 0: there are no more.
+  uint32_t CopyCut(uint32_t stripe, char* out, uint32_t rows_max);
+  // Keys removed since the cut before; some may have been made anew since.
+  std::vector<uint64_t> TakeDeleted(uint32_t stripe);
+  void EndCut(uint32_t stripe);
+
+  // -- loading --
+
+  // Adds `count` rows that lie at `rows` as a checkpoint has them, where `owned` has their shard; how many. A key
+  // that is there already is replaced with `replace`, else refused: StatusError(CheckpointInvalid).
+  // weights_only: slots and step counts are a new row's. layout: of the rows given.
+  uint64_t Load(const char* rows, uint32_t count, const RowLayout& layout, const std::bitset<kShards>& owned,
+                bool replace, bool weights_only);
+  // Rows of both change places. REQUIRES every stripe's lock, and equal layouts.
+  void SwapRows(Table& other);
+  // What was loaded is what the checkpoint before the next cut has: deletions are noted from here on.
+  void BeginDeltas();
 
   // The weights a new row of `key` begins with.
   void Initialise(uint64_t key, char* weights) const;
@@ -101,9 +125,24 @@ class Table {
     std::vector<char*> slabs;
     std::vector<uint64_t> dirty;  // a bit for each position
     std::vector<uint64_t> tombstones;
+    size_t tombstones_wanted = 0;  // of them before repeats are taken out
     uint32_t rows = 0;
     uint32_t version = 0;  // raised by each change; a row keeps the version of its last
-    bool changes_taken = false;
+    bool deltas = false;   // whether deletions are noted
+    // Of the cut under way.
+    bool cutting = false;
+    std::vector<uint64_t> pending;  // a bit for each position whose row is as it was cut, and not copied yet
+    uint64_t pending_rows = 0;
+    size_t pending_word = 0;  // no bit is set before it
+    std::vector<char> saved;  // rows as they were cut, which have changed since
+    std::vector<uint64_t> deleted;
+  };
+  // What SwapRows swaps.
+  struct Rows {
+    Rows(uint32_t row_bytes, std::atomic<uint64_t>* bytes_total);
+    Arena arena;
+    std::deque<Stripe> stripes;  // a deque, since a stripe's index cannot move
+    std::atomic<uint64_t> count{0};
   };
 
   char* Row(const Stripe& stripe, uint32_t position) const {
@@ -115,6 +154,8 @@ class Table {
   void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
   static void FetchDirty(const Stripe& stripe, uint32_t rows);
   void Touch(Stripe& stripe, uint32_t position, char* row);
+  char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
+  void SaveImage(Stripe& stripe, uint32_t position);
   struct HashAt;
 
   // Calls visit(first, count, rows, positions, keys, hashes, ahead) for blocks of the run; a missing key's row is
@@ -128,11 +169,10 @@ class Table {
   const uint32_t id_;
   uint64_t initial_base_;  // of (seed, table)
   std::vector<float> initial_slots_;
-  Arena arena_;
+  std::atomic<uint64_t>* const bytes_total_;
+  std::unique_ptr<Rows> all_;
   const uint32_t slab_shift_;
   const uint32_t slab_mask_;
-  std::deque<Stripe> stripes_;  // a deque, since a stripe's index cannot move
-  std::atomic<uint64_t> rows_{0};
   std::atomic<float> learning_rate_;
   Update update_{};  // all but the rows, the gradients and the learning rate
   std::vector<float> corrections1_;

@@ -30,6 +30,29 @@ class StepWindow {
     }
   }
 
+  // Highest applied + 1, and bit b for step next - 1 - b: what is kept of a window in a checkpoint.
+  uint64_t next() const { return next_; }
+  uint64_t bits() const { return bits_; }
+  static StepWindow Of(uint64_t next, uint64_t bits) {
+    StepWindow window;
+    window.next_ = next;
+    window.bits_ = bits;
+    return window;
+  }
+
+  // The steps that both have.
+  static StepWindow Common(const StepWindow& one, const StepWindow& other) {
+    const StepWindow& low = one.next_ <= other.next_ ? one : other;
+    const StepWindow& high = one.next_ <= other.next_ ? other : one;
+    StepWindow common;
+    common.next_ = low.next_;
+    for (uint64_t back = 0; back < kSteps && back < low.next_; ++back) {
+      const uint64_t step = low.next_ - 1 - back;
+      if (low.Applied(step) && high.Applied(step)) common.bits_ |= uint64_t{1} << back;
+    }
+    return common;
+  }
+
   // The lowest step not applied.
   uint64_t LowestOpen() const {
     const uint64_t known = next_ < kSteps ? next_ : kSteps;

@@ -55,12 +55,17 @@ struct Request {
 };
 Request ReadRequest(Method method, std::string_view message);
 
+// Writes another epoch of the server into a request that RequestWriter wrote, in place. Throws
+// StatusError(BadRequest) for other bytes.
+void Readdress(char* message, size_t size, uint64_t epoch);
+
 struct Response {
   uint64_t epoch = 0;
   uint32_t shard_map_version = 0;
   uint64_t step = 0;
   uint32_t applied_shards = 0;
   uint32_t duplicate_shards = 0;
+  uint64_t durable_next = 0;
   std::vector<std::string_view> pulled;
 };
 Response ReadResponse(std::string_view message);

@@ -87,6 +87,12 @@ capabilities:
   resources:
   - jobs
   verbs: [get, list, watch, create, patch, delete]
+# For checkpoints, where they are not there. What they hold is never deleted by the operator.
+- apiGroups:
+  - ""
+  resources:
+  - persistentvolumeclaims
+  verbs: [create]
 - apiGroups:
   - ""
   resources:

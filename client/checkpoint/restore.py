@@ -6,10 +6,31 @@ turns out damaged in its last byte has changed nothing, and the one before it is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.files import (
+    BLOCK_HEADER_BYTES,
+    BUFFER_BYTES,
+    HEADER_BYTES,
+    PAYLOAD_BYTES_MAX,
+    Header,
+)
+from tablebay.client.checkpoint.manifest import (
+    STEPS,
+    File,
+    Layout,
+    Link,
+    Manifest,
+    ServerEntry,
+    StateEntry,
+    TableEntry,
+)
+from tablebay.client.checkpoint.storage import NotThere, Reader, Unreadable
 from tablebay.client.errors import (
     BadRequest,
     CheckpointFailed,
@@ -20,21 +41,9 @@ from tablebay.client.errors import (
 )
 from tablebay.client.tables import TableSpec, differences
 from tablebay.native import _core
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.files import BUFFER_BYTES, HEADER_BYTES, Header
-from tablebay.ps_server.checkpoint.manifest import (
-    STEPS,
-    File,
-    Layout,
-    Link,
-    Manifest,
-    ServerEntry,
-    StateEntry,
-    TableEntry,
-)
-from tablebay.ps_server.storage import NotThere, Reader, Unreadable
 
 _PART_BYTES = 1024 * 1024
+_BLOCK_BYTES_MAX = BLOCK_HEADER_BYTES + PAYLOAD_BYTES_MAX
 
 
 class Part(Protocol):
@@ -310,22 +319,25 @@ def _load(
     """All links of some servers into the store, or nothing of them. specs: by the ids in the manifest."""
     wanted = {table.id: table.spec for table in manifest.tables} if specs is None else specs
     try:
-        loader: Loader = store.load(owners)
+        loader: Loader = store.load(list(owners))
         ids: dict[int, int] = {}
         same_layouts = True
         for id, spec in wanted.items():
             ids[id] = _create(loader, spec)
             same_layouts = same_layouts and tuple(loader.layout(ids[id])) == manifest.table(id).layout
-        buffer = bytearray(BUFFER_BYTES)
+        largest = max((file.bytes for one in entries for link in one.chain for file in link.files), default=0)
+        size = _BLOCK_BYTES_MAX + min(BUFFER_BYTES, largest)
+        one, other = (memoryview(bytearray(size)) for _ in range(2))
+        buffers = (one, other)
         for server in entries:
             for link in server.chain:
                 for file in link.files:
                     if file.kind == STEPS and steps:
-                        _read_file(source, server, link, file, loader, None, None, buffer, weights_only)
+                        _read_file(source, server, link, file, loader, None, None, buffers, weights_only)
                     elif file.table in ids:
                         table = manifest.table(file.table)
                         _read_file(
-                            source, server, link, file, loader, ids[file.table], table, buffer, weights_only
+                            source, server, link, file, loader, ids[file.table], table, buffers, weights_only
                         )
         rows = loader.rows
         loader.finish()
@@ -356,7 +368,7 @@ def _read_file(
     loader: Loader,
     table_id: int | None,
     table: TableEntry | None,
-    buffer: bytearray,
+    buffers: tuple[memoryview, memoryview],
     weights_only: bool,
 ) -> None:
     path = f"{source.attempt_path(link.attempt)}/{file.name}"
@@ -366,17 +378,22 @@ def _read_file(
         part = loader.begin(
             table_id,
             None if table is None else tuple(table.layout),
-            delta=link.parent is not None,
+            delta=is_delta(link, file),
             weights_only=weights_only and table is not None,
             start=HEADER_BYTES,
         )
-        _feed(reader, part, where, file, buffer)
+        _feed(reader, part, where, file, buffers)
     found, wanted = (part.crc, part.rows, part.deleted), (file.crc, file.rows, file.deleted)
     if found != wanted:
         raise CheckpointInvalid(
             f"{where}: at byte {file.bytes - 1}: found a footer of (crc, rows, deleted) {found}, wanted {wanted}, as "
             "in the manifest"
         )
+
+
+def is_delta(link: Link, file: File) -> bool:
+    """Whether a file has only what has changed; steps are whole in every link."""
+    return file.kind != STEPS and link.parent is not None
 
 
 def check_head(
@@ -393,7 +410,7 @@ def check_head(
     header.require(
         Header(
             kind=file.kind,
-            delta=link.parent is not None,
+            delta=is_delta(link, file),
             number=link.number,
             attempt=link.attempt,
             index=server.index,
@@ -406,26 +423,37 @@ def check_head(
     return header
 
 
-def _feed(reader: Reader, part: Part, where: str, file: File, buffer: bytearray) -> None:
-    """Give all blocks of a file to a part."""
-    view = memoryview(buffer)
-    offset, held = HEADER_BYTES, 0
-    while True:
-        count = reader.read_into(view[held:], offset + held)
-        held += count
-        if part.ended:
-            break
-        try:
-            taken = part.feed(view[:held])
-        except _core.StatusError as error:
-            kind, text = error.args
-            if kind == "CheckpointInvalid":
-                raise CheckpointInvalid(f"{where}: {text}") from None
-            raise error_named(kind, f"{where}: {text}") from None
-        view[: held - taken] = view[taken:held]
-        offset += taken
-        held -= taken
-        if not taken and not part.ended and (count == 0 or held == len(view)):
-            raise CheckpointInvalid(f"{where}: at byte {offset + held}: found the end, wanted a footer")
-    if held or offset != file.bytes:
+def _feed(reader: Reader, part: Part, where: str, file: File, buffers: tuple[memoryview, memoryview]) -> None:
+    """Give all blocks of a file to a part. What a block lacks of its end is put before the next buffer's content."""
+    # One buffer is read into while the blocks of the other are taken.
+    with ThreadPoolExecutor(1) as ahead:
+        offset, rest = HEADER_BYTES, b""
+        coming = ahead.submit(reader.read_into, buffers[0][_BLOCK_BYTES_MAX:], offset)
+        for turn in itertools.count(1):
+            count = coming.result()
+            if not count:
+                break
+            coming = ahead.submit(
+                reader.read_into, buffers[turn % 2][_BLOCK_BYTES_MAX:], offset + len(rest) + count
+            )
+            content = buffers[(turn - 1) % 2][_BLOCK_BYTES_MAX - len(rest) : _BLOCK_BYTES_MAX + count]
+            content[: len(rest)] = rest
+            taken = 0 if part.ended else _take(part, content, where)
+            offset += taken
+            rest = bytes(content[taken:])
+            if len(rest) >= _BLOCK_BYTES_MAX:
+                break
+    if not part.ended:
+        raise CheckpointInvalid(f"{where}: at byte {offset + len(rest)}: found the end, wanted a footer")
+    if rest or offset != file.bytes:
         raise CheckpointInvalid(f"{where}: at byte {offset}: found more after the footer, wanted the end")
+
+
+def _take(part: Part, content: memoryview, where: str) -> int:
+    try:
+        return part.feed(content)
+    except _core.StatusError as error:
+        kind, text = error.args
+        if kind == "CheckpointInvalid":
+            raise CheckpointInvalid(f"{where}: {text}") from None
+        raise error_named(kind, f"{where}: {text}") from None

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import re
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from tablebay.client.environment import VERSION
-from tablebay.client.errors import CheckpointInvalid, CheckpointMismatch
-from tablebay.native import _core
-from tablebay.ps_server.checkpoint.manifest import (
+from tablebay.client.checkpoint.manifest import (
     ATTEMPT_PATTERN,
     FORMAT,
     MANIFEST_BYTES_MAX,
@@ -29,8 +27,10 @@ from tablebay.ps_server.checkpoint.manifest import (
     new_run,
     parse_json,
 )
-from tablebay.ps_server.storage import LocalStorage, NotThere, Storage, StorageError, local_directory
-from tablebay.ps_server.telemetry import Events
+from tablebay.client.checkpoint.storage import LocalStorage, NotThere, Storage, StorageError, local_directory
+from tablebay.client.environment import VERSION
+from tablebay.client.errors import CheckpointInvalid, CheckpointMismatch
+from tablebay.native import _core
 
 _ABOUT = "tablebay.json"
 _DIRECTORIES = ("attempts", "barriers", "epochs", "manifests")
@@ -40,7 +40,7 @@ _MANIFEST_PATTERN = re.compile(r"([0-9]{10})\.json")
 _EPOCH_PATTERN = re.compile(r"[1-9][0-9]{0,17}")
 _SMALL_BYTES_MAX = 64 * 1024
 
-_EVENTS = Events(__name__)
+_LOGGER = logging.getLogger(__name__)
 
 
 class AlreadyThere(StorageError):
@@ -301,7 +301,7 @@ class Destination:
                 try:
                     name, workers, run = self._read_barrier(path)
                 except (CheckpointInvalid, NotThere) as error:
-                    _EVENTS.warning("barrier.not_read", cause=str(error))
+                    _LOGGER.warning("barrier.not_read", extra={"facts": {"cause": str(error)}})
                     continue
                 if run == self._run:
                     released[name] = workers

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.manifest import Manifest
+from tablebay.client.checkpoint.reading import blocks
+from tablebay.client.checkpoint.restore import check_state
 from tablebay.client.errors import CheckpointInvalid
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.manifest import Manifest
-from tablebay.ps_server.checkpoint.reading import blocks
-from tablebay.ps_server.checkpoint.restore import check_state
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.manifest import Manifest, TableEntry
+from tablebay.client.checkpoint.reading import Rows, dtype_of, table_rows
+from tablebay.client.checkpoint.storage import StorageError
 from tablebay.client.errors import BadRequest, TablebayError
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.manifest import Manifest, TableEntry
-from tablebay.ps_server.checkpoint.reading import Rows, dtype_of, table_rows
-from tablebay.ps_server.storage import StorageError
 
 
 def export(source: Destination, manifest: Manifest, name: str, target: Path) -> int:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tablebay.client.errors import CheckpointInvalid
-from tablebay.native import _core
-from tablebay.ps_server.checkpoint.destination import Destination
-from tablebay.ps_server.checkpoint.files import (
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.files import (
     BLOCK_HEADER_BYTES,
     BUFFER_BYTES,
     HEADER_BYTES,
     PAYLOAD_BYTES_MAX,
 )
-from tablebay.ps_server.checkpoint.manifest import (
+from tablebay.client.checkpoint.manifest import (
     STEPS,
     File,
     Link,
@@ -27,8 +25,10 @@ from tablebay.ps_server.checkpoint.manifest import (
     ServerEntry,
     TableEntry,
 )
-from tablebay.ps_server.checkpoint.restore import check_head
-from tablebay.ps_server.storage import NotThere, Reader, Unreadable
+from tablebay.client.checkpoint.restore import check_head
+from tablebay.client.checkpoint.storage import NotThere, Reader, Unreadable
+from tablebay.client.errors import CheckpointInvalid
+from tablebay.native import _core
 
 ROWS_BLOCK, DELETED_BLOCK, CLIENT_BLOCK, FOOTER_BLOCK = 1, 2, 3, 255
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from tablebay.client.checkpoint.manifest import FORMAT, ROWS, STEPS, Layout
 from tablebay.client.errors import CheckpointInvalid
 from tablebay.native import _core
-from tablebay.ps_server.checkpoint.manifest import FORMAT, ROWS, STEPS, Layout
 
 MAGIC = b"TABLEBAY"
 HEADER_BYTES = 96

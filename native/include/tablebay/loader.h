@@ -1,0 +1,87 @@
+// Tables read from a checkpoint's files, beside those of a store, until all of them take their place there at once.
+//
+// Thread safety: one thread at a time.
+#pragma once
+
+#include <bitset>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "tablebay/blocks.h"
+#include "tablebay/cut.h"
+#include "tablebay/store.h"
+
+namespace tablebay {
+
+class Loader {
+ public:
+  // owned: shards whose rows and steps are taken; others are passed over.
+  Loader(std::shared_ptr<Store> store, const std::vector<uint16_t>& owned);
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  uint32_t CreateTable(const TableOptions& options);
+  const RowLayout& LayoutOf(uint32_t table_id) const { return FindTable(table_id).layout(); }
+  uint64_t rows() const { return rows_; }
+
+  struct FileOptions {
+    std::optional<uint32_t> table_id;  // none: a file of steps
+    std::optional<RowLayout> layout;   // of its rows; none: the table's
+    bool delta = false;
+    bool weights_only = false;
+    uint64_t start = 0;  // the first block's offset in the file, for errors
+  };
+  // The blocks of one file, as they come.
+  class File {
+   public:
+    // Takes the whole blocks at the beginning of `bytes`; how many bytes those are.
+    // Throws StatusError: CheckpointInvalid with the byte, CheckpointMismatch for another layout, ResourceExhausted.
+    // After that nothing of the loader can be used.
+    size_t Feed(std::string_view bytes);
+    bool ended() const { return ended_; }  // the footer has been seen, and agrees
+    uint32_t crc() const { return footer_crc_; }
+    uint64_t rows() const { return sums_.rows; }
+    uint64_t deleted() const { return sums_.deleted; }
+
+   private:
+    friend class Loader;
+    File(std::shared_ptr<Loader> loader, const FileOptions& options);
+    void TakeBlock(const Block& block);
+    void TakeFooter(const Block& block);
+
+    const std::shared_ptr<Loader> loader_;
+    const FileOptions options_;
+    RowLayout layout_;
+    BlockSums sums_;
+    bool ended_ = false;
+    uint32_t footer_crc_ = 0;
+    uint64_t place_;
+  };
+  static std::unique_ptr<File> Begin(std::shared_ptr<Loader> loader, const FileOptions& options);
+
+  // Puts all tables in the store. One that is there already, and has the same layout, changes all of its rows at
+  // once. Throws StatusError(CheckpointInvalid) where a file has not ended.
+  void Finish();
+
+ private:
+  Table& FindTable(uint32_t table_id) const;
+  void TakeClient(const ClientImage& image);
+  void RequireMemory(const Table& table, uint64_t rows) const;
+
+  const std::shared_ptr<Store> store_;
+  std::bitset<kShards> owned_;
+  std::map<uint32_t, std::unique_ptr<Table>> tables_;
+  std::unordered_map<Store::ClientKey, std::shared_ptr<ClientSteps>, Store::ClientKeyHash> clients_;
+  uint64_t rows_ = 0;
+  uint32_t open_files_ = 0;
+  bool failed_ = false;
+  bool finished_ = false;
+};
+
+}  // namespace tablebay
