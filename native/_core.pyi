@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'FrozenRows', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -105,6 +105,26 @@ class Loader:
         ...
     @property
     def rows(self) -> int:
+        ...
+class FrozenRows:
+    """
+    Rows of a table of a checkpoint, read where its files lie in memory.
+    """
+    def __init__(self, layout: tuple[int, int, int, int, int, int]) -> None:
+        ...
+    def __len__(self) -> int:
+        ...
+    def add(self, file: typing.Any, start: int) -> None:
+        """
+        The blocks of a file that lie from `start` on, in place; the object is kept.
+        """
+    def contains(self, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.bool]:
+        ...
+    def read(self, keys: numpy.typing.NDArray[numpy.uint64], out: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]]) -> None:
+        """
+        out: contiguous, of the table's rows.
+        """
+    def scan(self, position: int, most: int) -> tuple[numpy.typing.NDArray[numpy.uint64], bytes, int]:
         ...
 class Store:
     """

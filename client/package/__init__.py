@@ -41,6 +41,7 @@ _HOME = {
     "connect": "client.client",
     "local": "client.inprocess",
     "Table": "client.local_table",
+    "open": "client.frozen",
     **dict.fromkeys(
         (
             "SGD",
@@ -58,7 +59,8 @@ _HOME = {
     **dict.fromkeys(_ERRORS, "client.errors"),
 }
 
-__all__ = ["__version__", "errors", "jobs", *_HOME]  # noqa: PLE0604
+# Less `open`: `from tablebay import *` hides no builtin.
+__all__ = ["__version__", "errors", "jobs", *(name for name in _HOME if name != "open")]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from tablebay.client import errors as errors
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from tablebay.client.errors import Unimplemented as Unimplemented
     from tablebay.client.errors import VersionMismatch as VersionMismatch
     from tablebay.client.errors import WrongShard as WrongShard
+    from tablebay.client.frozen import open as open
     from tablebay.client.inprocess import local as local
     from tablebay.client.local_table import Table as Table
     from tablebay.client.tables import SGD as SGD
@@ -113,4 +116,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, "open"))

@@ -16,6 +16,7 @@
 #include "tablebay/call.h"
 #include "tablebay/crc32c.h"
 #include "tablebay/figures.h"
+#include "tablebay/frozen_rows.h"
 #include "tablebay/kernels.h"
 #include "tablebay/loader.h"
 #include "tablebay/plan.h"
@@ -620,6 +621,55 @@ void BindCheckpoints(py::module_& m) {
           py::arg("start") = 0, "A file of a table's rows, or with None of steps.")
       .def_property_readonly("rows", &Loader::rows)
       .def("finish", &Loader::Finish, py::call_guard<py::gil_scoped_release>(), "Puts all tables in the store.");
+
+  py::class_<FrozenRows>(m, "FrozenRows", "Rows of a table of a checkpoint, read where its files lie in memory.")
+      .def(py::init([](const LayoutTuple& layout) { return std::make_unique<FrozenRows>(ToLayout(layout)); }),
+           py::arg("layout"))
+      .def(
+          "add",
+          [](FrozenRows& rows, const py::object& file, size_t start) {
+            const Buffer buffer(file);
+            if (start > buffer.size()) throw py::value_error("the file ends before its first block");
+            const py::gil_scoped_release release;
+            rows.Add(buffer.view().substr(start), start);
+          },
+          py::arg("file"), py::arg("start"), py::keep_alive<1, 2>(),
+          "The blocks of a file that lie from `start` on, in place; the object is kept.")
+      .def("__len__", &FrozenRows::rows)
+      .def(
+          "read",
+          [](const FrozenRows& rows, const Array<uint64_t>& keys, py::array out) {
+            const std::string_view key_bytes = KeyBytes(keys);
+            char* data = static_cast<char*>(out.mutable_data());
+            const py::gil_scoped_release release;
+            rows.Read(key_bytes, data);
+          },
+          py::arg("keys").noconvert(), py::arg("out").noconvert(), "out: contiguous, of the table's rows.")
+      .def(
+          "contains",
+          [](const FrozenRows& rows, const Array<uint64_t>& keys) {
+            const std::string_view key_bytes = KeyBytes(keys);
+            Array<bool> found(keys.size());
+            char* data = reinterpret_cast<char*>(found.mutable_data());
+            {
+              const py::gil_scoped_release release;
+              rows.Contains(key_bytes, data);
+            }
+            return found;
+          },
+          py::arg("keys").noconvert())
+      .def(
+          "scan",
+          [](const FrozenRows& rows, uint64_t position, uint32_t most) {
+            std::vector<uint64_t> keys;
+            std::string weights;
+            {
+              const py::gil_scoped_release release;
+              position = rows.Scan(position, most, &keys, &weights);
+            }
+            return std::tuple(ToArray(keys), py::bytes(weights), position);
+          },
+          py::arg("position"), py::arg("most"));
 }
 
 void BindClient(py::module_& m) {

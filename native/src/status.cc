@@ -16,18 +16,12 @@ constexpr std::array<const char*, kStatusCodes> kNames = {
 
 // The kinds of which this library makes errors.
 constexpr std::pair<std::string_view, StatusCode> kCodes[] = {
-    {"BadRequest", StatusCode::kInvalidArgument},
-    {"BadType", StatusCode::kInvalidArgument},
-    {"NonFinite", StatusCode::kInvalidArgument},
-    {"NotRegistered", StatusCode::kNotFound},
-    {"Fenced", StatusCode::kFailedPrecondition},
-    {"ServerLost", StatusCode::kFailedPrecondition},
-    {"WrongShard", StatusCode::kFailedPrecondition},
-    {"ResourceExhausted", StatusCode::kResourceExhausted},
-    {"OutOfRange", StatusCode::kOutOfRange},
-    {"CorruptMessage", StatusCode::kDataLoss},
-    {"CheckpointInvalid", StatusCode::kDataLoss},
-    {"CheckpointMismatch", StatusCode::kFailedPrecondition},
+    {"BadRequest", StatusCode::kInvalidArgument},    {"BadType", StatusCode::kInvalidArgument},
+    {"NonFinite", StatusCode::kInvalidArgument},     {"NotRegistered", StatusCode::kNotFound},
+    {"Fenced", StatusCode::kFailedPrecondition},     {"ServerLost", StatusCode::kFailedPrecondition},
+    {"WrongShard", StatusCode::kFailedPrecondition}, {"ResourceExhausted", StatusCode::kResourceExhausted},
+    {"OutOfRange", StatusCode::kOutOfRange},         {"CorruptMessage", StatusCode::kDataLoss},
+    {"CheckpointInvalid", StatusCode::kDataLoss},    {"CheckpointMismatch", StatusCode::kFailedPrecondition},
     {"CheckpointFailed", StatusCode::kInternal},
 };
 

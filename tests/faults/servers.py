@@ -32,6 +32,7 @@ class Servers:
     def __init__(
         self, folder: Path, count: int, *options: str, restart: bool = True, program: str = ""
     ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.count = count
         self.destination = folder / "checkpoints"

@@ -1,0 +1,188 @@
+"""Checkpoints of real servers: read by other numbers of servers, without servers, and after everything was killed."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from faults.servers import Servers
+
+import tablebay as tb
+from tablebay.client.errors import BadRequest, CheckpointFailed, CheckpointInvalid, NotRegistered
+
+NEVER = ("--checkpoint-every-seconds", "3600")
+DIM = 8
+KEYS = np.arange(3000, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def tables(client: Any) -> tuple[Any, Any]:
+    """One whose rows have slots and step counts, and one of sums."""
+    user = client.table("user", dim=DIM, optimizer=tb.Adam(0.01), initializer=tb.Normal(0.1), seed=3)
+    sums = client.table("sums", dim=1, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
+    return user, sums
+
+
+def train(client: Any, first: int, last: int) -> list[float]:
+    """Steps of a small model, each a function of its number and of the rows alone; its losses."""
+    user, sums = tables(client)
+    losses = []
+    for number in range(first, last):
+        random = np.random.default_rng(number)
+        keys = random.choice(KEYS, 200, replace=False)
+        with client.step() as step:
+            assert step.number == number
+            rows, _ = step.pull({user: keys, sums: keys[:5]})
+            wanted = random.normal(size=rows.shape).astype(np.float32)
+            losses.append(float(np.mean((rows - wanted) ** 2)))
+            step.push({user: (keys, 2 * (rows - wanted)), sums: (keys, np.full((200, 1), number, np.int64))})
+    return losses
+
+
+def content(client: Any) -> list[bytes]:
+    """Weights, slots and counts of every key of both tables."""
+    user, sums = tables(client)
+    state = user.optimizer_state(KEYS)
+    return [
+        user.pull(KEYS, create=False).tobytes(),
+        *(state[name].tobytes() for name in sorted(state)),
+        sums.pull(KEYS, create=False).tobytes(),
+        user.contains(KEYS).tobytes(),
+    ]
+
+
+@pytest.mark.parametrize("servers", [1, 3, 5])
+def test_rows_of_two_servers_are_those_of_any_number(tmp_path: Path, servers: int) -> None:
+    """G8: every row, slot and counter equal, from a full checkpoint and a delta; the rank goes on."""
+    with Servers(tmp_path, 2, *NEVER, restart=False) as two:
+        with tb.connect(two.addresses, rank=0, job="faults") as client:
+            train(client, 0, 10)
+            assert client.checkpoint().kind == "Full"
+            train(client, 10, 15)
+            tables(client)[0].delete(KEYS[:100])
+            assert client.checkpoint().kind == "Delta"
+            wanted = content(client)
+            following = client.next_step
+        two.end_all()
+    with (
+        Servers(tmp_path, servers, *NEVER, restart=False) as others,
+        tb.connect(others.addresses, rank=0, job="faults") as client,
+    ):
+        assert client.next_step == following
+        assert content(client) == wanted
+        train(client, following, following + 3)
+        assert client.checkpoint().kind == "Full"
+
+
+def test_a_run_that_was_killed_equals_one_that_was_not(tmp_path: Path) -> None:
+    """With one worker: everything killed after step 40, begun again from the checkpoint of step 25; the same bits."""
+    with (
+        Servers(tmp_path / "whole", 2, *NEVER, restart=False) as servers,
+        tb.connect(servers.addresses, rank=0, job="faults") as client,
+    ):
+        losses = train(client, 0, 60)
+        wanted = content(client)
+    with Servers(tmp_path / "killed", 2, *NEVER, restart=False) as servers:
+        with tb.connect(servers.addresses, rank=0, job="faults") as client:
+            begun = train(client, 0, 25)
+            client.checkpoint()
+            lost = train(client, 25, 40)
+            for index in range(2):
+                servers.kill(index)
+            client._session.replay = None  # it dies with the servers
+        for index in range(2):
+            servers.start(index)
+        servers.wait_until_ready()
+        with tb.connect(servers.addresses, rank=0, job="faults") as client:
+            assert client.next_step == 25
+            again = train(client, 25, 60)
+            found = content(client)
+    assert begun + again == losses
+    assert again[:15] == lost
+    assert found == wanted
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """A destination with a full checkpoint and a delta of two servers, and the rows of both tables."""
+    folder = tmp_path_factory.mktemp("made")
+    with (
+        Servers(folder, 2, *NEVER, restart=False) as servers,
+        tb.connect(servers.addresses, rank=0, job="faults") as client,
+    ):
+        train(client, 0, 10)
+        client.checkpoint()
+        train(client, 10, 15)
+        user, sums = tables(client)
+        user.delete(KEYS[:100])
+        assert client.checkpoint().kind == "Delta"
+        rows = user.pull(KEYS, create=False), sums.pull(KEYS, create=False)
+        train(client, client.next_step, client.next_step + 5)
+    return servers.destination, *rows
+
+
+def test_a_checkpoint_is_read_without_servers(made: tuple[Path, Any, Any]) -> None:
+    """tb.open: the rows as they were, of the newest checkpoint or of a certain one."""
+    destination, user, sums = made
+    frozen = tb.open(destination)
+    assert sorted(frozen) == ["sums", "user"]
+    assert frozen.job == "faults"
+    table = frozen["user"]
+    assert frozen["user"] is table
+    assert (table.name, table.dim, table.dtype, table.spec.optimizer) == (
+        "user",
+        DIM,
+        np.float32,
+        tb.Adam(0.01),
+    )
+    assert table.pull(KEYS).tobytes() == user.tobytes()
+    assert frozen["sums"].pull(KEYS.reshape(30, 100)).tobytes() == sums.tobytes()
+    out = np.full((3, DIM), 7, np.float32)
+    assert table.pull(np.array([1, 2, 3], np.uint64), out=out) is out
+    assert not out.any()
+    there = table.contains(KEYS)
+    assert not there[:100].any()
+    assert there.sum() == len(table) == sum(len(keys) for keys, _ in table.items(batch=100))
+    for keys, rows in table.items():
+        assert rows.tobytes() == table.pull(keys).tobytes()
+    manifests = sorted((destination / "manifests").iterdir())
+    assert len(tb.open(manifests[1])["user"]) > 0
+    assert tb.open(destination, number=1).number == 1
+    with pytest.raises(CheckpointFailed, match="99"):
+        tb.open(destination, number=99)
+
+
+def test_a_frozen_table_takes_nothing(made: tuple[Path, Any, Any]) -> None:
+    """It has no push; create and unknown tables are refused by name."""
+    frozen = tb.open(made[0])
+    with pytest.raises(BadRequest, match="read-only"):
+        frozen["user"].pull(KEYS, create=True)
+    with pytest.raises(NotRegistered, match="'users'.*sums, user"):
+        frozen["users"]
+    assert not hasattr(frozen["user"], "push")
+
+
+def test_a_damaged_file_is_named_when_its_table_is_opened(
+    made: tuple[Path, Any, Any], tmp_path: Path
+) -> None:
+    """With the byte; the other table can be read."""
+    copy = tmp_path / "copy"
+    shutil.copytree(made[0], copy)
+    victim = max(copy.glob("attempts/1-*/*rows*"), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[5000] ^= 4
+    victim.write_bytes(content)
+    frozen = tb.open(copy)
+    with pytest.raises(CheckpointInvalid, match=f"{victim.name}.*at byte"):
+        frozen["user"]
+    assert len(frozen["sums"]) > 0
+
+
+def test_a_directory_without_checkpoints_is_said_to_be_one(tmp_path: Path) -> None:
+    """By its name."""
+    with pytest.raises(tb.TablebayError, match=str(tmp_path)):
+        tb.open(tmp_path)
