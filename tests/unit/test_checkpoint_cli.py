@@ -138,11 +138,12 @@ def test_npz_has_keys_and_weights(made: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_tsv_gives_the_floats_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In as few digits as that takes."""
+    """By nine digits, -0 and tiny ones included."""
     target = tmp_path / "user.tsv"
     run(capsys, "export", made, "--table", "user", "--to", target)
     lines = dict(line.split("\t", 1) for line in target.read_text().splitlines())
-    assert lines["1"] == "1.0\t0.1"
+    assert lines["1"] == "1\t0.100000001"
+    assert lines["50"] == "50\t-0"
     assert {int(key): [np.float32(one) for one in row.split("\t")] for key, row in lines.items()} == {
         key: [np.float32(one) for one in row] for key, row in EXPECTED.items()
     }
