@@ -205,6 +205,7 @@ class ReferenceStore:
         self.per_block = per_block
         self.must_be_full = True
         self.pushes = 0
+        self.deletions = 0
 
     def create_table(self, name: str, dim: int, dtype: str, optimizer: str, *rest: Any) -> int:
         slots = {"SGD": 0, "Adagrad": 1, "Adam": 2, "Add": 0}[optimizer]
@@ -225,6 +226,7 @@ class ReferenceStore:
         del one.rows[key]
         one.changed.discard(key)
         one.deleted.add(key)
+        self.deletions += 1
 
     def content(self) -> Any:
         """All of it, for comparing."""
@@ -239,7 +241,7 @@ class ReferenceStore:
         pass
 
     def counters(self) -> dict[str, int]:
-        return {"pushes": self.pushes}
+        return {"pushes": self.pushes, "rows_deleted": self.deletions}
 
     def take(self, limits: Sequence[Any] = (), wait_s: float = 0.0, full: bool = True) -> ReferenceCut:
         assert full or not self.must_be_full
