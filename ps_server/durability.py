@@ -27,6 +27,7 @@ STATE_BYTES_MAX = 1024 * 1024 * 1024
 LATEST, NEVER = "Latest", "Never"
 _POLL_S = 0.05
 _ASK_S = 5.0
+_GREET_EVERY_S = 2.0
 _RESTORES_KEPT = 16
 
 _EVENTS = Events(__name__)
@@ -84,6 +85,7 @@ class Durability:
         self._restores: dict[str, _Restore] = {}
         self._restore_s = 0.0
         self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     # -- from start to ready --
 
@@ -188,6 +190,12 @@ class Durability:
         """Server 0 makes checkpoints as they come due, from now on."""
         if self._coordinator is not None:
             threading.Thread(target=self._coordinator.run, name="checkpoints", daemon=True).start()
+        if len(self._servers) > 1:
+            threading.Thread(target=self._keep_acquaintance, name="acquaintance", daemon=True).start()
+
+    def _keep_acquaintance(self) -> None:
+        while not self._closed.wait(_GREET_EVERY_S):
+            self._peers.greet(_ASK_S)
 
     def _await_first(self, generation: int) -> None:
         end = time.monotonic() + self._settings.first_s
@@ -333,6 +341,7 @@ class Durability:
         """Make no more checkpoints."""
         if self._coordinator is not None:
             self._coordinator.end()
+        self._closed.set()
 
 
 class _Restore:

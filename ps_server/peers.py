@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
@@ -21,6 +22,9 @@ class Peers(Protocol):
 
     def cut(self, request: tablebay_pb2.CutRequest, timeout_s: float) -> list[tablebay_pb2.CutResponse]:
         """The same phase to every server at once, in order of index. Raises CheckpointFailed naming one."""
+
+    def greet(self, timeout_s: float) -> None:
+        """Have connections to whom will have to be talked to."""
 
 
 class GrpcPeers:
@@ -57,6 +61,18 @@ class GrpcPeers:
         finally:
             for call in calls.values():
                 call.cancel()
+
+    def greet(self, timeout_s: float) -> None:
+        """Call each server that this one will have to talk to: server 0 all others, and these server 0.
+
+        When a job is deleted its servers' names may go before they have made their last checkpoint; connections that
+        are there stay.
+        """
+        with contextlib.suppress(CheckpointFailed):
+            if self._index == 0:
+                self.cut(tablebay_pb2.CutRequest(phase="Greet"), timeout_s)
+            else:
+                self.at_coordinator(timeout_s)
 
     def begin_at_coordinator(self, timeout_s: float) -> tablebay_pb2.CheckpointResponse:
         """Ask server 0 for a checkpoint. Raises CheckpointFailed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,14 @@ def work(client: Client, options: Options) -> int:
     training, test = data.split(data.load(), options.split)
     share = Share(len(training), options.batch_size, options.epochs, seed, client.rank, client.workers)
 
-    started = train(client, table, oracle_table, training, share, options)
+    # A worker whose pod is taken away ends between two steps; its successor goes on with the next.
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
+    started = train(client, table, oracle_table, training, share, options, told_to_end)
+    if told_to_end.is_set():
+        return 128 + signal.SIGTERM
+    # From here on nothing is lost by an end in the middle.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     client.barrier("trained")
     # From this rank's first step, over any restart, until every rank was done.
     train_seconds = max(time.time() - started, 1e-9)
@@ -123,8 +132,9 @@ def train(
     training: data.Examples,
     share: Share,
     options: Options,
+    told_to_end: threading.Event,
 ) -> float:
-    """This rank's steps, from where it stopped. Returns when it began, in seconds since 1970.
+    """This rank's steps, from where it stopped, until told to end. Returns when it began, in seconds since 1970.
 
     Each step is one pull and one push. The time of the first step travels in the cursor, so that it outlives
     a killed worker.
@@ -138,6 +148,8 @@ def train(
     prefetched: Any = None
     for step_number in range(first_step, share.steps):
         pace.wait()
+        if told_to_end.is_set():
+            break
         positions = share.positions(step_number)
         keys, labels = model.batch_keys(training.keys[positions]), training.labels[positions]
         with client.step() as step:

@@ -28,7 +28,7 @@ constexpr std::pair<std::string_view, StatusCode> kCodes[] = {
     {"CorruptMessage", StatusCode::kDataLoss},
     {"CheckpointInvalid", StatusCode::kDataLoss},
     {"CheckpointMismatch", StatusCode::kFailedPrecondition},
-    {"CheckpointFailed", StatusCode::kFailedPrecondition},
+    {"CheckpointFailed", StatusCode::kInternal},
 };
 
 }  // namespace

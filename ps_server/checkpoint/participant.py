@@ -79,6 +79,7 @@ class Participant:
     def handle(self, request: tablebay_pb2.CutRequest) -> tablebay_pb2.CutResponse:
         """Answer one phase. Raises BadRequest where it does not follow, CheckpointFailed."""
         phases: Mapping[str, Callable[[tablebay_pb2.CutRequest], tablebay_pb2.CutResponse]] = {
+            "Greet": lambda _: tablebay_pb2.CutResponse(changed=self.changed()),
             "Hold": self._hold,
             "Take": self._take,
             "Written": self._written,

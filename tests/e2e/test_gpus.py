@@ -22,14 +22,14 @@ def gpus() -> Iterator[None]:
     """A node that advertises two GPUs. They are scheduled; nothing computes on them."""
     node = json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
 
-    def advertise(operation: dict[str, Any]) -> None:
-        patch = json.dumps([{"path": "/status/capacity/nvidia.com~1gpu", **operation}])
-        kubectl("patch", "node", node, "--subresource=status", "--type=json", "-p", patch)
+    def advertise(count: str | None) -> None:
+        patch = json.dumps({"status": {"capacity": {"nvidia.com/gpu": count}}})
+        kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", patch)
 
-    advertise({"op": "add", "value": str(COUNT)})
+    advertise(str(COUNT))
     until(lambda: _allocatable(node) == str(COUNT), "the node's GPUs are allocatable")
     yield
-    advertise({"op": "remove"})
+    advertise(None)
 
 
 def _allocatable(node: str) -> str:

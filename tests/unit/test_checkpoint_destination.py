@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
+import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from faults.faulty_storage import Faults, FaultySystem, each_failure
 
-from tablebay.client.checkpoint.destination import AlreadyThere, Destination
+from tablebay.client.checkpoint.destination import Destination
 from tablebay.client.checkpoint.manifest import Manifest
 from tablebay.client.checkpoint.storage import (
     LocalStorage,
@@ -123,38 +125,51 @@ def together(count: int, work: Callable[[int], object]) -> list[object]:
         return list(pool.map(one, range(count)))
 
 
-def _race(root: str, gate: object, results: object) -> None:
-    """In a process: take epochs, and try to publish."""
-    gate.wait()  # type: ignore[attr-defined]
-    destination = Destination.open(root, job="toy")
-    epochs = [destination.take_epoch(0) for _ in range(20)]
-    won = []
-    for number in range(20):
-        try:
-            destination.publish(numbered(number, generation=os.getpid()))
-            won.append(number)
-        except AlreadyThere:
-            pass
-    results.put((os.getpid(), epochs, won))  # type: ignore[attr-defined]
+_RACE = """
+import dataclasses, json, os, sys, time
+from tablebay.client.checkpoint.destination import AlreadyThere, Destination
+from tablebay.client.checkpoint.manifest import Manifest
+
+root, ready = sys.argv[1:]
+open(f"{ready}/{os.getpid()}", "w").close()
+while len(os.listdir(ready)) < 3:
+    time.sleep(0.001)
+destination = Destination.open(root, job="toy")
+epochs = [destination.take_epoch(0) for _ in range(20)]
+won = []
+for number in range(20):
+    try:
+        manifest = Manifest.from_json(json.loads(sys.stdin.readline()))
+        destination.publish(dataclasses.replace(manifest, generation=os.getpid()))
+        won.append(number)
+    except AlreadyThere:
+        pass
+print(json.dumps([os.getpid(), epochs, won]))
+"""
 
 
 def test_of_processes_that_want_one_number_exactly_one_gets_it(tmp_path: Path) -> None:
     """Epochs and manifests, and the directory itself, which all of them open new."""
-    context = multiprocessing.get_context("spawn")
-    gate, results = context.Barrier(3), context.Queue()
-    processes = [context.Process(target=_race, args=(str(tmp_path), gate, results)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    found = [results.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    root = tmp_path / "root"
+    lines = "".join(json.dumps(numbered(number).to_json()) + "\n" for number in range(20))
+    command = [sys.executable, "-c", _RACE, str(root), str(ready)]
+    with ThreadPoolExecutor(3) as pool:
+        runs = [
+            pool.submit(subprocess.run, command, input=lines, capture_output=True, text=True, timeout=60)
+            for _ in range(3)
+        ]
+        ended = [run.result() for run in runs]
+    assert [one.returncode for one in ended] == [0] * 3, ended[0].stderr
+    found = [json.loads(one.stdout) for one in ended]
     assert sorted(epoch for _, epochs, _ in found for epoch in epochs) == list(range(1, 61))
     assert sorted(number for _, _, won in found for number in won) == list(range(20))
-    destination = opened(tmp_path)
+    destination = opened(root)
     assert destination.newest_epoch(0) == 60
     for pid, _, won in found:
         assert all(destination.manifest(number).generation == pid for number in won)
-    assert all(not path.name.startswith(".new-") for path in (tmp_path / "manifests").iterdir())
+    assert all(not path.name.startswith(".new-") for path in (root / "manifests").iterdir())
 
 
 def test_of_threads_that_open_one_directory_for_two_jobs_one_job_wins(tmp_path: Path) -> None:
