@@ -137,12 +137,12 @@ class Blocks:
 
 def row_blocks(layout: Six, rows: Sequence[bytes], deleted: Sequence[int], per_block: int) -> Blocks:
     payloads = [
-        (1, len(rows[at : at + per_block]), b"".join(rows[at : at + per_block]))
-        for at in range(0, len(rows), per_block)
-    ]
-    payloads += [
         (2, len(deleted[at : at + per_block]), u64(*deleted[at : at + per_block]))
         for at in range(0, len(deleted), per_block)
+    ]
+    payloads += [
+        (1, len(rows[at : at + per_block]), b"".join(rows[at : at + per_block]))
+        for at in range(0, len(rows), per_block)
     ]
     return Blocks(payloads)
 
@@ -218,7 +218,6 @@ class ReferenceStore:
         one = self.tables[table]
         one.rows[key] = make_row(one.layout, key, version, weights, slots)
         one.changed.add(key)
-        one.deleted.discard(key)
         self.pushes += 1
 
     def delete(self, table: int, key: int) -> None:

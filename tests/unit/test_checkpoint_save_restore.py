@@ -49,6 +49,8 @@ def test_what_was_saved_comes_back_row_by_row(tmp_path: Path) -> None:
     assert world.save() == ""
     world.put("user", 3, 30, 30)
     world.delete("user", 4)
+    world.delete("user", 6)
+    world.put("user", 6, 66, 66)
     assert world.save() == ""
     world.put("user", 4, 44, 44)
     world.delete("user", 5)

@@ -158,4 +158,4 @@ def test_the_lowest_dependencies_are_enough(wheel: Path, tmp_path: Path) -> None
     assert "is valid" in command(bin_folder / "tablebay-operator", "check", job, cwd=tmp_path)
     checkpoint = ROOT / "tests" / "unit" / "golden" / "checkpoint_v1"
     export = ("checkpoint", "export", checkpoint, "--table", "user", "--to", tmp_path / "user.parquet")
-    assert "3 rows of 'user'" in command(bin_folder / "tablebay", *export, cwd=tmp_path)
+    assert "4 rows of 'user'" in command(bin_folder / "tablebay", *export, cwd=tmp_path)
