@@ -145,7 +145,6 @@ _CODES: dict[type[TablebayError], str] = {
     TableMismatch: "FAILED_PRECONDITION",
     Fenced: "FAILED_PRECONDITION",
     ServerLost: "FAILED_PRECONDITION",
-    CheckpointFailed: "FAILED_PRECONDITION",
     CheckpointInvalid: "DATA_LOSS",
     CheckpointMismatch: "FAILED_PRECONDITION",
     WrongShard: "FAILED_PRECONDITION",
@@ -155,7 +154,7 @@ _CODES: dict[type[TablebayError], str] = {
     CorruptMessage: "DATA_LOSS",
     Unimplemented: "UNIMPLEMENTED",
 }
-_ON_THE_WIRE = {cls.__name__: cls for cls in (*_CODES, BadType, NonFinite, TablebayError)}
+_ON_THE_WIRE = {cls.__name__: cls for cls in (*_CODES, BadType, NonFinite, CheckpointFailed, TablebayError)}
 
 
 def status_code(error: BaseException | type[BaseException]) -> str:

@@ -137,12 +137,12 @@ class Blocks:
 
 def row_blocks(layout: Six, rows: Sequence[bytes], deleted: Sequence[int], per_block: int) -> Blocks:
     payloads = [
-        (1, len(rows[at : at + per_block]), b"".join(rows[at : at + per_block]))
-        for at in range(0, len(rows), per_block)
-    ]
-    payloads += [
         (2, len(deleted[at : at + per_block]), u64(*deleted[at : at + per_block]))
         for at in range(0, len(deleted), per_block)
+    ]
+    payloads += [
+        (1, len(rows[at : at + per_block]), b"".join(rows[at : at + per_block]))
+        for at in range(0, len(rows), per_block)
     ]
     return Blocks(payloads)
 
@@ -205,6 +205,7 @@ class ReferenceStore:
         self.per_block = per_block
         self.must_be_full = True
         self.pushes = 0
+        self.deletions = 0
 
     def create_table(self, name: str, dim: int, dtype: str, optimizer: str, *rest: Any) -> int:
         slots = {"SGD": 0, "Adagrad": 1, "Adam": 2, "Add": 0}[optimizer]
@@ -217,7 +218,6 @@ class ReferenceStore:
         one = self.tables[table]
         one.rows[key] = make_row(one.layout, key, version, weights, slots)
         one.changed.add(key)
-        one.deleted.discard(key)
         self.pushes += 1
 
     def delete(self, table: int, key: int) -> None:
@@ -225,6 +225,7 @@ class ReferenceStore:
         del one.rows[key]
         one.changed.discard(key)
         one.deleted.add(key)
+        self.deletions += 1
 
     def content(self) -> Any:
         """All of it, for comparing."""
@@ -239,7 +240,7 @@ class ReferenceStore:
         pass
 
     def counters(self) -> dict[str, int]:
-        return {"pushes": self.pushes}
+        return {"pushes": self.pushes, "rows_deleted": self.deletions}
 
     def take(self, limits: Sequence[Any] = (), wait_s: float = 0.0, full: bool = True) -> ReferenceCut:
         assert full or not self.must_be_full

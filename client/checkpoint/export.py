@@ -78,14 +78,14 @@ def _npy_header(member: Any, dtype: np.dtype[np.generic], shape: tuple[int, ...]
 
 
 def _write_tsv(path: Path, table: TableEntry, read: Read) -> int:
-    """A line for each row: the key and its weights, in as few digits as give them back, between tabs."""
+    """A line for each row: the key and its weights between tabs; nine digits, which give a float32 back."""
+    weight = "%d" if table.spec.dtype == "int64" else "%.9g"
+    line = "\t".join(["%d", *[weight] * table.spec.dim]) + "\n"
     rows = 0
     with path.open("x", encoding="ascii", newline="\n") as file:
         for part in read():
-            words = part.weights.astype(str).tolist()
-            file.writelines(
-                "\t".join((str(key), *row)) + "\n" for key, row in zip(part.keys.tolist(), words, strict=True)
-            )
+            pairs = zip(part.keys.tolist(), part.weights.tolist(), strict=True)
+            file.writelines(line % (key, *row) for key, row in pairs)
             rows += len(part.keys)
     return rows
 

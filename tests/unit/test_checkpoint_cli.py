@@ -26,6 +26,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert world.save(state=_State(0, {"model": bytearray(b"abc")})) == ""
     world.put("user", 3, 30, 1e-30)
     world.delete("user", 4)
+    world.delete("user", 5)
+    world.put("user", 5, 55, 5)
     world.put("user", 50, 50, -0.0)
     assert world.save() == ""
     world.end()
@@ -34,8 +36,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EXPECTED = {
-    **{key: [key, 0.1] for key in range(1, 21) if key not in (3, 4)},
+    **{key: [key, 0.1] for key in range(1, 21) if key not in (3, 4, 5)},
     3: [30, 1e-30],
+    5: [55, 5],
     50: [50, -0.0],
 }
 
@@ -59,7 +62,7 @@ def test_list_has_a_line_for_each(made: Path, capsys: pytest.CaptureFixture[str]
     ]
     found = json.loads(run(capsys, "list", made, "-o", "json"))
     assert [one["kind"] for one in found["checkpoints"]] == ["Empty", "Full", "Delta", "Fence"]
-    assert [one["rows"] for one in found["checkpoints"]] == [0, 21, 2, 0]
+    assert [one["rows"] for one in found["checkpoints"]] == [0, 21, 3, 0]
 
 
 def test_inspect_says_what_a_checkpoint_consists_of(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,11 +141,12 @@ def test_npz_has_keys_and_weights(made: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_tsv_gives_the_floats_back(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In as few digits as that takes."""
+    """By nine digits, -0 and tiny ones included."""
     target = tmp_path / "user.tsv"
     run(capsys, "export", made, "--table", "user", "--to", target)
     lines = dict(line.split("\t", 1) for line in target.read_text().splitlines())
-    assert lines["1"] == "1.0\t0.1"
+    assert lines["1"] == "1\t0.100000001"
+    assert lines["50"] == "50\t-0"
     assert {int(key): [np.float32(one) for one in row.split("\t")] for key, row in lines.items()} == {
         key: [np.float32(one) for one in row] for key, row in EXPECTED.items()
     }

@@ -74,7 +74,10 @@ def user(key: int, version: int, *values: float) -> bytes:
 
 
 def write_golden(root: Path) -> None:
-    """A destination of one server: empty, full, a delta, a fence; two tables, a client, a state, a barrier."""
+    """A destination of one server: empty, full, a delta, a fence; two tables, a client, a state, a barrier.
+
+    In the delta a key is deleted, and another one deleted and made anew.
+    """
     files: dict[str, bytes] = {"tablebay.json": _text({"format": 1, "job": JOB})}
     files |= {"epochs/0/1": b"", "epochs/0/2": b""}
     barrier = {"format": 1, "name": "warm", "workers": 2, "run": RUN}
@@ -89,7 +92,7 @@ def write_golden(root: Path) -> None:
                 "item": ([item], []),
             },
         ),
-        (DELTA, {"user": ([user(3, 7, 30, 0.1)], [1, 2]), "item": ([], [])}),
+        (DELTA, {"user": ([user(3, 7, 30, 0.1), user(2, 8, 2, 2)], [1, 2]), "item": ([], [])}),
     ):
         number = int(attempt[0])
         entries = []
@@ -194,7 +197,8 @@ def _files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-EXPECTED = {0: (0, 0), 3: (30, 0.1), 4: (4, -4)}
+VERSIONS = {0: 1, 2: 8, 3: 7, 4: 1}
+EXPECTED = {0: (0, 0), 2: (2, 2), 3: (30, 0.1), 4: (4, -4)}
 
 
 def test_the_files_are_what_the_second_writer_writes(tmp_path: Path) -> None:
@@ -214,9 +218,7 @@ def test_the_product_reads_version_1() -> None:
     assert restored.refused == ()
     assert restored.specs == (USER, ITEM)
     tables, clients = store.content()
-    assert tables["user"][1] == {
-        key: user(key, 7 if key == 3 else 1, *values) for key, values in EXPECTED.items()
-    }
+    assert tables["user"][1] == {key: user(key, VERSIONS[key], *values) for key, values in EXPECTED.items()}
     assert list(tables["item"][1]) == [2**64 - 1]
     assert clients == {(CLIENT.high, CLIENT.low): CLIENT.pack()}
     assert [link.number for link in restored.chain] == [1, 2]
@@ -258,7 +260,7 @@ def test_the_native_store_reads_version_1() -> None:
     store: Any = _core.Store()
     destination = Destination.open_source(str(GOLDEN))
     restored = restore_newest(store, destination, index=0, servers=1, owners=range(1024), job=JOB)
-    assert restored.rows == 4
-    out = np.empty((3, 2), np.float32)
+    assert restored.rows == 5
+    out = np.empty((len(EXPECTED), 2), np.float32)
     store.pull(IDS["user"], np.array(list(EXPECTED), np.uint64), out, False)
     assert out.tolist() == np.array(list(EXPECTED.values()), np.float32).tolist()

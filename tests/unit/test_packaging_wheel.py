@@ -139,7 +139,8 @@ def test_the_wheel_is_typed(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_the_lowest_dependencies_are_enough(wheel: Path, tmp_path: Path) -> None:
-    """With the lowest version of each direct dependency, `tablebay quickstart` and the operator's check work."""
+    """With the lowest version of each direct dependency, `tablebay quickstart`, the operator's check
+    and an export to Parquet work."""
     lowest = (
         "--resolution",
         "lowest-direct",
@@ -155,3 +156,6 @@ def test_the_lowest_dependencies_are_enough(wheel: Path, tmp_path: Path) -> None
     quickstart(bin_folder, tmp_path)
     job = ROOT / "examples" / "flights" / "job.yaml"
     assert "is valid" in command(bin_folder / "tablebay-operator", "check", job, cwd=tmp_path)
+    checkpoint = ROOT / "tests" / "unit" / "golden" / "checkpoint_v1"
+    export = ("checkpoint", "export", checkpoint, "--table", "user", "--to", tmp_path / "user.parquet")
+    assert "4 rows of 'user'" in command(bin_folder / "tablebay", *export, cwd=tmp_path)

@@ -25,7 +25,7 @@ CODES = {
     "ResourceExhausted": "RESOURCE_EXHAUSTED",
     "OutOfRange": "OUT_OF_RANGE",
     "CorruptMessage": "DATA_LOSS",
-    "CheckpointFailed": "FAILED_PRECONDITION",
+    "CheckpointFailed": "INTERNAL",
     "CheckpointInvalid": "DATA_LOSS",
     "CheckpointMismatch": "FAILED_PRECONDITION",
     "Unimplemented": "UNIMPLEMENTED",
