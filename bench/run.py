@@ -17,7 +17,7 @@ import measure
 
 from tablebay.native import _core
 
-PARTS = {"table": "in_process", "grpc": "over_tcp", "operator": "operator_bench"}
+PARTS = {"table": "in_process", "grpc": "over_tcp", "durability": "durability", "operator": "operator_bench"}
 UNASKED = ("table", "grpc")
 RESULT = measure.ROOT / "build" / "bench.json"
 

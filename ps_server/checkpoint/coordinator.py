@@ -229,6 +229,10 @@ class Coordinator:
             if unless_unchanged and not any(answer.changed for answer in held):
                 self._phase(request, "Abandon", PHASE_S)
                 self._destination.remove_attempt(name)
+                with self._changed:
+                    if self._standing.last is not None:
+                        # It answers those who asked for this one.
+                        self._standing.last.ticket = ticket
                 return
             request.limits.extend(_highest(held))
             taken = self._phase(request, "Take", PHASE_S)

@@ -77,6 +77,21 @@ def test_rows_of_two_servers_are_those_of_any_number(tmp_path: Path, servers: in
         assert client.checkpoint().kind == "Full"
 
 
+def test_a_checkpoint_asked_for_again_is_the_one_that_is_there(tmp_path: Path) -> None:
+    """Where nothing has changed since; for every client that asks."""
+    with (
+        Servers(tmp_path, 2, *NEVER, restart=False) as servers,
+        tb.connect(servers.addresses, rank=0, job="faults") as client,
+        tb.connect(servers.addresses, job="faults") as other,
+    ):
+        train(client, 0, 3)
+        first = client.checkpoint()
+        assert client.checkpoint().number == other.checkpoint().number == first.number
+        assert client.checkpoint(state={"a": b"b"}).number == first.number + 1
+        train(client, 3, 4)
+        assert other.checkpoint().number == first.number + 2
+
+
 def test_a_run_that_was_killed_equals_one_that_was_not(tmp_path: Path) -> None:
     """With one worker: everything killed after step 40, begun again from the checkpoint of step 25; the same bits."""
     with (

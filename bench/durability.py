@@ -1,0 +1,326 @@
+"""Checkpoints and recovery: 5 M rows of dim 16 with Adagrad.
+
+`plain`: the same bytes, written and fsynced in one file, or read into memory that is as new as a table's. Files lie under
+build/, on whatever disk that is.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import measure
+import numpy as np
+from measure import Figure, figure, interleave
+from workload import DIM, KEYS
+
+import tablebay as tb
+from tablebay.client.checkpoint.destination import Destination
+from tablebay.client.checkpoint.restore import choose, restore_newest
+from tablebay.native import _core
+from tablebay.ps_server.checkpoint.save import write_cut
+
+ROWS = 5_000_000
+ROUNDS = 5
+CHECKPOINTS = 8
+PAIRS = 10
+SLICE_S = 12.0
+EVERY_S = 10
+PUSHES_PER_S = 20
+RECOVERY_ROWS = 10_000_000
+_READ_BYTES = 4 << 20
+_ALL_SHARDS = tuple(range(1024))
+_READY_S = 60.0
+_KEY_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+def run(folder: Path) -> dict[str, Figure]:
+    """All figures. folder: where benchmarks are built; files go beside it, on the same disk."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        there = Path(name)
+        figures = _save_and_load(there / "one")
+        figures |= _cost(there / "cost")
+        shutil.rmtree(there / "cost")
+        return figures | _recovery(there / "two")
+
+
+class _Servers:
+    """`tablebay-server` processes of one job, without a keeper."""
+
+    def __init__(self, folder: Path, count: int, *options: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.destination = folder / "checkpoints"
+        self._log = folder / "log"
+        self._options = options
+        self._ports = [_free_ports() for _ in range(count)]
+        self.addresses = [f"127.0.0.1:{port}" for port in self._ports]
+        self.processes = [self.start(index) for index in range(count)]
+
+    def start(self, index: int) -> subprocess.Popen[bytes]:
+        """A server's next life."""
+        with open(self._log, "ab") as log:
+            return subprocess.Popen(
+                [
+                    *(
+                        sys.executable,
+                        "-m",
+                        "tablebay.ps_server.main",
+                        "--exit-with-parent",
+                        "--job",
+                        "bench",
+                    ),
+                    *("--data-port", str(self._ports[index]), "--index", str(index)),
+                    *("--servers", ",".join(self.addresses), *self._options),
+                ],
+                stderr=log,
+            )
+
+    def close(self) -> None:
+        """End them."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _servers(folder: Path, count: int, *options: str, checkpoints: bool = True) -> Iterator[_Servers]:
+    if checkpoints:
+        options = ("--checkpoint", str(folder / "checkpoints"), *options)
+    servers = _Servers(folder, count, *options)
+    try:
+        yield servers
+    finally:
+        servers.close()
+
+
+def _free_ports() -> int:
+    """The first of three neighbouring ports."""
+    while True:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+        if port < 65_000:
+            return port
+
+
+def _connect(servers: _Servers, **options: object) -> tb.Client:
+    return tb.connect(servers.addresses, job="bench", timeout=600.0, **options)
+
+
+def _table(client: tb.Client) -> object:
+    return client.table("bench", dim=DIM, optimizer=tb.Adagrad(0.05), initializer=tb.Normal(0.01))
+
+
+def _keys(first: int, count: int) -> np.ndarray:
+    return np.arange(first, first + count, dtype=np.uint64) * _KEY_STEP
+
+
+def _fill(client: tb.Client, rows: int) -> None:
+    table = _table(client)
+    out = np.empty((100_000, DIM), np.float32)
+    for first in range(0, rows, 100_000):
+        count = min(100_000, rows - first)
+        table.pull(_keys(first, count), out=out[:count])  # type: ignore[attr-defined]
+
+
+def _gradients() -> np.ndarray:
+    return (np.random.default_rng(0).standard_normal((KEYS, DIM)) * 0.01).astype(np.float32)
+
+
+# -- save, load, pause, delta --
+
+
+def _save_and_load(folder: Path) -> dict[str, Figure]:
+    figures: dict[str, Figure] = {}
+    with (
+        _servers(folder, 1, "--checkpoint-every-seconds", "3600") as servers,
+        _connect(servers, rank=0) as client,
+    ):
+        _fill(client, ROWS)
+        full = client.checkpoint(full=True)
+        table, gradients = _table(client), _gradients()
+        touched = ROWS // 100
+        table.push(_keys(0, touched), gradients[:touched])  # type: ignore[attr-defined]
+        delta = client.checkpoint()
+        figures["checkpoint.delta_over_full"] = figure([delta.bytes / full.bytes], "ratio")
+        pauses = []
+        ended = threading.Event()
+
+        def push() -> None:
+            random = np.random.default_rng(1)
+            while not ended.is_set():
+                first = int(random.integers(0, ROWS - KEYS))
+                table.push(_keys(first, KEYS), gradients)  # type: ignore[attr-defined]
+
+        pusher = threading.Thread(target=push)
+        pusher.start()
+        with _connect(servers) as other:
+            for _ in range(CHECKPOINTS):
+                pauses.append(1000 * other.checkpoint().pause_seconds)
+        ended.set()
+        pusher.join()
+        figures["checkpoint.pause_ms"] = figure(pauses, "ms")
+        client.checkpoint(full=True)
+
+    destination = Destination.open(str(servers.destination), job="bench")
+    number = choose(destination, None).number
+    manifest = destination.manifest(number)
+    files = [
+        servers.destination / "attempts" / link.attempt / file.name
+        for entry in manifest.servers
+        for link in entry.chain
+        for file in link.files
+    ]
+    size = sum(file.stat().st_size for file in files)
+    kept: list[_core.Store] = []
+
+    def load() -> None:
+        store = _core.Store()
+        restored = restore_newest(store, destination, index=0, servers=1, owners=_ALL_SHARDS, job="bench")
+        assert restored.rows == ROWS
+        kept[:] = [store]
+
+    def plain_read() -> None:
+        memory = np.empty(size, np.uint8)
+        view = memoryview(memory)
+        at = 0
+        for path in files:
+            with open(path, "rb", buffering=0) as file:
+                while count := file.readinto(view[at : at + _READ_BYTES]):
+                    at += count
+        assert at == size
+
+    pairs = interleave([load], [plain_read], ROUNDS)
+    figures["checkpoint.load.over_plain_read"] = pairs.ours_over_theirs()
+    figures["checkpoint.load_s"] = figure(pairs.ours, "s")
+
+    (store,) = kept
+    specs = [(entry.spec, entry.id) for entry in manifest.tables]
+    content = b"".join(path.read_bytes() for path in files)
+
+    def save() -> None:
+        attempt = destination.begin_attempt(number + 1)
+        cut = store.take([], 0.0, True)
+        write_cut(cut, destination, attempt, number=number + 1, index=0, epoch=1, parent=None, specs=specs)
+        cut.commit()
+        destination.remove_attempt(attempt)
+
+    def plain_write() -> None:
+        path = folder / "plain"
+        view = memoryview(content)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        for at in range(0, len(view), _READ_BYTES):
+            os.write(file, view[at : at + _READ_BYTES])
+        os.fsync(file)
+        os.close(file)
+        path.unlink()
+
+    pairs = interleave([save], [plain_write], ROUNDS)
+    figures["checkpoint.save.over_plain_write"] = pairs.ours_over_theirs()
+    figures["checkpoint.save_s"] = figure(pairs.ours, "s")
+    return figures
+
+
+# -- what it costs --
+
+
+def _cpu_s(servers: _Servers) -> float:
+    """CPU seconds of the servers, and of this process, whose client it is."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    total = 0.0
+    for process in servers.processes:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / ticks
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return total + own.ru_utime + own.ru_stime
+
+
+def _cost(folder: Path) -> dict[str, Figure]:
+    """CPU seconds for a million rows pushed, at a steady pace, with a checkpoint every EVERY_S and without any."""
+    gradients = _gradients()
+    random = np.random.default_rng(2)
+    rows = 2_000_000
+    every = ("--checkpoint-every-seconds", str(EVERY_S))
+    with (
+        _servers(folder / "with", 1, *every) as ours,
+        _servers(folder / "without", 1, checkpoints=False) as plain,
+        _connect(ours, rank=0, replay_bytes=8 << 30) as with_checkpoints,
+        _connect(plain, rank=0) as without,
+    ):
+        for client in (with_checkpoints, without):
+            _fill(client, rows)
+
+        def slice_of(servers: _Servers, client: tb.Client) -> float:
+            table = _table(client)
+            began, before, pushed = time.perf_counter(), _cpu_s(servers), 0
+            while (elapsed := time.perf_counter() - began) < SLICE_S:
+                if pushed >= elapsed * PUSHES_PER_S * KEYS:
+                    time.sleep(0.002)
+                    continue
+                first = int(random.integers(0, rows - KEYS))
+                table.push(_keys(first, KEYS), gradients)  # type: ignore[attr-defined]
+                pushed += KEYS
+            return (_cpu_s(servers) - before) / (pushed / 1e6)
+
+        costs = []
+        for turn in range(PAIRS):
+            slices: list[Callable[[], float]] = [
+                lambda: slice_of(ours, with_checkpoints),
+                lambda: slice_of(plain, without),
+            ]
+            if turn % 2 == 0:
+                one, other = (call() for call in slices)
+            else:
+                other, one = (call() for call in reversed(slices))
+            costs.append(one / other - 1.0)
+        made = with_checkpoints.checkpoint().number
+        assert made >= PAIRS, f"{made} checkpoints were made"
+    return {"durability.checkpoint.cost": figure(costs, "ratio")}
+
+
+# -- recovery --
+
+
+def _recovery(folder: Path) -> dict[str, Figure]:
+    """One killed server of two: from the kill to all rows served, less 2 s, against loading its files alone."""
+    ratios, seconds = [], []
+    with (
+        _servers(folder, 2, "--checkpoint-every-seconds", "3600") as servers,
+        _connect(servers, rank=0) as client,
+    ):
+        _fill(client, RECOVERY_ROWS)
+        client.checkpoint(full=True)
+        table = _table(client)
+        probe = _keys(0, 1000)
+        destination = Destination.open(str(servers.destination), job="bench")
+        owners = tuple(shard for shard in _ALL_SHARDS if shard % 2 == 1)
+        for _ in range(3):
+            servers.processes[1].send_signal(signal.SIGKILL)
+            began = time.perf_counter()
+            servers.processes[1].wait()
+            servers.processes[1] = servers.start(1)
+            with suppress(tb.Unavailable):
+                table.pull(probe, create=False)  # type: ignore[attr-defined]
+            taken = time.perf_counter() - began
+            store = _core.Store()
+            bare = measure.seconds(
+                lambda: restore_newest(store, destination, index=1, servers=2, owners=owners, job="bench")
+            )
+            del store
+            ratios.append(max(0.0, taken - 2.0) / bare)
+            seconds.append(taken)
+    return {
+        "recovery.over_bare_load": figure(ratios, "ratio"),
+        "recovery.seconds": figure(seconds, "s"),
+    }
