@@ -1,7 +1,7 @@
 """Checkpoints and recovery: 5 M rows of dim 16 with Adagrad.
 
-`plain`: the same bytes, written and fsynced in one file, or read into memory that is as new as a table's. Files lie under
-build/, on whatever disk that is.
+`plain`: the same bytes, written and fsynced in one file, or read into memory that is as new as a table's. Files lie
+under build/, on whatever disk that is.
 """
 
 from __future__ import annotations
@@ -154,7 +154,6 @@ def _save_and_load(folder: Path) -> dict[str, Figure]:
         table.push(_keys(0, touched), gradients[:touched])  # type: ignore[attr-defined]
         delta = client.checkpoint()
         figures["checkpoint.delta_over_full"] = figure([delta.bytes / full.bytes], "ratio")
-        pauses = []
         ended = threading.Event()
 
         def push() -> None:
@@ -166,8 +165,7 @@ def _save_and_load(folder: Path) -> dict[str, Figure]:
         pusher = threading.Thread(target=push)
         pusher.start()
         with _connect(servers) as other:
-            for _ in range(CHECKPOINTS):
-                pauses.append(1000 * other.checkpoint().pause_seconds)
+            pauses = [1000 * other.checkpoint().pause_seconds for _ in range(CHECKPOINTS)]
         ended.set()
         pusher.join()
         figures["checkpoint.pause_ms"] = figure(pauses, "ms")
@@ -292,6 +290,10 @@ def _cost(folder: Path) -> dict[str, Figure]:
 # -- recovery --
 
 
+def _load_alone(destination: Destination, owners: tuple[int, ...]) -> None:
+    restore_newest(_core.Store(), destination, index=1, servers=2, owners=owners, job="bench")
+
+
 def _recovery(folder: Path) -> dict[str, Figure]:
     """One killed server of two: from the kill to all rows served, less 2 s, against loading its files alone."""
     ratios, seconds = [], []
@@ -313,11 +315,7 @@ def _recovery(folder: Path) -> dict[str, Figure]:
             with suppress(tb.Unavailable):
                 table.pull(probe, create=False)  # type: ignore[attr-defined]
             taken = time.perf_counter() - began
-            store = _core.Store()
-            bare = measure.seconds(
-                lambda: restore_newest(store, destination, index=1, servers=2, owners=owners, job="bench")
-            )
-            del store
+            bare = measure.seconds(lambda: _load_alone(destination, owners))
             ratios.append(max(0.0, taken - 2.0) / bare)
             seconds.append(taken)
     return {
