@@ -7,13 +7,22 @@ camelCase in YAML. What is not here does not exist yet and is refused as an unkn
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from tablebay.client import strict_yaml
@@ -45,6 +54,14 @@ SECONDS_MAX = 2**31 - 1
 SEED_MAX = 2**53 - 1
 # 63 characters of a DNS label, less what children add: "-worker-9999-abcde" (18), and a controller's hash.
 JOB_NAME_CHARACTERS_MAX = 40
+
+DESTINATION_CHARACTERS_MAX = 1024
+OBJECT_STORES = ("s3", "gs", "az", "abfs", "hdfs", "http", "https", "file")
+_MODES_TO_COME = ("wal", "replicated")
+DESTINATION_WORDS = (
+    "pvc://CLAIM/FOLDER such as pvc://checkpoints/run: a claim's name and a folder in it, of letters, digits, "
+    "'-', '_', '.' and '/', no part of it beginning with '.'"
+)
 
 # Of the variables that begin with TABLEBAY_, those that belong to the user; all others tell a process who it
 # is.
@@ -124,6 +141,9 @@ VariableName = Annotated[
 ]
 
 
+_Word = TypeVar("_Word", bound=str)
+
+
 class _Named(Protocol):
     @property
     def name(self) -> str: ...
@@ -173,6 +193,7 @@ Size = Annotated[
     Field(json_schema_extra={**_wants("a quantity above 0 such as 10Gi"), "x-quantity": True}),
 ]
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+DESTINATION = rf"pvc://{_SUBDOMAIN}(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+"
 ObjectName = Annotated[
     str,
     Field(
@@ -459,6 +480,159 @@ class Monitoring(_Model):
     )
 
 
+def _destination(value: str) -> str:
+    scheme = value.partition("://")[0]
+    if scheme in OBJECT_STORES:
+        raise ValueError(f"found '{_shown(value)}': {scheme}:// is not there yet, wanted {DESTINATION_WORDS}")
+    if not re.fullmatch(DESTINATION, value, re.ASCII):
+        raise ValueError(f"found '{_shown(value)}', wanted {DESTINATION_WORDS}")
+    return value
+
+
+def _source(value: str) -> str:
+    return value if value in ("Latest", "Never") else _destination(value)
+
+
+def _mode(value: Any) -> Any:
+    if value in _MODES_TO_COME:
+        raise ValueError(f"found '{value}', which is not there yet; wanted none or checkpoint")
+    return value
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+# Of a claim that `claim` is in, a folder.
+Destination = Annotated[
+    str,
+    Field(max_length=DESTINATION_CHARACTERS_MAX),
+    AfterValidator(_destination),
+    Field(json_schema_extra={"x-destination": []}),
+]
+Source = Annotated[
+    str,
+    Field(max_length=DESTINATION_CHARACTERS_MAX),
+    AfterValidator(_source),
+    Field(json_schema_extra={"x-destination": ["Latest", "Never"]}),
+]
+AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
+Occasion = Literal["Delete", "Suspend"]
+
+
+def _once(values: list[_Word]) -> list[_Word]:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"found {', '.join(repeated)} more than once, wanted each once")
+    return values
+
+
+class Claim(_Model):
+    """The claim of the destination, which the operator makes where there is none of its name."""
+
+    size: Size = Field(description="The size of the volume, such as 10Gi.")
+    storage_class_name: MaybeObjectName = Field(
+        default="", description="The storage class; the cluster's default one if not given, or empty."
+    )
+    access_modes: Annotated[
+        list[AccessMode],
+        AfterValidator(_once),
+        Field(
+            min_length=1,
+            max_length=2,
+            description="ReadWriteMany if not given. With ReadWriteOnce all servers run on one node.",
+        ),
+    ] = ["ReadWriteMany"]
+
+
+class CheckpointRetention(_Model):
+    """How many checkpoints are kept."""
+
+    last: int = Field(
+        default=5, ge=1, le=10_000, description="So many complete checkpoints are kept; 5 if not given."
+    )
+
+
+class Checkpoint(_Model):
+    """Where the servers' rows are kept beyond their processes' lives, and when."""
+
+    destination: Destination = Field(
+        description="pvc://CLAIM/FOLDER: a folder of a claim that every server sees, for this job alone."
+    )
+    claim: Claim | None = None
+    every_seconds: int | None = Field(
+        default=None, ge=1, le=31_536_000, description="From one checkpoint's beginning to the next one's."
+    )
+    every_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**53 - 1,
+        description="A checkpoint after so many steps of the farthest worker.",
+    )
+    full_every: int = Field(
+        default=12,
+        ge=1,
+        le=10_000,
+        description="Every such checkpoint writes all rows, the others what changed; 12 if not given.",
+    )
+    on: Annotated[
+        list[Occasion],
+        AfterValidator(_once),
+        Field(max_length=2, description="When the job waits for a last checkpoint; Suspend if not given."),
+    ] = ["Suspend"]
+    timeout_seconds: int = Field(
+        default=600, ge=1, le=86_400, description="How long a checkpoint may take; 600 if not given."
+    )
+    retain: CheckpointRetention = Field(default_factory=CheckpointRetention)
+
+    @model_validator(mode="after")
+    def _at_some_time(self) -> Checkpoint:
+        if self.every_seconds is None and self.every_steps is None:
+            raise ValueError("found neither everySeconds nor everySteps; wanted one of them, or both")
+        return self
+
+    @property
+    def one_node(self) -> bool:
+        """Whether the claim can be seen from one node alone."""
+        return self.claim is not None and "ReadWriteMany" not in self.claim.access_modes
+
+
+class Durability(_Model):
+    """What a server's death costs."""
+
+    mode: Annotated[
+        Literal["none", "checkpoint"] | None,
+        BeforeValidator(_mode),
+        Field(
+            description="checkpoint: a server comes back with its rows; none: the job fails. checkpoint if "
+            "spec.checkpoint is there, else none."
+        ),
+    ] = None
+
+
+class Restore(_Model):
+    """What the rows are when the job begins."""
+
+    from_: Annotated[
+        Source,
+        Field(
+            alias="from",
+            description="Latest (if not given): the job's own newest checkpoint. Never: nothing. "
+            "pvc://CLAIM/FOLDER: another job's, while this one has none.",
+        ),
+    ] = "Latest"
+    policy: Literal["IfExists", "Required"] = Field(
+        default="IfExists",
+        description="Required: refuse to begin without a checkpoint; IfExists if not given.",
+    )
+
+    @model_validator(mode="after")
+    def _one_mind(self) -> Restore:
+        if self.policy == "Required" and self.from_ == "Never":
+            raise ValueError("found policy Required beside from Never; wanted IfExists, or another from")
+        return self
+
+
 class TableDefaults(_Model):
     """What each table has unless it sets that field itself: a TableSpec less its name."""
 
@@ -483,6 +657,57 @@ class Spec(_Model):
     run_policy: RunPolicy = Field(default_factory=RunPolicy)
     scheduling: Scheduling = Field(default_factory=Scheduling)
     monitoring: Monitoring = Field(default_factory=Monitoring)
+    suspend: bool = Field(
+        default=False,
+        description="Ends the job's pods and keeps its data; false lets it go on. False if not given.",
+    )
+    checkpoint: Checkpoint | None = None
+    durability: Durability = Field(default_factory=Durability)
+    restore: Restore = Field(default_factory=Restore)
+
+    @property
+    def durable(self) -> bool:
+        """Whether a server that dies comes back with its rows."""
+        return self.checkpoint is not None
+
+    @model_validator(mode="after")
+    def _durability_is_whole(self) -> Spec:
+        if self.checkpoint is None:
+            if self.durability.mode == "checkpoint":
+                raise ValueError(
+                    "found durability.mode checkpoint without checkpoint; wanted both or neither"
+                )
+            if self.restore != Restore():
+                raise ValueError("found restore without checkpoint; wanted both or neither")
+        elif self.durability.mode == "none":
+            raise ValueError(
+                "found durability.mode none beside checkpoint; wanted mode checkpoint, or no checkpoint"
+            )
+        elif self.restore.from_ == self.checkpoint.destination:
+            raise ValueError(
+                f"found {_shown(self.restore.from_)} in restore.from and in checkpoint.destination; wanted Latest "
+                "for the job's own checkpoints"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_server_sees_the_destination(self) -> Spec:
+        template = self.servers.template
+        if (
+            self.checkpoint is None
+            or not self.checkpoint.one_node
+            or self.servers.replicas == 1
+            or template is None
+        ):
+            return self
+        apart = _kept_apart(template.spec)
+        if apart:
+            raise ValueError(
+                "found checkpoint.claim.accessModes [ReadWriteOnce], which one node alone can mount, and "
+                f"servers.template.spec.{apart}, which may keep {self.servers.replicas} servers on several; "
+                "wanted ReadWriteMany, one server, or no such field"
+            )
+        return self
 
     @model_validator(mode="after")
     def _seeds_survive_json(self) -> Spec:
@@ -497,6 +722,15 @@ class Spec(_Model):
     @classmethod
     def _tables_take_defaults(cls, value: Any) -> Any:
         return with_table_defaults(value)
+
+
+def _kept_apart(pod: PodSpec) -> str:
+    """The field of a pod's spec that may put pods of one kind on several nodes, or ""."""
+    given = pod.model_extra or {}
+    affinity = given.get("affinity")
+    if isinstance(affinity, Mapping) and affinity.get("podAntiAffinity"):
+        return "affinity.podAntiAffinity"
+    return "topologySpreadConstraints" if given.get("topologySpreadConstraints") else ""
 
 
 class TrainingJob(_Model):

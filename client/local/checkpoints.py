@@ -19,7 +19,7 @@ _PVC = "pvc://"
 def variables(job: TrainingJob, run_dir: Path) -> dict[str, str]:
     """What servers are told of checkpoints; nothing where the job makes none. Raises JobInvalid."""
     spec = job.spec
-    if spec.checkpoint is None or spec.durability.mode == "none":
+    if spec.checkpoint is None:
         return {}
     checkpoint = spec.checkpoint
     found = {

@@ -29,6 +29,7 @@ REPORT_FIELDS = {
     "commit",
     "job",
     "restarts",
+    "server_restarts",
 }
 
 
@@ -51,7 +52,9 @@ def server(rows: tuple[int, ...], **counters: int) -> tablebay_pb2.StatsResponse
 
 def made(found: Figures) -> dict[str, object]:
     """The report of these figures."""
-    return report(found, job="toy", servers=2, workers=2, restarts=1, version="1.2.3", commit="abc")
+    return report(
+        found, job="toy", servers=2, workers=2, restarts=1, server_restarts=2, version="1.2.3", commit="abc"
+    )
 
 
 def test_workers_are_put_together_by_what_each_value_means() -> None:
