@@ -575,7 +575,8 @@ class Checkpoint(_Model):
         le=10_000,
         description="Every such checkpoint writes all rows, the others what changed; 12 if not given.",
     )
-    on: Annotated[
+    # Not `on`, which kubectl's YAML reads as a key `true`.
+    when: Annotated[
         list[Occasion],
         AfterValidator(_once),
         Field(max_length=2, description="When the job waits for a last checkpoint; Suspend if not given."),

@@ -291,7 +291,7 @@ def _destination(schema: Mapping[str, Any]) -> Schema:
     words = [*schema["x-destination"], DESTINATION_WORDS]
     wanted = _quoted(", ".join(words))
     stores = "|".join(OBJECT_STORES)
-    rule = f"self.matches('^{DESTINATION}$')"
+    rule = f"self.matches(r'^{DESTINATION}$')"
     if schema["x-destination"]:
         rule = f"self in {schema['x-destination']!r} || {rule}"
     return {
@@ -410,7 +410,7 @@ def _add_rules(spec: Schema) -> None:
         ],
     )
     for words in (
-        checkpoint["properties"]["on"],
+        checkpoint["properties"]["when"],
         checkpoint["properties"]["claim"]["properties"]["accessModes"],
     ):
         words["x-kubernetes-list-type"] = "set"

@@ -656,7 +656,7 @@ def _scaled(world: _World) -> bool:
 def _waits_on(job: JobObject, occasion: str) -> bool:
     """Whether the job waits for a last checkpoint then."""
     checkpoint = job.model.spec.checkpoint
-    return checkpoint is not None and occasion in checkpoint.on
+    return checkpoint is not None and occasion in checkpoint.when
 
 
 def _finalizers(job: JobObject, *, wanted: bool) -> tuple[str, ...] | None:

@@ -26,7 +26,7 @@ CHECKPOINT: dict[str, Any] = {
     "destination": "pvc://flights-checkpoints/run",
     "claim": {"size": "1Gi", "storageClassName": "fast", "accessModes": ["ReadWriteOnce"]},
     "everySeconds": 60,
-    "on": ["Suspend", "Delete"],
+    "when": ["Suspend", "Delete"],
     "timeoutSeconds": 120,
 }
 

@@ -30,7 +30,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 OTHER_VALUES = yaml.safe_load((CHECK / "values.yaml").read_text())
 CREATED = {"get", "list", "watch", "create", "patch", "delete"}
 RIGHTS = {
-    "tablebay.dev/trainingjobs": {"get", "list", "watch", "delete"},
+    "tablebay.dev/trainingjobs": {"get", "list", "watch", "patch", "delete"},
     "tablebay.dev/trainingjobs/status": {"get", "patch"},
     "apps/statefulsets": CREATED,
     "batch/jobs": CREATED,
@@ -38,6 +38,7 @@ RIGHTS = {
     "/serviceaccounts": CREATED,
     "policy/poddisruptionbudgets": CREATED,
     "monitoring.coreos.com/podmonitors": CREATED,
+    "/persistentvolumeclaims": {"get", "create"},
     "/pods": {"get", "list", "watch"},
     "/events": {"create", "patch"},
 }

@@ -678,7 +678,7 @@ def test_a_checkpoint_has_the_defaults_of_the_documentation() -> None:
     found = spec.checkpoint
     assert found is not None
     assert found.claim is not None
-    assert (found.full_every, found.timeout_seconds, found.retain.last, found.on) == (12, 600, 5, ["Suspend"])
+    assert (found.full_every, found.timeout_seconds, found.retain.last, found.when) == (12, 600, 5, ["Suspend"])
     assert (found.claim.access_modes, found.claim.storage_class_name) == (["ReadWriteMany"], "")
     assert spec.restore.policy == "IfExists"
 
@@ -690,7 +690,7 @@ def test_every_field_of_a_checkpoint_is_taken() -> None:
             "claim": {"size": "10Gi", "storageClassName": "nfs", "accessModes": ["ReadWriteMany"]},
             "everySteps": 5000,
             "fullEvery": 3,
-            "on": ["Suspend", "Delete"],
+            "when": ["Suspend", "Delete"],
             "timeoutSeconds": 30,
             "retain": {"last": 2},
         },
@@ -749,8 +749,8 @@ def test_durability_that_is_to_come_is_refused_by_its_name(mode: str) -> None:
         ({}, {"restore": {"from": "pvc://claim/run"}}, "wanted Latest for the job's own checkpoints"),
         ({}, {"restore": {"from": "Never", "policy": "Required"}}, "found policy Required beside from Never"),
         ({"everySeconds": None}, {}, "found neither everySeconds nor everySteps"),
-        ({"on": ["Delete", "Delete"]}, {}, "spec.checkpoint.on: found Delete more than once"),
-        ({"on": ["Preemption"]}, {}, "spec.checkpoint.on[0]: found 'Preemption', wanted one of"),
+        ({"when": ["Delete", "Delete"]}, {}, "spec.checkpoint.when: found Delete more than once"),
+        ({"when": ["Preemption"]}, {}, "spec.checkpoint.when[0]: found 'Preemption', wanted one of"),
         ({"claim": {"size": "1Gi", "accessModes": []}}, {}, "accessModes: found a list of 0"),
         (
             {"claim": {"size": "1Gi", "accessModes": ["ReadOnlyMany"]}},

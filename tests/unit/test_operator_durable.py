@@ -207,8 +207,8 @@ def test_without_a_checkpoint_training_is_not_given_up() -> None:
 
 
 def test_a_job_that_waits_for_no_checkpoint_ends_at_once() -> None:
-    """`on` without Suspend: the servers are told to end when the workers have."""
-    world = training(on=[])
+    """`when` without Suspend: the servers are told to end when the workers have."""
+    world = training(when=[])
     world.ask(suspend=True)
     world.look()
     world.workers_end()
@@ -425,13 +425,13 @@ def deleted(world: World) -> None:
 
 
 def test_a_job_is_held_for_its_last_checkpoint_only_if_it_asks_for_it() -> None:
-    """A finalizer from its first look on; those of others stay; none without `on: [Delete]`."""
+    """A finalizer from its first look on; those of others stay; none without `when: [Delete]`."""
     world = durable()
     world.job = dataclasses.replace(world.job, finalizers=("other/one",))
     world.look()
     assert world.job.finalizers == ("other/one", FINALIZER)
     assert quiet(world)
-    world = durable(on=["Suspend"])
+    world = durable(when=["Suspend"])
     world.look()
     assert world.job.finalizers == ()
     world = World()
@@ -524,7 +524,7 @@ def test_a_claim_that_cannot_be_used_is_a_condition() -> None:
 def test_random_lives_keep_the_rules(seed: int) -> None:
     """Whatever happens: no server's death is the end; suspended or deleted it ends within the limits, workers first."""
     rng = random.Random(seed)
-    world = durable(on=rng.choice([["Suspend", "Delete"], ["Delete"], []]))
+    world = durable(when=rng.choice([["Suspend", "Delete"], ["Delete"], []]))
     world.look()
     for step in range(40):
         where = f"seed {seed}, step {step}"

@@ -179,7 +179,7 @@ def test_checkpoints_change_while_the_job_is_suspended_and_move_never() -> None:
 def test_the_places_of_checkpoints_are_those_of_the_model() -> None:
     """One pattern for both; the words of restore.from beside it."""
     (destination,) = rules(".spec.checkpoint.destination")
-    assert destination["rule"] == f"self.matches('^{DESTINATION}$')"
+    assert destination["rule"] == f"self.matches(r'^{DESTINATION}$')"
     (source,) = rules(".spec.restore.from")
     assert source["rule"] == f"self in ['Latest', 'Never'] || {destination['rule']}"
     for rule in (destination, source):

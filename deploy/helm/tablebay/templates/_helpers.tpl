@@ -71,7 +71,7 @@ capabilities:
   - tablebay.dev
   resources:
   - trainingjobs
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups:
   - tablebay.dev
   resources:
@@ -98,6 +98,11 @@ capabilities:
   resources:
   - poddisruptionbudgets
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups:
+  - ""
+  resources:
+  - persistentvolumeclaims
+  verbs: [get, create]
 - apiGroups:
   - ""
   resources:
