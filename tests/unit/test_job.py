@@ -678,7 +678,12 @@ def test_a_checkpoint_has_the_defaults_of_the_documentation() -> None:
     found = spec.checkpoint
     assert found is not None
     assert found.claim is not None
-    assert (found.full_every, found.timeout_seconds, found.retain.last, found.when) == (12, 600, 5, ["Suspend"])
+    assert (found.full_every, found.timeout_seconds, found.retain.last, found.when) == (
+        12,
+        600,
+        5,
+        ["Suspend"],
+    )
     assert (found.claim.access_modes, found.claim.storage_class_name) == (["ReadWriteMany"], "")
     assert spec.restore.policy == "IfExists"
 
