@@ -32,8 +32,9 @@ CHECKPOINT: dict[str, Any] = {
 
 
 def job_object(change: dict[str, Any] | None = None) -> JobObject:
-    """The flights job as the API server has it, with fields of its spec replaced."""
+    """The flights job as the API server has it, without its checkpoint and with fields of its spec replaced."""
     document = yaml.safe_load(FLIGHTS.read_text())
+    document["spec"].pop("checkpoint", None)
     document["spec"] |= change or {}
     document["metadata"]["namespace"] = "ads"
     return JobObject(
