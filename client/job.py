@@ -7,13 +7,22 @@ camelCase in YAML. What is not here does not exist yet and is refused as an unkn
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from tablebay.client import strict_yaml
@@ -45,6 +54,14 @@ SECONDS_MAX = 2**31 - 1
 SEED_MAX = 2**53 - 1
 # 63 characters of a DNS label, less what children add: "-worker-9999-abcde" (18), and a controller's hash.
 JOB_NAME_CHARACTERS_MAX = 40
+
+DESTINATION_CHARACTERS_MAX = 1024
+OBJECT_STORES = ("s3", "gs", "az", "abfs", "hdfs", "http", "https", "file")
+_MODES_TO_COME = ("wal", "replicated")
+DESTINATION_WORDS = (
+    "pvc://CLAIM/FOLDER such as pvc://checkpoints/run: a claim's name and a folder in it, of letters, digits, "
+    "'-', '_', '.' and '/', no part of it beginning with '.'"
+)
 
 # Of the variables that begin with TABLEBAY_, those that belong to the user; all others tell a process who it
 # is.
@@ -124,6 +141,9 @@ VariableName = Annotated[
 ]
 
 
+_Word = TypeVar("_Word", bound=str)
+
+
 class _Named(Protocol):
     @property
     def name(self) -> str: ...
@@ -173,6 +193,7 @@ Size = Annotated[
     Field(json_schema_extra={**_wants("a quantity above 0 such as 10Gi"), "x-quantity": True}),
 ]
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+DESTINATION = rf"pvc://{_SUBDOMAIN}(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+"
 ObjectName = Annotated[
     str,
     Field(
@@ -459,128 +480,157 @@ class Monitoring(_Model):
     )
 
 
-# Between checkpoints, where a job file says neither seconds nor steps.
-EVERY_SECONDS = 600
-# Of a claim, and a path in it that goes nowhere else.
-_DESTINATION = rf"^pvc://{_SUBDOMAIN}(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
-_DESTINATION_WORDS = (
-    "pvc://CLAIM/PATH: a claim that all servers see, and a directory in it (object stores such as s3:// are not "
-    "supported yet)"
-)
+def _destination(value: str) -> str:
+    scheme = value.partition("://")[0]
+    if scheme in OBJECT_STORES:
+        raise ValueError(f"found '{_shown(value)}': {scheme}:// is not there yet, wanted {DESTINATION_WORDS}")
+    if not re.fullmatch(DESTINATION, value, re.ASCII):
+        raise ValueError(f"found '{_shown(value)}', wanted {DESTINATION_WORDS}")
+    return value
+
+
+def _source(value: str) -> str:
+    return value if value in ("Latest", "Never") else _destination(value)
+
+
+def _mode(value: Any) -> Any:
+    if value in _MODES_TO_COME:
+        raise ValueError(f"found '{value}', which is not there yet; wanted none or checkpoint")
+    return value
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+# Of a claim that `claim` is in, a folder.
 Destination = Annotated[
     str,
-    Field(max_length=1024, pattern=_DESTINATION, json_schema_extra=_wants(_DESTINATION_WORDS)),
+    Field(max_length=DESTINATION_CHARACTERS_MAX),
+    AfterValidator(_destination),
+    Field(json_schema_extra={"x-destination": []}),
+]
+Source = Annotated[
+    str,
+    Field(max_length=DESTINATION_CHARACTERS_MAX),
+    AfterValidator(_source),
+    Field(json_schema_extra={"x-destination": ["Latest", "Never"]}),
 ]
 AccessMode = Literal["ReadWriteMany", "ReadWriteOnce"]
-Occasion = Literal["Suspend", "Delete"]
+Occasion = Literal["Delete", "Suspend"]
 
 
-def _read_write_many() -> list[AccessMode]:
-    return ["ReadWriteMany"]
-
-
-def _suspend_and_delete() -> list[Occasion]:
-    return ["Suspend", "Delete"]
+def _once(values: list[_Word]) -> list[_Word]:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"found {', '.join(repeated)} more than once, wanted each once")
+    return values
 
 
 class Claim(_Model):
-    """The claim of the destination, made where it is not there. It is kept when the job is deleted."""
+    """The claim of the destination, which the operator makes where there is none of its name."""
 
-    size: Size = Field(description="The claim's size, such as 10Gi.")
+    size: Size = Field(description="The size of the volume, such as 10Gi.")
     storage_class_name: MaybeObjectName = Field(
         default="", description="The storage class; the cluster's default one if not given, or empty."
     )
-    access_modes: list[AccessMode] = Field(
-        default_factory=_read_write_many,
-        min_length=1,
-        max_length=1,
-        description="ReadWriteOnce puts all servers on one node, since no other could see the claim.",
+    access_modes: Annotated[
+        list[AccessMode],
+        AfterValidator(_once),
+        Field(
+            min_length=1,
+            max_length=2,
+            description="ReadWriteMany if not given. With ReadWriteOnce all servers run on one node.",
+        ),
+    ] = ["ReadWriteMany"]
+
+
+class CheckpointRetention(_Model):
+    """How many checkpoints are kept."""
+
+    last: int = Field(
+        default=5, ge=1, le=10_000, description="So many complete checkpoints are kept; 5 if not given."
     )
-
-
-class RetainCheckpoints(_Model):
-    """Which checkpoints are kept."""
-
-    last: int = Field(default=5, ge=1, le=1000, description="So many of the newest; 5 if not given.")
 
 
 class Checkpoint(_Model):
-    """Where and when the servers' rows are kept beyond the lives of the servers."""
+    """Where the servers' rows are kept beyond their processes' lives, and when."""
 
-    destination: Destination = Field(description="pvc://CLAIM/PATH, a directory of this job alone.")
-    claim: Claim | None = Field(default=None, description="What to make where the claim is not there.")
+    destination: Destination = Field(
+        description="pvc://CLAIM/FOLDER: a folder of a claim that every server sees, for this job alone."
+    )
+    claim: Claim | None = None
     every_seconds: int | None = Field(
-        default=None,
-        ge=1,
-        le=SECONDS_MAX,
-        description="A checkpoint so often; 600 if neither this nor everySteps is given.",
+        default=None, ge=1, le=31_536_000, description="From one checkpoint's beginning to the next one's."
     )
     every_steps: int | None = Field(
-        default=None, ge=1, le=2**53 - 1, description="And, or, whenever a worker has done so many steps."
+        default=None,
+        ge=1,
+        le=2**53 - 1,
+        description="A checkpoint after so many steps of the farthest worker.",
     )
     full_every: int = Field(
         default=12,
         ge=1,
-        le=1000,
-        description="Every so many checkpoints hold all rows, those between what changed.",
+        le=10_000,
+        description="Every such checkpoint writes all rows, the others what changed; 12 if not given.",
     )
-    on: list[Occasion] = Field(
-        default_factory=_suspend_and_delete,
-        max_length=2,
-        description="When else one is made: before the job's pods are deleted for these reasons.",
-    )
+    # Not `on`, which kubectl's YAML reads as a key `true`.
+    when: Annotated[
+        list[Occasion],
+        AfterValidator(_once),
+        Field(max_length=2, description="When the job waits for a last checkpoint; Suspend if not given."),
+    ] = ["Suspend"]
     timeout_seconds: int = Field(
-        default=600,
-        ge=1,
-        le=86_400,
-        description="For one checkpoint; after it the one begun is given up, and a suspension or deletion goes on.",
+        default=600, ge=1, le=86_400, description="How long a checkpoint may take; 600 if not given."
     )
-    retain: RetainCheckpoints = Field(default_factory=RetainCheckpoints)
+    retain: CheckpointRetention = Field(default_factory=CheckpointRetention)
+
+    @model_validator(mode="after")
+    def _at_some_time(self) -> Checkpoint:
+        if self.every_seconds is None and self.every_steps is None:
+            raise ValueError("found neither everySeconds nor everySteps; wanted one of them, or both")
+        return self
 
     @property
-    def seconds(self) -> int:
-        """everySeconds, or what stands for it; 0 where steps alone say when."""
-        return self.every_seconds or (0 if self.every_steps else EVERY_SECONDS)
-
-    @property
-    def claim_name(self) -> str:
-        """The claim of the destination."""
-        return self.destination.removeprefix("pvc://").partition("/")[0]
-
-    @property
-    def path(self) -> str:
-        """The directory in the claim."""
-        return self.destination.removeprefix("pvc://").partition("/")[2]
+    def one_node(self) -> bool:
+        """Whether the claim can be seen from one node alone."""
+        return self.claim is not None and "ReadWriteMany" not in self.claim.access_modes
 
 
 class Durability(_Model):
-    """What becomes of pushes when a server is killed."""
+    """What a server's death costs."""
 
-    mode: Literal["none", "checkpoint"] = Field(
-        description="checkpoint: none is lost, see `checkpoint`. none: the job fails."
-    )
+    mode: Annotated[
+        Literal["none", "checkpoint"] | None,
+        BeforeValidator(_mode),
+        Field(
+            description="checkpoint: a server comes back with its rows; none: the job fails. checkpoint if "
+            "spec.checkpoint is there, else none."
+        ),
+    ] = None
 
 
 class Restore(_Model):
-    """What the job's rows begin as."""
+    """What the rows are when the job begins."""
 
     from_: Annotated[
-        str,
+        Source,
         Field(
-            max_length=1024,
-            pattern=rf"^(Latest|Never)$|{_DESTINATION}",
-            json_schema_extra=_wants("Latest, Never, or pvc://CLAIM/PATH of another job's checkpoints"),
-            description="Latest: this job's newest checkpoint. Never: no rows. Or another job's destination.",
+            alias="from",
+            description="Latest (if not given): the job's own newest checkpoint. Never: nothing. "
+            "pvc://CLAIM/FOLDER: another job's, while this one has none.",
         ),
-    ] = Field(default="Latest", alias="from")
+    ] = "Latest"
     policy: Literal["IfExists", "Required"] = Field(
-        default="IfExists", description="Required: the job does not start without a checkpoint."
+        default="IfExists",
+        description="Required: refuse to begin without a checkpoint; IfExists if not given.",
     )
 
     @model_validator(mode="after")
-    def _agrees(self) -> Restore:
-        if self.from_ == "Never" and self.policy == "Required":
-            raise ValueError("found policy Required with from Never, wanted one that can be restored from")
+    def _one_mind(self) -> Restore:
+        if self.policy == "Required" and self.from_ == "Never":
+            raise ValueError("found policy Required beside from Never; wanted IfExists, or another from")
         return self
 
 
@@ -608,39 +658,55 @@ class Spec(_Model):
     run_policy: RunPolicy = Field(default_factory=RunPolicy)
     scheduling: Scheduling = Field(default_factory=Scheduling)
     monitoring: Monitoring = Field(default_factory=Monitoring)
-    checkpoint: Checkpoint | None = None
-    durability: Durability | None = Field(
-        default=None, description="checkpoint where `checkpoint` is given, else none."
-    )
-    restore: Restore = Field(default_factory=Restore)
     suspend: bool = Field(
         default=False,
-        description="Delete the job's pods and keep its rows, by a checkpoint; false again: go on from there.",
+        description="Ends the job's pods and keeps its data; false lets it go on. False if not given.",
     )
+    checkpoint: Checkpoint | None = None
+    durability: Durability = Field(default_factory=Durability)
+    restore: Restore = Field(default_factory=Restore)
 
     @property
     def durable(self) -> bool:
-        """Whether a killed server comes back with its rows."""
+        """Whether a server that dies comes back with its rows."""
         return self.checkpoint is not None
 
     @model_validator(mode="after")
-    def _checkpoints_agree(self) -> Spec:
-        mode = None if self.durability is None else self.durability.mode
-        if mode == "checkpoint" and self.checkpoint is None:
+    def _durability_is_whole(self) -> Spec:
+        if self.checkpoint is None:
+            if self.durability.mode == "checkpoint":
+                raise ValueError(
+                    "found durability.mode checkpoint without checkpoint; wanted both or neither"
+                )
+            if self.restore != Restore():
+                raise ValueError("found restore without checkpoint; wanted both or neither")
+        elif self.durability.mode == "none":
             raise ValueError(
-                "durability.mode is checkpoint, and there is no checkpoint; wanted its destination"
+                "found durability.mode none beside checkpoint; wanted mode checkpoint, or no checkpoint"
             )
-        if mode == "none" and self.checkpoint is not None:
+        elif self.restore.from_ == self.checkpoint.destination:
             raise ValueError(
-                "durability.mode is none, and there is a checkpoint; wanted mode checkpoint, or neither"
+                f"found {_shown(self.restore.from_)} in restore.from and in checkpoint.destination; wanted Latest "
+                "for the job's own checkpoints"
             )
-        if self.checkpoint is None and self.restore.from_ != "Latest":
-            raise ValueError(f"restore.from is {self.restore.from_}, and there is no checkpoint; wanted both")
-        if self.checkpoint is None and self.restore.policy == "Required":
-            raise ValueError("restore.policy is Required, and there is no checkpoint; wanted both")
-        if self.suspend and self.checkpoint is None:
+        return self
+
+    @model_validator(mode="after")
+    def _every_server_sees_the_destination(self) -> Spec:
+        template = self.servers.template
+        if (
+            self.checkpoint is None
+            or not self.checkpoint.one_node
+            or self.servers.replicas == 1
+            or template is None
+        ):
+            return self
+        apart = _kept_apart(template.spec)
+        if apart:
             raise ValueError(
-                "suspend is true, and there is no checkpoint, so the rows would be lost; wanted both"
+                "found checkpoint.claim.accessModes [ReadWriteOnce], which one node alone can mount, and "
+                f"servers.template.spec.{apart}, which may keep {self.servers.replicas} servers on several; "
+                "wanted ReadWriteMany, one server, or no such field"
             )
         return self
 
@@ -657,6 +723,15 @@ class Spec(_Model):
     @classmethod
     def _tables_take_defaults(cls, value: Any) -> Any:
         return with_table_defaults(value)
+
+
+def _kept_apart(pod: PodSpec) -> str:
+    """The field of a pod's spec that may put pods of one kind on several nodes, or ""."""
+    given = pod.model_extra or {}
+    affinity = given.get("affinity")
+    if isinstance(affinity, Mapping) and affinity.get("podAntiAffinity"):
+        return "affinity.podAntiAffinity"
+    return "topologySpreadConstraints" if given.get("topologySpreadConstraints") else ""
 
 
 class TrainingJob(_Model):

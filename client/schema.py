@@ -14,7 +14,17 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from tablebay.client.job import API_VERSION, JOB_NAME_CHARACTERS_MAX, KIND, SEED_MAX, JobName, TrainingJob
+from tablebay.client.job import (
+    API_VERSION,
+    DESTINATION,
+    DESTINATION_WORDS,
+    JOB_NAME_CHARACTERS_MAX,
+    KIND,
+    OBJECT_STORES,
+    SEED_MAX,
+    JobName,
+    TrainingJob,
+)
 from tablebay.client.tables import Uniform
 
 PLURAL = "trainingjobs"
@@ -122,7 +132,7 @@ def _columns() -> list[Schema]:
         column("Workers", "string", ".status.workers.readyText"),
         column("Step", "integer", ".status.progress.step"),
         column("AUC", "number", ".status.progress.auc"),
-        column("Ckpt", "date", ".status.checkpoint.time"),
+        column("Ckpt", "date", ".status.checkpoint.lastSuccessful.time"),
         column("Restarts", "integer", ".status.restarts.total"),
         column("Age", "date", ".metadata.creationTimestamp"),
     ]
@@ -190,6 +200,8 @@ class _Converter:
             return self._converted({**self._definitions[name], **beside})
         if schema.get("x-quantity"):
             return _quantity(schema)
+        if "x-destination" in schema:
+            return _destination(schema)
         if "discriminator" in schema:
             return self._union(schema)
         if "anyOf" in schema:
@@ -269,6 +281,27 @@ def _quantity(schema: Mapping[str, Any]) -> Schema:
                 f"&& quantity(self).isLessThan(quantity('{2**63 - 1}')))",
                 f"wanted {wanted}",
                 says=f"'found ' + {found} + ', wanted {_quoted(wanted)}'",
+            )
+        ],
+    }
+
+
+def _destination(schema: Mapping[str, Any]) -> Schema:
+    """A folder of a claim, or one of a few words. Whatever names a store that is to come is told so."""
+    words = [*schema["x-destination"], DESTINATION_WORDS]
+    wanted = _quoted(", ".join(words))
+    stores = "|".join(OBJECT_STORES)
+    rule = f"self.matches(r'^{DESTINATION}$')"
+    if schema["x-destination"]:
+        rule = f"self in {schema['x-destination']!r} || {rule}"
+    return {
+        **{key: schema[key] for key in ("description", "type", "maxLength") if key in schema},
+        "x-kubernetes-validations": [
+            _rule(
+                rule,
+                f"wanted {', '.join(words)}",
+                says=f"'found ' + self + (self.matches('^({stores})://') ? ', which is not there yet' : '') "
+                f"+ ', wanted {wanted}'",
             )
         ],
     }
@@ -363,7 +396,35 @@ def _add_rules(spec: Schema) -> None:
     _put(servers, _fixed(servers))
     _put(workers, _fixed(workers))
     _put(scheduling, _fixed(scheduling))
-    _add_checkpoint_rules(spec)
+    checkpoint, restore = fields["checkpoint"], fields["restore"]
+    _put(
+        checkpoint,
+        [
+            *_fixed(_only(checkpoint, "destination", "claim")),
+            _rule(
+                "has(self.everySeconds) || has(self.everySteps)",
+                "found neither everySeconds nor everySteps; wanted one of them, or both",
+                field=".everySeconds",
+                reason="FieldValueRequired",
+            ),
+        ],
+    )
+    for words in (
+        checkpoint["properties"]["when"],
+        checkpoint["properties"]["claim"]["properties"]["accessModes"],
+    ):
+        words["x-kubernetes-list-type"] = "set"
+    _put(
+        restore,
+        [
+            _rule(
+                "!has(self.policy) || self.policy != 'Required' || !has(self.from) || self.from != 'Never'",
+                "found policy Required beside from Never; wanted IfExists, or another from",
+                field=".policy",
+            )
+        ],
+    )
+    _put(spec, _durability_rules())
     gone = "oldSelf.tables.filter(o, !has(self.tables) || !self.tables.exists(n, n.name == o.name))"
     # The defaults are taken whole; see with_table_defaults in client/job.py.
     of_defaults = "has(self.tableDefaults) && has(self.tableDefaults"
@@ -412,50 +473,52 @@ def _add_rules(spec: Schema) -> None:
     )
 
 
-def _add_checkpoint_rules(spec: Schema) -> None:
-    """As the job file's model has them, and what never changes: servers read it when they start."""
-    fields = spec["properties"]
-    for name in ("checkpoint", "durability", "restore"):
-        _put(fields[name], _fixed(fields[name]))
-    _put(
-        fields["restore"],
-        [
+def _durability_rules() -> list[Schema]:
+    """What checkpoint, durability, restore and suspend say together, and when they may change."""
+    suspended = "(has(self.suspend) && self.suspend)"
+    mode = "has(self.durability) && has(self.durability.mode) && self.durability.mode"
+    return [
+        _comes_or_goes("checkpoint"),
+        *(
             _rule(
-                "!has(self.policy) || self.policy != 'Required' || !has(self.from) || self.from != 'Never'",
-                "found policy Required with from Never, wanted one that can be restored from",
-                field=".policy",
+                # The servers read it when they start.
+                f"{suspended} || (has(self.{name}) == has(oldSelf.{name}) "
+                f"&& (!has(self.{name}) || self.{name} == oldSelf.{name}))",
+                f"{name} changes only while the job is suspended; undo the change, or set suspend: true with it",
+                field=f".{name}",
+                reason="FieldValueForbidden",
             )
-        ],
-    )
-    mode = "has(self.durability) && self.durability.mode"
-    _put(
-        spec,
-        [
-            *(_comes_or_goes(name) for name in ("checkpoint", "durability", "restore")),
-            _rule(
-                f"!({mode} == 'checkpoint') || has(self.checkpoint)",
-                "durability.mode is checkpoint, and there is no checkpoint; wanted its destination",
-                field=".durability",
-            ),
-            _rule(
-                f"!({mode} == 'none') || !has(self.checkpoint)",
-                "durability.mode is none, and there is a checkpoint; wanted mode checkpoint, or neither",
-                field=".durability",
-            ),
-            _rule(
-                "has(self.checkpoint) || !has(self.restore) || ((!has(self.restore.from) "
-                "|| self.restore.from == 'Latest') "
-                "&& (!has(self.restore.policy) || self.restore.policy != 'Required'))",
-                "restore wants a checkpoint, and there is none; wanted both",
-                field=".restore",
-            ),
-            _rule(
-                "has(self.checkpoint) || !has(self.suspend) || !self.suspend",
-                "suspend is true, and there is no checkpoint, so the rows would be lost; wanted both",
-                field=".suspend",
-            ),
-        ],
-    )
+            for name in ("checkpoint", "durability", "restore")
+        ),
+        _rule(
+            f"!{suspended} || has(self.checkpoint) || (has(oldSelf.suspend) && oldSelf.suspend)",
+            "a job without checkpoint cannot be suspended: its rows would be lost; delete it, or leave it",
+            field=".suspend",
+            reason="FieldValueForbidden",
+        ),
+        _rule(
+            f"has(self.checkpoint) || !({mode} == 'checkpoint')",
+            "found durability.mode checkpoint without checkpoint; wanted both or neither",
+            field=".durability",
+        ),
+        _rule(
+            f"!has(self.checkpoint) || !({mode} == 'none')",
+            "found durability.mode none beside checkpoint; wanted mode checkpoint, or no checkpoint",
+            field=".durability",
+        ),
+        _rule(
+            "has(self.checkpoint) || !has(self.restore) || ((!has(self.restore.from) || "
+            "self.restore.from == 'Latest') && (!has(self.restore.policy) || self.restore.policy == 'IfExists'))",
+            "found restore without checkpoint; wanted both or neither",
+            field=".restore",
+        ),
+        _rule(
+            "!has(self.checkpoint) || !has(self.restore) || !has(self.restore.from) || "
+            "self.restore.from != self.checkpoint.destination",
+            "restore.from is checkpoint.destination; wanted Latest for the job's own checkpoints",
+            field=".restore",
+        ),
+    ]
 
 
 def _table_rules(table: Schema) -> list[Schema]:
@@ -549,12 +612,19 @@ def _status() -> Schema:
                 selector=string(512),
             ),
             restarts=fields(total=count),
-            checkpoint={
-                "description": "The newest complete checkpoint.",
-                **fields(
-                    number=large, time=time, bytes=large, seconds=number, failures=large, message=string(1024)
+            checkpoint=fields(
+                lastSuccessful=fields(
+                    number=large,
+                    kind={"type": "string", "enum": ["Empty", "Full", "Delta"]},
+                    time=time,
+                    bytes=large,
+                    rows=large,
+                    durationSeconds=number,
+                    pauseSeconds=number,
+                    aligned={"type": "boolean"},
                 ),
-            },
+                lastFailed=fields(message=string(1024), time=time),
+            ),
             progress=fields(
                 step=large,
                 loss=number,

@@ -68,7 +68,6 @@ _BY_KIND = {
         SERVICES,
         SERVICE_ACCOUNTS,
         DISRUPTION_BUDGETS,
-        CLAIMS,
         POD_MONITORS,
     )
 }

@@ -15,7 +15,11 @@ SUSPENDED = "Suspended"
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"
 STARTING_SERVERS, STARTING_WORKERS, TRAINING = "StartingServers", "StartingWorkers", "Training"
 FINISHING, COMPLETED = "Finishing", "Completed"
-SERVER_RECOVERING, SUSPENDING = "ServerRecovering", "Suspending"
+SERVER_RECOVERING, SUSPENDING, DELETING = "ServerRecovering", "Suspending", "Deleting"
+# Of a destination that cannot be used; of a job that has nothing to be suspended to.
+CLAIM_UNUSABLE, NO_CHECKPOINT = "ClaimUnusable", "NoCheckpoint"
+# The servers ended without a last checkpoint.
+NOT_ALL_KEPT = "NotAllKept"
 SERVER_LOST, WORKERS_FAILED, DEADLINE_EXCEEDED = "ServerLost", "WorkersFailed", "DeadlineExceeded"
 
 MESSAGE_MAX = 1024

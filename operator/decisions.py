@@ -13,14 +13,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tablebay.operator import conditions as c
-from tablebay.operator import manifests
+from tablebay.operator import halting, manifests
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import SERVER, SERVER_CONTAINER, WORKER, Defaults, JobObject
 from tablebay.operator.projections import (
     FAILED_ANNOTATION,
+    FINALIZER,
     HASH_ANNOTATION,
     IMAGE_ANNOTATION,
+    PAUSED_ANNOTATION,
     SERVERS_ANNOTATION,
     Child,
     Container,
@@ -38,14 +40,17 @@ _HINT_MAX = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the servers know. values: of status.progress, reported by the workers. checkpoint: of status.checkpoint.
+    """What the servers told. values: of status.progress. last: read after the workers ended.
 
-    last: read after the workers ended.
+    checkpoint: of status.checkpoint. kept: a checkpoint was asked for when nothing was pushed any more, and made.
+    trouble: why the newest try of that failed, or "".
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: Mapping[str, Any] = field(default_factory=dict)
     last: bool = False
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    kept: bool = False
+    trouble: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Observed:
     """A job's children. fresh: read from the API server for this decision, not from a cache.
 
     settled: the generation at which the operator left each child, where it knows that.
-    pod_monitors: the cluster knows PodMonitors. conflicts, refusal: what stood in the way of the plan before.
+    pod_monitors: the cluster knows PodMonitors. conflicts, refusal, claim: what stood in the way of the plan before.
     """
 
     children: Mapping[tuple[str, str], Child]
@@ -63,6 +68,7 @@ class Observed:
     pod_monitors: bool = False
     conflicts: Sequence[str] = ()
     refusal: str = ""
+    claim: str = ""
     fresh: bool = False
 
 
@@ -85,21 +91,23 @@ class Happened:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do, in this order: confirm (decide again on fresh reads), claims, apply, patch, delete, status.
+    """What to do, in this order: confirm (decide again on fresh reads), apply, patch, delete, status.
 
     first: these were never applied before, so their names must be free and the API server asked for its opinion.
+    finalizers: all that the job is to have; None leaves them as they are. poll: what its server 0 is asked for;
+    checkpoint: to make one.
     """
 
     confirm: bool = False
-    claims: Sequence[Manifest] = ()  # made where they are not there
     applies: Sequence[Manifest] = ()
     first: bool = False
     patches: Sequence[Patch] = ()
     deletes: Sequence[tuple[str, str, str, str]] = ()  # kind, name, uid, resource version
     delete_job: bool = False
+    finalizers: tuple[str, ...] | None = None
     status: Mapping[str, Any] = field(default_factory=dict)
     events: Sequence[Happened] = ()
-    poll: Literal["", "running", "last"] = ""
+    poll: Literal["", "running", "last", "checkpoint"] = ""
     again_s: float | None = None
 
 
@@ -133,7 +141,7 @@ def decide(
     now: datetime.datetime,
 ) -> Plan:
     """The next step for a job that the model accepts."""
-    if job.deleting:
+    if job.deleting and FINALIZER not in job.finalizers:
         # Owner references do the rest.
         return Plan()
     # What else bears the job's label is none of ours.
@@ -142,16 +150,19 @@ def decide(
         observed, children={key: child for key, child in observed.children.items() if key in own}
     )
     foreign = [f"{child.kind} {child.name}" for child in observed.children.values() if child.owner != job.uid]
+    if job.deleting:
+        own_children = {key: one for key, one in observed.children.items() if one.owner == job.uid}
+        return _deleting(_World(job, replace(observed, children=own_children)), status, now)
     if foreign or observed.conflicts:
         return _conflicting(job, [*foreign, *observed.conflicts], status, now)
     if observed.refusal:
         return _refused(job, observed.refusal, status, now)
+    if observed.claim:
+        return _unclaimed(job, observed.claim, status, now)
     world = _World(job, observed)
     end = _end(world, status)
     if end is not None:
         return _ending(world, end, status, now)
-    if job.model.spec.suspend:
-        return _suspending(world, status, now)
     return _running(world, status, defaults, now)
 
 
@@ -172,7 +183,25 @@ class _World:
 
     @property
     def durable(self) -> bool:
+        """Whether a server comes back with its rows."""
         return self.job.model.spec.durable
+
+    @property
+    def began(self) -> bool:
+        """Whether workers were ever let run."""
+        return self.worker_job is not None and SERVERS_ANNOTATION in self.worker_job.annotations
+
+    @property
+    def paused(self) -> _Paused:
+        """What earlier suspensions left."""
+        return _paused(self.worker_job)
+
+    @property
+    def failures(self) -> int:
+        """Failures of workers, less those that a suspension made."""
+        if self.worker_job is None:
+            return 0
+        return max(0, self.worker_job.failed - self.paused.forgiven_now(self.worker_job.failed))
 
     @property
     def server_replicas(self) -> int:
@@ -219,6 +248,51 @@ class _World:
                 ended = container.ended or container.ended_before
                 lost.append((index, f"its process {_how(ended)}" if ended else "its process is gone"))
         return lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Paused:
+    """What a Job that was suspended is not to count.
+
+    forgiven: failures of pods that suspensions ended. failed_before: at the beginning of the one that lasts, None if
+    none does. trained_s: until then. started: when training began first.
+    """
+
+    forgiven: int = 0
+    failed_before: int | None = None
+    trained_s: int = 0
+    started: str = ""
+
+    def forgiven_now(self, failed: int) -> int:
+        """Failures that are not counted, with those of the suspension that lasts."""
+        return self.forgiven + (0 if self.failed_before is None else max(0, failed - self.failed_before))
+
+    def text(self) -> str:
+        """For the annotation."""
+        return json.dumps(
+            {
+                "forgiven": self.forgiven,
+                "failedBefore": self.failed_before,
+                "trainedSeconds": self.trained_s,
+                "started": self.started,
+            }
+        )
+
+
+def _paused(found: WorkerJob | None) -> _Paused:
+    if found is None or PAUSED_ANNOTATION not in found.annotations:
+        return _Paused()
+    try:
+        known = json.loads(found.annotations[PAUSED_ANNOTATION])
+        before = known["failedBefore"]
+        return _Paused(
+            forgiven=int(known["forgiven"]),
+            failed_before=None if before is None else int(before),
+            trained_s=int(known["trainedSeconds"]),
+            started=str(known["started"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return _Paused()
 
 
 def _named(pod: Pod, name: str) -> Container | None:
@@ -268,11 +342,10 @@ def _end(world: _World, status: Mapping[str, Any]) -> _End | None:
                 return _End(c.FAILED, c.DEADLINE_EXCEEDED, text, held[type].since)
             limit = world.job.model.spec.run_policy.failure_policy.max_restarts
             text = (
-                f"workers failed {found.failed} times, and spec.runPolicy.failurePolicy.maxRestarts "
+                f"workers failed {world.failures} times, and spec.runPolicy.failurePolicy.maxRestarts "
                 f"is {limit}{_last_words(world)}"
             )
             return _End(c.FAILED, c.WORKERS_FAILED, text, held[type].since)
-    # With checkpoints a server comes back with its rows.
     lost = [] if world.durable else world.lost_servers()
     if lost:
         index, what = lost[0]
@@ -305,22 +378,21 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
     at = end.at or _text(now)
     since_s = max(0.0, (now - _moment(at, now)).total_seconds())
     recorded = c.is_true(status, end.type)
-    if end.type == c.COMPLETE and not recorded and not observed.progress.last:
+    if end.type == c.COMPLETE and not recorded:
         # The servers know what the workers reported last, so they stay until it is read, for a while by this clock.
         # Of a condition of its own, since Ready may have been False all along.
         known = c.found(status, c.FINISHING)
         waited_s = 0.0
         if known.get("status") == "True":
             waited_s = max(0.0, (now - _moment(known.get("lastTransitionTime", ""), now)).total_seconds())
-        if waited_s < LAST_REPORT_S:
+        poll, what, left_s = _last_wishes(world, waited_s)
+        if poll:
             facts = [
-                Fact(c.READY, False, c.FINISHING, "the workers have ended; their last report is read"),
+                Fact(c.READY, False, c.FINISHING, f"the workers have ended; {what}"),
                 *_readiness(world),
                 Fact(c.FINISHING, True, c.FINISHING, "the servers are kept for the last report"),
             ]
-            return Plan(
-                status=_status(world, facts, status, now), poll="last", again_s=LAST_REPORT_S - waited_s + 0.1
-            )
+            return Plan(status=_status(world, facts, status, now), poll=poll, again_s=left_s + 0.1)
     noted = world.worker_job is not None and FAILED_ANNOTATION in world.worker_job.annotations
     if end.reason == c.SERVER_LOST and not noted and not recorded and not observed.fresh:
         # A cache may be behind; nothing is ended on its word alone.
@@ -346,10 +418,29 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
         patches=patches,
         deletes=deletes,
         delete_job=expired,
+        # Nothing is left to be kept.
+        finalizers=_finalizers(job, wanted=False) if recorded else None,
         again_s=None if ttl is None or expired else max(1.0, ttl - since_s),
     )
     event = Happened("Normal" if end.type == c.COMPLETE else "Warning", end.reason, end.message)
     return _with_event(plan, status, event)
+
+
+def _last_wishes(world: _World, waited_s: float) -> tuple[Literal["", "last", "checkpoint"], str, float]:
+    """What the servers of a job that is complete are still asked for, in words, and for how many seconds."""
+    progress, checkpoint = world.observed.progress, world.job.model.spec.checkpoint
+    if not progress.last and waited_s < LAST_REPORT_S:
+        return "last", "their last report is read", LAST_REPORT_S - waited_s
+    if checkpoint is not None and not progress.kept and world.servers:
+        left_s = LAST_REPORT_S + checkpoint.timeout_seconds - waited_s
+        if left_s > 0:
+            return "checkpoint", f"a last checkpoint is made{_trouble(world)}", left_s
+    return "", "", 0.0
+
+
+def _trouble(world: _World) -> str:
+    trouble = world.observed.progress.trouble
+    return f"; the try before failed: {trouble[:_HINT_MAX]}" if trouble else ""
 
 
 def _ending_patch(world: _World, end: _End, at: str, *, noted: bool) -> Manifest:
@@ -396,8 +487,20 @@ def _leftovers(world: _World, end: _End, *, recorded: bool) -> list[tuple[str, s
 
 def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
-    recorded = _recorded_image(world, status)
-    wanted = manifests.children(job, defaults, recorded_image=recorded, pod_monitors=observed.pod_monitors)
+    recorded = world.stateful_set.annotations.get(IMAGE_ANNOTATION, "") if world.stateful_set else ""
+    # What has begun without checkpoints has nothing to go on from.
+    suspend = job.model.spec.suspend and (world.durable or not world.began)
+    halt = _halt(world, status, now) if suspend else None
+    if halt is not None and not observed.fresh and _ends_something(world, halt):
+        # A cache may be behind, also of what the user wants by now.
+        return Plan(confirm=True)
+    wanted = manifests.children(
+        job,
+        defaults,
+        recorded_image=recorded,
+        pod_monitors=observed.pod_monitors,
+        servers_run=halt is None or halt.stage in ("workers", "checkpoint"),
+    )
     applies = [
         manifest
         for manifest in wanted
@@ -415,19 +518,17 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
         # Made anew it would wait for the servers; so it is looked for once more.
         return Plan(confirm=True)
     if found is not None:
-        body = _worker_job_patch(world, found)
+        body = _worker_job_patch(world, found, now, suspend=suspend)
         if body:
             patches.append(Patch(found, body))
     identities = world.identities()
     missing = [index for index in range(world.server_replicas) if index not in identities]
     running = found is not None and SERVERS_ANNOTATION in found.annotations and not found.suspended
     ready = (found.ready + found.succeeded) if found is not None else 0
-    lost = world.lost_servers() if running and missing else []
-    if lost:
-        index, what = lost[0]
-        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        text = f"server {index} comes back with its rows{more}: {what}; the workers wait for it"
-        state = Fact(c.READY, False, c.SERVER_RECOVERING, text + _hint(world.servers))
+    if halt is not None:
+        state = _halted(world, halt, status)
+    elif missing and running and world.durable:
+        state = Fact(c.READY, False, c.SERVER_RECOVERING, _recovery(world, missing))
     elif missing:
         text = f"{world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
         state = Fact(c.READY, False, c.STARTING_SERVERS, text + _hint(world.servers))
@@ -437,6 +538,11 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
     else:
         state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
     facts = [state, *_readiness(world)]
+    if halt is not None:
+        facts.append(Fact(c.SUSPENDED, halt.stage == "done", state.reason, state.message))
+    elif job.model.spec.suspend:
+        text = "found suspend: true without checkpoint; wanted a checkpoint to go on from, so the job goes on"
+        facts.append(Fact(c.SUSPENDED, False, c.NO_CHECKPOINT, text))
     if job.model.spec.monitoring.pod_monitor == "Enabled":
         text = "" if observed.pod_monitors else "the cluster knows no PodMonitors (monitoring.coreos.com/v1)"
         facts.append(
@@ -451,11 +557,7 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
     monitor = observed.children.get(("PodMonitor", job.name))
     if monitor is not None and job.model.spec.monitoring.pod_monitor == "Disabled" and not monitor.deleting:
         deletes.append((monitor.kind, monitor.name, monitor.uid, ""))
-    if c.found(status, c.SUSPENDED):
-        facts.append(Fact(c.SUSPENDED, False, "Resumed", "the job goes on from its newest checkpoint"))
-    starts = any(manifest["kind"] == "StatefulSet" for manifest in applies)
     plan = Plan(
-        claims=manifests.claims(job) if starts else (),
         applies=applies,
         first=first,
         patches=patches,
@@ -465,70 +567,161 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
             # Of a status written by hand: a job that runs has no end.
             **({"completionTime": None} if "completionTime" in status else {}),
         },
+        finalizers=_finalizers(job, wanted=_waits_on(job, "Delete")),
         poll="running" if running else "",
     )
-    if lost:
-        return _with_event(plan, status, Happened("Warning", c.SERVER_RECOVERING, state.message))
+    if halt is not None:
+        plan = replace(
+            plan,
+            poll="checkpoint" if halt.stage == "checkpoint" else "",
+            again_s=None if halt.stage == "done" else max(1.0, halt.left_s),
+        )
+    before = c.found(status, c.READY).get("reason")
     if state.status and not c.is_true(status, c.READY):
         return _with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
+    if state.reason != before and state.reason in (c.SERVER_RECOVERING, c.NOT_ALL_KEPT):
+        return _with_event(plan, status, Happened("Warning", state.reason, state.message))
+    if state.reason != before and state.reason in (c.SUSPENDING, c.SUSPENDED):
+        return _with_event(plan, status, Happened("Normal", state.reason, state.message))
     return plan
 
 
-def _recorded_image(world: _World, status: Mapping[str, Any]) -> str:
-    """The image with which the servers were begun: a newer chart does not change it, nor does a suspension."""
-    if world.stateful_set is not None:
-        return world.stateful_set.annotations.get(IMAGE_ANNOTATION, "")
-    return str(status.get("servers", {}).get("image", "")) if world.durable else ""
+def _recovery(world: _World, missing: Sequence[int]) -> str:
+    lost = dict(world.lost_servers())
+    named = "; ".join(
+        f"server {index} comes back: {lost.get(index, 'it is not ready')}" for index in missing[:3]
+    )
+    more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
+    return (
+        f"{named}{more}; {world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
+        f"{_hint(world.servers)}"
+    )
 
 
-def _suspending(world: _World, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
-    """First the workers end, then the servers, each of which makes a last checkpoint; claims stay.
-
-    Never stuck: pods end within their grace, whatever they do.
-    """
-    found, servers = world.worker_job, world.stateful_set
-    observed = world.observed
-    patches: list[Patch] = []
-    deletes: list[tuple[str, str, str, str]] = []
-    training = [pod.name for pod in world.workers if pod.phase not in ("Succeeded", "Failed")]
-    if (
-        found is not None
-        and not found.deleting
-        and not (found.suspended and SERVERS_ANNOTATION not in found.annotations)
-    ):
-        # The servers that are made when the job goes on are others.
-        body = {"metadata": {"annotations": {SERVERS_ANNOTATION: None}}, "spec": {"suspend": True}}
-        patches.append(Patch(found, body))
-        text = "the workers end"
-    elif training:
-        text = f"{len(training)} workers end"
-    elif servers is not None:
-        text = "the servers make a last checkpoint and end"
-        if not servers.deleting:
-            if not observed.fresh:
-                return Plan(confirm=True)
-            deletes.append((servers.kind, servers.name, servers.uid, ""))
-    elif world.servers:
-        text = f"{len(world.servers)} servers make a last checkpoint and end"
-    else:
-        text = ""
-    done = not text
-    kept = {**status.get("checkpoint", {}), **observed.progress.checkpoint}
-    newest = f"; the newest checkpoint is number {kept['number']}" if "number" in kept else ""
-    reason = c.SUSPENDED if done else c.SUSPENDING
-    message = f"the pods are deleted and the rows are kept in {_destination(world)}{newest}" if done else text
-    facts = [
-        Fact(c.READY, False, reason, message),
-        *_readiness(world),
-        Fact(c.SUSPENDED, done, reason, message),
-    ]
-    plan = Plan(patches=patches, deletes=deletes, status=_status(world, facts, status, now))
-    return _with_event(plan, status, Happened("Normal", reason, message)) if done else plan
+# ---- how a job is suspended, or ends before it is deleted
 
 
-def _destination(world: _World) -> str:
-    checkpoint = world.job.model.spec.checkpoint
-    return checkpoint.destination if checkpoint is not None else "nowhere"
+@dataclass(frozen=True)
+class _Halt:
+    stage: halting.Stage
+    left_s: float
+
+
+def _halt(world: _World, status: Mapping[str, Any], now: datetime.datetime) -> _Halt:
+    """How far a job is that is to be suspended."""
+    known = c.found(status, c.SUSPENDED)
+    if known.get("status") == "True" and not _scaled(world):
+        # Of a suspension before this one, of which the status has not been written since.
+        known = {}
+    began = _moment(known.get("lastTransitionTime", ""), now) if known else now
+    return _stage(
+        world, "Suspend", max(0.0, (now - began).total_seconds()), done=known.get("status") == "True"
+    )
+
+
+def _stage(world: _World, occasion: str, elapsed_s: float, *, done: bool = False) -> _Halt:
+    job = world.job
+    checkpoint = job.model.spec.checkpoint
+    server_s, worker_s = manifests.server_grace_seconds(job), manifests.worker_grace_seconds(job)
+    limits = halting.Limits(
+        workers_s=worker_s + halting.SLACK_S,
+        checkpoint_s=checkpoint.timeout_seconds if checkpoint is not None else 0,
+        servers_s=server_s + halting.SLACK_S,
+    )
+    if done and not world.servers:
+        return _Halt("done", 0.0)
+    standing = halting.Standing(
+        began=world.began,
+        workers=sum(1 for pod in world.workers if pod.phase not in ("Succeeded", "Failed")),
+        servers=len(world.servers),
+        scaled=_scaled(world),
+        checkpoint=_waits_on(job, occasion),
+        kept=world.observed.progress.kept,
+        elapsed_s=limits.total_s if done else elapsed_s,
+    )
+    return _Halt(*halting.stage(standing, limits))
+
+
+def _ends_something(world: _World, halt: _Halt) -> bool:
+    """Whether the next step of ending takes pods away."""
+    found = world.worker_job
+    holds = found is not None and not found.suspended and not found.deleting
+    return holds or (halt.stage in ("servers", "done") and not _scaled(world))
+
+
+def _scaled(world: _World) -> bool:
+    return world.stateful_set is None or world.stateful_set.replicas == 0 or world.stateful_set.deleting
+
+
+def _waits_on(job: JobObject, occasion: str) -> bool:
+    """Whether the job waits for a last checkpoint then."""
+    checkpoint = job.model.spec.checkpoint
+    return checkpoint is not None and occasion in checkpoint.when
+
+
+def _finalizers(job: JobObject, *, wanted: bool) -> tuple[str, ...] | None:
+    """The job's, with or without ours; None where they are right."""
+    if (FINALIZER in job.finalizers) == wanted:
+        return None
+    others = tuple(one for one in job.finalizers if one != FINALIZER)
+    return (*others, FINALIZER) if wanted else others
+
+
+def _halted(world: _World, halt: _Halt, status: Mapping[str, Any]) -> Fact:
+    """Ready of a job that is suspended, or about to be."""
+    if halt.stage != "done":
+        return Fact(c.READY, False, c.SUSPENDING, _halting(world, halt))
+    known = c.found(status, c.SUSPENDED)
+    if known.get("status") == "True":
+        # What became of the last checkpoint is known at the moment of it alone.
+        return Fact(c.READY, False, known.get("reason", c.SUSPENDED), known.get("message", ""))
+    if not world.began:
+        return Fact(c.READY, False, c.SUSPENDED, "training has not begun; suspend: false lets it begin")
+    number = world.observed.progress.checkpoint.get("lastSuccessful", {}).get("number")
+    last = f"checkpoint {number}" if number is not None else "the newest checkpoint"
+    if world.observed.progress.kept:
+        return Fact(c.READY, False, c.SUSPENDED, f"all is in {last}; suspend: false goes on from there")
+    if not _waits_on(world.job, "Suspend"):
+        return Fact(c.READY, False, c.SUSPENDED, "suspend: false goes on from the newest checkpoint")
+    text = f"no last checkpoint was made in time{_trouble(world)}; suspend: false goes on from {last}"
+    return Fact(c.READY, False, c.NOT_ALL_KEPT, text)
+
+
+def _halting(world: _World, halt: _Halt) -> str:
+    if halt.stage == "workers":
+        return "the workers end"
+    if halt.stage == "checkpoint":
+        return f"a last checkpoint is made{_trouble(world)}"
+    return "the servers end"
+
+
+def _deleting(world: _World, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+    """For a job that its user has deleted, and that waits for a last checkpoint."""
+    job, found = world.job, world.worker_job
+    elapsed_s = max(0.0, (now - _moment(job.deleted, now)).total_seconds())
+    halt = _stage(world, "Delete", elapsed_s)
+    ended = (
+        found is None
+        or found.completed
+        or any(one.type in ("Complete", "Failed") and one.status == "True" for one in found.conditions)
+    )
+    if halt.stage == "done" or not world.began or (ended and not world.servers):
+        return Plan(finalizers=_finalizers(job, wanted=False))
+    if not world.observed.fresh and not ended and _ends_something(world, halt):
+        return Plan(confirm=True)
+    patches = []
+    if found is not None and not ended and not found.suspended and not found.deleting:
+        patches.append(Patch(found, {"spec": {"suspend": True}}))
+    servers = world.stateful_set
+    if halt.stage == "servers" and servers is not None and not _scaled(world):
+        patches.append(Patch(servers, {"spec": {"replicas": 0}}))
+    facts = [Fact(c.READY, False, c.DELETING, _halting(world, halt)), *_readiness(world)]
+    return Plan(
+        status=_status(world, facts, status, now),
+        patches=patches,
+        poll="checkpoint" if halt.stage == "checkpoint" else "",
+        again_s=max(1.0, halt.left_s),
+    )
 
 
 def _settled(child: Child | None, manifest: Manifest, observed: Observed) -> bool:
@@ -551,32 +744,58 @@ def _settled(child: Child | None, manifest: Manifest, observed: Observed) -> boo
     )
 
 
-def _worker_job_patch(world: _World, found: WorkerJob) -> Manifest:
-    limits = manifests.worker_limits(world.job)
+def _worker_job_patch(world: _World, found: WorkerJob, now: datetime.datetime, *, suspend: bool) -> Manifest:
+    """What is changed of the workers' Job: its limits, and whether its pods run."""
+    paused = before = world.paused
+    identities = world.identities()
+    release = (
+        found.suspended
+        and not suspend
+        and not found.deleting
+        and all(identities.get(index) for index in range(world.server_replicas))
+    )
+    hold = suspend and not found.suspended and not found.deleting
+    if hold:
+        trained_s = (now - _moment(found.started, now)).total_seconds() if found.started else 0.0
+        paused = replace(
+            paused,
+            failed_before=found.failed,
+            trained_s=paused.trained_s + max(0, int(trained_s)),
+            started=paused.started or found.started,
+        )
+    elif release and paused.failed_before is not None:
+        paused = replace(paused, forgiven=paused.forgiven_now(found.failed), failed_before=None)
+    # Kubernetes may count each pod that a suspension ends as one that failed.
+    spared = world.worker_replicas if paused.failed_before is not None else 0
+    limits = manifests.worker_limits(
+        world.job,
+        forgiven=paused.forgiven_now(found.failed) + spared,
+        trained_s=paused.trained_s if not (suspend or hold) else 0,
+    )
     body: Manifest = {}
     if found.hash != manifests.digest(limits):
         body = {
             "metadata": {"annotations": {HASH_ANNOTATION: manifests.digest(limits)}},
             "spec": {"activeDeadlineSeconds": None, **limits},
         }
-    identities = world.identities()
-    recorded = found.annotations.get(SERVERS_ANNOTATION)
-    if world.durable and recorded and not found.suspended and not found.deleting:
-        # Whoever came back is one of the job's servers now.
-        servers = [identities.get(index, "") for index in range(world.server_replicas)]
-        if all(servers) and recorded != json.dumps(servers):
-            body.setdefault("metadata", {}).setdefault("annotations", {})[SERVERS_ANNOTATION] = json.dumps(
-                servers
-            )
-    if found.suspended and len(identities) >= world.server_replicas and not found.deleting:
-        servers = [identities.get(index, "") for index in range(world.server_replicas)]
-        if all(servers):
-            # With the same write, so that no worker ever runs beside servers that nobody knows.
-            body.setdefault("metadata", {}).setdefault("annotations", {})[SERVERS_ANNOTATION] = json.dumps(
-                servers
-            )
-            body.setdefault("spec", {})["suspend"] = False
+    annotations: dict[str, str] = {}
+    if paused != before:
+        annotations[PAUSED_ANNOTATION] = paused.text()
+    if release:
+        # With the same write, so that no worker ever runs beside servers that nobody knows.
+        servers = [identities[index] for index in range(world.server_replicas)]
+        annotations[SERVERS_ANNOTATION] = json.dumps(servers)
+    if release or hold:
+        body.setdefault("spec", {})["suspend"] = hold
+    if annotations:
+        body.setdefault("metadata", {}).setdefault("annotations", {}).update(annotations)
     return body
+
+
+def _unclaimed(job: JobObject, problem: str, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+    facts = [Fact(c.READY, False, c.CLAIM_UNUSABLE, problem)]
+    plan = Plan(status=_merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
+    return _with_event(plan, status, Happened("Warning", c.CLAIM_UNUSABLE, problem))
 
 
 def _conflicting(
@@ -641,13 +860,13 @@ def _status(
             "replicas": world.worker_replicas,
             "ready": workers,
             "succeeded": found.succeeded if found is not None else 0,
-            "failed": found.failed if found is not None else 0,
+            "failed": world.failures,
             "readyText": f"{workers}/{world.worker_replicas}",
             "selector": ",".join(
                 f"{name}={value}" for name, value in manifests.selector(job, WORKER).items()
             ),
         },
-        "restarts": {"total": found.failed if found is not None else 0},
+        "restarts": {"total": world.failures},
     }
     image = image or status.get("servers", {}).get("image", "")
     if image:
@@ -656,19 +875,19 @@ def _status(
         # The workers' Job is gone, and with it the numbers.
         content["workers"] = dict(status.get("workers", content["workers"]))
         content["restarts"] = dict(status.get("restarts", content["restarts"]))
-    if found is not None and found.started:
-        content["startTime"] = found.started
-    if world.observed.progress.checkpoint:
-        content["checkpoint"] = dict(world.observed.progress.checkpoint)
+    if found is not None and (world.paused.started or found.started):
+        content["startTime"] = world.paused.started or found.started
     if world.observed.progress.values:
         content["progress"] = {**status.get("progress", {}), **world.observed.progress.values}
+    if world.observed.progress.checkpoint:
+        content["checkpoint"] = {**status.get("checkpoint", {}), **world.observed.progress.checkpoint}
     if not status.get("firstFailure"):
         # Of a job that has ended the servers are deleted: that is no failure, unless it ended for want of one.
         over = any(
-            fact.type in (c.COMPLETE, c.FAILED, c.FINISHING) and fact.reason != c.SERVER_LOST
+            fact.type in (c.COMPLETE, c.FAILED, c.FINISHING, c.SUSPENDED) and fact.reason != c.SERVER_LOST
             for fact in facts
         )
-        failure = _first_failure(world, servers_are_wanted=not over and not world.durable)
+        failure = _first_failure(world, servers_are_wanted=not over)
         if failure:
             content["firstFailure"] = failure
     return _merged(status, facts, content, generation=job.generation, now=now)
@@ -717,7 +936,8 @@ def _first_failure(world: _World, *, servers_are_wanted: bool = True) -> dict[st
                 found.append((ended.finished, failure))
     if found:
         return min(found, key=lambda one: one[0])[1]
-    lost = world.lost_servers() if servers_are_wanted else []
+    # One that comes back is no failure by itself.
+    lost = world.lost_servers() if servers_are_wanted and not world.durable else []
     if lost:
         index, what = lost[0]
         return {"pod": f"{world.job.servers_name}-{index}", "reason": "Lost", "message": what}

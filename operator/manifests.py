@@ -19,16 +19,15 @@ from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION
 SERVER, WORKER = "server", "worker"
 SERVER_CONTAINER = "server"
 SHARD_VOLUME, SHARD_FOLDER = "shards", "/var/lib/tablebay"
-CHECKPOINT_VOLUME, CHECKPOINT_FOLDER = "checkpoints", "/var/lib/tablebay-checkpoints"
-RESTORE_VOLUME, RESTORE_FOLDER = "restore", "/var/lib/tablebay-restore"
 MASTER_PORT = 29500
+# Where each claim with checkpoints is mounted, by its name.
+CLAIM_VOLUME, CLAIM_FOLDER = "checkpoints", "/var/lib/tablebay-claims"
 # SIGTERM to the end: a server drains, a worker ends its step.
 GRACE_SECONDS = 30
-# What a server is given to end beyond its last checkpoint.
-_GRACE_BEYOND_SECONDS = 15
-_GRACE_VARIABLE = "TABLEBAY_GRACE_SECONDS"
-_HOST_LABEL = "kubernetes.io/hostname"
+# Of its pod's time a server leaves so much to end in.
+_GRACE_LEFT_SECONDS = 10
 
+_GRACE = "TABLEBAY_GRACE_SECONDS"
 _RANK_LABEL = "batch.kubernetes.io/job-completion-index"
 _INDEX_LABEL = "apps.kubernetes.io/pod-index"
 
@@ -45,6 +44,9 @@ class JobObject:
     deleting: bool
     spec: Mapping[str, Any]
     model: TrainingJob
+    # When it was told to go, and who holds it.
+    deleted: str = ""
+    finalizers: tuple[str, ...] = ()
 
     @property
     def servers_name(self) -> str:
@@ -115,12 +117,17 @@ def server_image(job: JobObject, defaults: Defaults, recorded: str) -> str:
 
 
 def children(
-    job: JobObject, defaults: Defaults, *, recorded_image: str, pod_monitors: bool = False
+    job: JobObject,
+    defaults: Defaults,
+    *,
+    recorded_image: str,
+    pod_monitors: bool = False,
+    servers_run: bool = True,
 ) -> list[Manifest]:
-    """Every object of a job that runs, in the order in which they are made.
+    """Every object of a job that has not ended, in the order in which they are made.
 
     recorded_image: of the StatefulSet that is there, "" if there is none. A newer chart does not change it.
-    pod_monitors: the cluster knows PodMonitors.
+    pod_monitors: the cluster knows PodMonitors. servers_run: no, of a job that is suspended.
     """
     image = server_image(job, defaults, recorded_image)
     return [
@@ -130,7 +137,7 @@ def children(
         _service(job, f"{job.name}-servers", SERVER, _SERVER_PORTS),
         _service(job, f"{job.name}-workers", WORKER, (("master", MASTER_PORT),)),
         worker_job(job),
-        stateful_set(job, defaults, image),
+        stateful_set(job, defaults, image, run=servers_run),
         disruption_budget(job),
         *([pod_monitor(job)] if pod_monitors and job.model.spec.monitoring.pod_monitor != "Disabled" else ()),
     ]
@@ -187,34 +194,8 @@ def _service(job: JobObject, name: str, role: str, ports: tuple[tuple[str, int],
     )
 
 
-def claims(job: JobObject) -> list[Manifest]:
-    """What is made where it is not there, and never changed or deleted: it holds the job's rows."""
-    checkpoint = job.model.spec.checkpoint
-    if checkpoint is None or checkpoint.claim is None:
-        return []
-    wanted = checkpoint.claim
-    spec: dict[str, Any] = {
-        "accessModes": list(wanted.access_modes),
-        "resources": {"requests": {"storage": str(wanted.size)}},
-    }
-    if wanted.storage_class_name:
-        spec["storageClassName"] = wanted.storage_class_name
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {
-                "name": checkpoint.claim_name,
-                "namespace": job.namespace,
-                "labels": labels(job, "checkpoints"),
-            },
-            "spec": spec,
-        }
-    ]
-
-
 def disruption_budget(job: JobObject) -> Manifest:
-    """No server may be evicted where there is nothing to restore it from, and one at a time where there is."""
+    """One server at a time may be evicted, and comes back; none while its rows would be lost."""
     return _object(
         job,
         "policy/v1",
@@ -244,11 +225,141 @@ def pod_monitor(job: JobObject) -> Manifest:
     )
 
 
-def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
+def split_destination(destination: str) -> tuple[str, str]:
+    """The claim and the folder of `pvc://claim/folder`."""
+    claim, _, folder = destination.removeprefix("pvc://").partition("/")
+    return claim, folder
+
+
+def mounted(destination: str) -> str:
+    """Where a server finds it."""
+    return f"{CLAIM_FOLDER}/{'/'.join(split_destination(destination))}"
+
+
+def claim(job: JobObject) -> Manifest | None:
+    """The claim of the job's checkpoints, if it is the operator's to make. Nobody owns it: it outlives the job."""
+    checkpoint = job.model.spec.checkpoint
+    if checkpoint is None or checkpoint.claim is None:
+        return None
+    given = checkpoint.claim
+    spec: dict[str, Any] = {
+        "accessModes": list(given.access_modes),
+        "resources": {"requests": {"storage": str(given.size)}},
+    }
+    if given.storage_class_name:
+        spec["storageClassName"] = given.storage_class_name
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": split_destination(checkpoint.destination)[0],
+            "namespace": job.namespace,
+            "labels": labels(job, SERVER),
+        },
+        "spec": spec,
+    }
+
+
+def claim_problem(job: JobObject, found: Mapping[str, Any] | None) -> str:
+    """Why the destination cannot be used with the claim that is there, or ""."""
+    checkpoint = job.model.spec.checkpoint
+    if checkpoint is None:
+        return ""
+    name = split_destination(checkpoint.destination)[0]
+    if found is None:
+        if checkpoint.claim is not None:
+            return ""
+        return (
+            f"spec.checkpoint.destination: found no PersistentVolumeClaim {name} in namespace {job.namespace}; "
+            "wanted it made, or spec.checkpoint.claim, so that it is made"
+        )
+    if "deletionTimestamp" in found["metadata"]:
+        return f"PersistentVolumeClaim {name} is being deleted; wanted it gone, or another claim"
+    modes = found.get("spec", {}).get("accessModes") or []
+    # One node is enough where there is one server, or where the servers are put together on purpose.
+    enough = {"ReadWriteMany"}
+    if checkpoint.one_node or job.model.spec.servers.replicas == 1:
+        enough |= {"ReadWriteOnce"}
+    if job.model.spec.servers.replicas == 1:
+        enough |= {"ReadWriteOncePod"}
+    if enough & set(modes):
+        return ""
+    return (
+        f"spec.checkpoint.destination: found PersistentVolumeClaim {name} with accessModes "
+        f"[{', '.join(modes)}] for {job.model.spec.servers.replicas} servers, which may be on several nodes; wanted "
+        "ReadWriteMany, or spec.checkpoint.claim.accessModes [ReadWriteOnce], which puts them on one"
+    )
+
+
+def server_grace_seconds(job: JobObject) -> int:
+    """SIGTERM to SIGKILL of a server."""
+    checkpoint = job.model.spec.checkpoint
+    default = GRACE_SECONDS if checkpoint is None else checkpoint.timeout_seconds + GRACE_SECONDS
+    return _grace_seconds(job.spec["servers"].get("template"), default)
+
+
+def worker_grace_seconds(job: JobObject) -> int:
+    """SIGTERM to SIGKILL of a worker."""
+    return _grace_seconds(job.spec["workers"].get("template"), GRACE_SECONDS)
+
+
+def _grace_seconds(template: Mapping[str, Any] | None, default: int) -> int:
+    given = ((template or {}).get("spec") or {}).get("terminationGracePeriodSeconds")
+    # The API server is the one that refuses another thing.
+    return given if isinstance(given, int) and given >= 0 else default
+
+
+def _checkpoint_variables(job: JobObject) -> dict[str, str]:
+    """What servers are told of checkpoints; nothing where the job makes none."""
+    spec = job.model.spec
+    checkpoint = spec.checkpoint
+    if checkpoint is None:
+        return {}
+    source = spec.restore.from_
+    return {
+        names.CHECKPOINT: mounted(checkpoint.destination),
+        names.CHECKPOINT_EVERY_SECONDS: str(checkpoint.every_seconds or 0),
+        names.CHECKPOINT_EVERY_STEPS: str(checkpoint.every_steps or 0),
+        names.CHECKPOINT_FULL_EVERY: str(checkpoint.full_every),
+        names.CHECKPOINT_RETAIN_LAST: str(checkpoint.retain.last),
+        names.CHECKPOINT_TIMEOUT_SECONDS: str(checkpoint.timeout_seconds),
+        names.RESTORE_FROM: source if source in ("Latest", "Never") else mounted(source),
+        names.RESTORE_POLICY: spec.restore.policy,
+    }
+
+
+def _mount_claims(job: JobObject, pod: dict[str, Any], container: dict[str, Any]) -> None:
+    spec = job.model.spec
+    if spec.checkpoint is None:
+        return
+    own = split_destination(spec.checkpoint.destination)[0]
+    _mount(
+        pod, container, CLAIM_VOLUME, f"{CLAIM_FOLDER}/{own}", {"persistentVolumeClaim": {"claimName": own}}
+    )
+    if spec.restore.from_.startswith("pvc://"):
+        other = split_destination(spec.restore.from_)[0]
+        if other != own:
+            source = {"persistentVolumeClaim": {"claimName": other, "readOnly": True}}
+            _mount(pod, container, "restore", f"{CLAIM_FOLDER}/{other}", source)
+
+
+def _put_together(job: JobObject, pod: dict[str, Any]) -> None:
+    """All servers on one node, the only one that mounts their claim."""
+    affinity = pod.setdefault("affinity", {}).setdefault("podAffinity", {})
+    affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", []).append(
+        {
+            "labelSelector": {"matchLabels": selector(job, SERVER)},
+            "topologyKey": "kubernetes.io/hostname",
+        }
+    )
+
+
+def stateful_set(job: JobObject, defaults: Defaults, image: str, *, run: bool = True) -> Manifest:
     """The servers. OnDelete: nothing but the end of a pod brings it a new template."""
     spec = job.model.spec
     template = _pod_template(job, SERVER, job.spec["servers"].get("template"))
     pod = template["spec"]
+    checkpoint = spec.checkpoint
     container = _container(pod, SERVER_CONTAINER)
     container.setdefault("image", image)
     container.setdefault("imagePullPolicy", defaults.server_pull_policy)
@@ -260,6 +371,7 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
                 "TABLEBAY_HOST": "0.0.0.0",  # noqa: S104 - a pod's address is known when it runs
                 names.TABLES: dump_tables(spec.tables),
                 **_checkpoint_variables(job),
+                **_server_grace(job, container),
             }
         ),
         _from_label(names.INDEX, _INDEX_LABEL),
@@ -271,16 +383,25 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
     ]
     container.setdefault("readinessProbe", _probe("/readyz", periodSeconds=2, failureThreshold=2))
     container.setdefault("livenessProbe", _probe("/healthz", periodSeconds=10, failureThreshold=6))
-    container.setdefault("startupProbe", _probe("/healthz", periodSeconds=1, failureThreshold=120))
+    # A server answers once it has restored its rows.
+    restores_s = checkpoint.timeout_seconds if checkpoint is not None else 0
+    startup = _probe("/healthz", periodSeconds=1, failureThreshold=120 + restores_s)
+    container.setdefault("startupProbe", startup)
     _secure(container, read_only=True)
     for other in (*pod["containers"], *pod.get("initContainers", ())):
         if other is not container:
             _secure(other, read_only=False)
     _mount(pod, container, "tmp", "/tmp")  # noqa: S108 - the container's own
-    _add_checkpoints(job, pod, container)
+    _mount_claims(job, pod, container)
+    if checkpoint is not None:
+        pod["terminationGracePeriodSeconds"] = server_grace_seconds(job)
+        # Each start would else look at every file of every checkpoint.
+        pod["securityContext"].setdefault("fsGroupChangePolicy", "OnRootMismatch")
+        if checkpoint.one_node and spec.servers.replicas > 1:
+            _put_together(job, pod)
     content: dict[str, Any] = {
         "serviceName": f"{job.name}-servers",
-        "replicas": spec.servers.replicas,
+        "replicas": spec.servers.replicas if run else 0,
         "podManagementPolicy": "Parallel",
         "updateStrategy": {"type": "OnDelete"},
         "selector": {"matchLabels": selector(job, SERVER)},
@@ -307,76 +428,6 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str) -> Manifest:
     manifest = _object(job, "apps/v1", "StatefulSet", job.servers_name, SERVER, spec=content)
     manifest["metadata"]["annotations"][IMAGE_ANNOTATION] = image
     return manifest
-
-
-def _checkpoint_variables(job: JobObject) -> dict[str, str]:
-    spec = job.model.spec
-    checkpoint, restore = spec.checkpoint, spec.restore
-    if checkpoint is None:
-        return {}
-    source = restore.from_
-    if source not in ("Latest", "Never"):
-        claim, _, path = source.removeprefix("pvc://").partition("/")
-        folder = CHECKPOINT_FOLDER if claim == checkpoint.claim_name else RESTORE_FOLDER
-        source = f"{folder}/{path}"
-    return {
-        names.CHECKPOINT: f"{CHECKPOINT_FOLDER}/{checkpoint.path}",
-        names.CHECKPOINT_EVERY_SECONDS: str(checkpoint.seconds),
-        names.CHECKPOINT_EVERY_STEPS: str(checkpoint.every_steps or 0),
-        names.CHECKPOINT_FULL_EVERY: str(checkpoint.full_every),
-        names.CHECKPOINT_RETAIN_LAST: str(checkpoint.retain.last),
-        names.CHECKPOINT_TIMEOUT_SECONDS: str(checkpoint.timeout_seconds),
-        names.RESTORE_FROM: source,
-        names.RESTORE_POLICY: restore.policy,
-    }
-
-
-def _add_checkpoints(job: JobObject, pod: dict[str, Any], container: dict[str, Any]) -> None:
-    """The claims of a server that keeps its rows, and time for its last checkpoint."""
-    spec = job.model.spec
-    checkpoint = spec.checkpoint
-    if checkpoint is None:
-        return
-    _mount_claim(pod, container, CHECKPOINT_VOLUME, CHECKPOINT_FOLDER, checkpoint.claim_name)
-    source = spec.restore.from_.removeprefix("pvc://").partition("/")[0]
-    if spec.restore.from_ not in ("Latest", "Never") and source != checkpoint.claim_name:
-        _mount_claim(pod, container, RESTORE_VOLUME, RESTORE_FOLDER, source, read_only=True)
-    if checkpoint.on:
-        given = pod["terminationGracePeriodSeconds"]
-        grace = checkpoint.timeout_seconds + _GRACE_BEYOND_SECONDS
-        pod["terminationGracePeriodSeconds"] = max(grace, given)
-        if all(one["name"] != _GRACE_VARIABLE for one in container["env"]):
-            container["env"].append({"name": _GRACE_VARIABLE, "value": str(checkpoint.timeout_seconds + 5)})
-    claim = checkpoint.claim
-    if claim is not None and "ReadWriteOnce" in claim.access_modes and spec.servers.replicas > 1:
-        # No other node could see the claim.
-        terms = (
-            pod.setdefault("affinity", {})
-            .setdefault("podAffinity", {})
-            .setdefault("requiredDuringSchedulingIgnoredDuringExecution", [])
-        )
-        terms.append({"labelSelector": {"matchLabels": selector(job, SERVER)}, "topologyKey": _HOST_LABEL})
-
-
-def _mount_claim(
-    pod: dict[str, Any],
-    container: dict[str, Any],
-    name: str,
-    path: str,
-    claim: str,
-    *,
-    read_only: bool = False,
-) -> None:
-    volumes = pod.setdefault("volumes", [])
-    taken = {volume["name"] for volume in volumes}
-    while name in taken:
-        name = f"tablebay-{name}"
-    mount: dict[str, Any] = {"name": name, "mountPath": path}
-    source: dict[str, Any] = {"claimName": claim}
-    if read_only:
-        mount["readOnly"] = source["readOnly"] = True
-    container.setdefault("volumeMounts", []).append(mount)
-    volumes.append({"name": name, "persistentVolumeClaim": source})
 
 
 def worker_job(job: JobObject) -> Manifest:
@@ -434,13 +485,26 @@ def worker_job(job: JobObject) -> Manifest:
     return manifest
 
 
-def worker_limits(job: JobObject) -> dict[str, Any]:
-    """The part of the workers' Job that may change while it runs."""
+def worker_limits(job: JobObject, *, forgiven: int = 0, trained_s: int = 0) -> dict[str, Any]:
+    """The part of the workers' Job that may change while it runs.
+
+    forgiven: failures of pods that a suspension ended. trained_s: before the last suspension, which Kubernetes, that
+    counts from the Job's newest start, does not know of.
+    """
     policy = job.model.spec.run_policy
-    limits: dict[str, Any] = {"backoffLimit": policy.failure_policy.max_restarts}
+    limits: dict[str, Any] = {"backoffLimit": policy.failure_policy.max_restarts + forgiven}
     if policy.active_deadline_seconds is not None:
-        limits["activeDeadlineSeconds"] = policy.active_deadline_seconds
+        limits["activeDeadlineSeconds"] = max(1, policy.active_deadline_seconds - trained_s)
     return limits
+
+
+def _server_grace(job: JobObject, container: Mapping[str, Any]) -> dict[str, str]:
+    """How long a server may take for its last checkpoint, unless the template says so itself."""
+    own = any(variable["name"] == _GRACE for variable in container.get("env") or ())
+    if job.model.spec.checkpoint is None or own:
+        return {}
+    # A day is the most that a server takes.
+    return {_GRACE: str(min(86_400, max(1, server_grace_seconds(job) - _GRACE_LEFT_SECONDS)))}
 
 
 def _identity(job: JobObject, role: str) -> dict[str, str]:
@@ -514,7 +578,14 @@ def _secure(container: dict[str, Any], *, read_only: bool) -> None:
     }
 
 
-def _mount(pod: dict[str, Any], container: dict[str, Any], name: str, path: str) -> None:
+def _mount(
+    pod: dict[str, Any],
+    container: dict[str, Any],
+    name: str,
+    path: str,
+    source: Mapping[str, Any] | None = None,
+) -> None:
+    """A volume at a path that has none; source: of the volume, an empty folder of the pod's own if not given."""
     mounts = container.setdefault("volumeMounts", [])
     if any(mount.get("mountPath") == path for mount in mounts):
         return
@@ -523,7 +594,7 @@ def _mount(pod: dict[str, Any], container: dict[str, Any], name: str, path: str)
     while name in taken:
         name = f"tablebay-{name}"
     mounts.append({"name": name, "mountPath": path})
-    volumes.append({"name": name, "emptyDir": {}})
+    volumes.append({"name": name, **(source or {"emptyDir": {}})})
 
 
 def _values(variables: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the workers of a job report, asked of its server 0 now and then, beside the reconciling."""
+"""What the workers of a job report, and how its checkpoints stand, asked of its server 0 beside the reconciling."""
 
 from __future__ import annotations
 
@@ -11,65 +11,95 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tablebay.client.control import Control
 from tablebay.client.errors import TablebayError
-from tablebay.client.proto import tablebay_pb2
 from tablebay.operator.decisions import Progress
 from tablebay.operator.workqueue import Key
 
 _LOG = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 INTERVAL_S = 30.0
 FIRST_S = 5.0
 RETRY_S = 2.0
 CALL_S = 5.0
 
+MESSAGE_MAX = 1024
 
-@dataclass(frozen=True)
-class Answer:
-    """What server 0 says. workers: what each last reported, in order of rank. checkpoint: of status.checkpoint."""
-
-    workers: Sequence[Mapping[str, float]]
-    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+Ask = Callable[[str], Sequence[Mapping[str, float]]]
+Mode = Literal["running", "last", "checkpoint"]
 
 
-Ask = Callable[[str, bool], Answer]
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """How a job's checkpoints stand. last: of status.checkpoint.lastSuccessful; empty before the first.
+
+    epoch: of the life of server 0 within which tickets count. ticket: of the attempt that was asked for, 0 if none
+    was. ended: attempts up to this one have ended. failures: of this life; error, error_ticket: of the newest.
+    """
+
+    last: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    ticket: int = 0
+    ended: int = 0
+    failures: int = 0
+    error: str = ""
+    error_ticket: int = 0
 
 
-def ask_server(address: str, durable: bool) -> Answer:
-    """durable: it makes checkpoints. Raises TablebayError."""
+# Told whether a checkpoint is to be begun.
+AskCheckpoints = Callable[[str, bool], Checkpoints]
+
+
+def ask_server(address: str) -> Sequence[Mapping[str, float]]:
+    """What each worker last reported, in order of rank. Raises TablebayError."""
     with Control([address], timeout=CALL_S) as control:
-        workers = [dict(worker.values) for worker in control.progress(CALL_S)]
-        return Answer(
-            workers, _checkpoint(control.checkpoint(begin=False, timeout=CALL_S)) if durable else {}
-        )
+        return [dict(worker.values) for worker in control.progress(CALL_S)]
 
 
-def _checkpoint(said: tablebay_pb2.CheckpointResponse) -> dict[str, Any]:
-    found: dict[str, Any] = {"failures": said.failures}
-    if said.failures:
-        found["message"] = said.last_error[:1024]
-    if said.HasField("last") and said.last.kind != "Empty":
-        moment = datetime.datetime.fromtimestamp(said.last.created, datetime.UTC)
-        found |= {
-            "number": said.last.number,
-            "time": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "bytes": said.last.bytes,
-            "seconds": round(said.last.seconds, 3),
+def ask_checkpoints(address: str, begin: bool) -> Checkpoints:
+    """How a job's checkpoints stand; begin: and let another begin. Raises TablebayError."""
+    with Control([address], timeout=CALL_S) as control:
+        answer = control.checkpoint(begin=begin, timeout=CALL_S)
+    last: dict[str, Any] = {}
+    if answer.HasField("last"):
+        made = answer.last
+        last = {
+            "number": made.number,
+            "kind": made.kind,
+            "time": _text(datetime.datetime.fromtimestamp(made.created, datetime.UTC)),
+            "bytes": made.bytes,
+            "rows": made.rows,
+            "durationSeconds": round(made.seconds, 3),
+            "pauseSeconds": round(made.pause_seconds, 6),
+            "aligned": made.aligned,
         }
-    return found
+    return Checkpoints(
+        last=last,
+        epoch=answer.epoch,
+        ticket=answer.ticket,
+        ended=answer.ended,
+        failures=answer.failures,
+        error=answer.last_error,
+        error_ticket=answer.last_error_ticket,
+    )
 
 
 @dataclass
 class _Known:
     uid: str
     progress: Progress = field(default_factory=Progress)
+    # (epoch, ticket) of the last checkpoint that is under way.
+    ticket: tuple[int, int] | None = None
+    failures: tuple[int, int] = (0, 0)
     examples: float = 0.0
     examples_at: float = 0.0
     asked: float = -math.inf
     asking: bool = False
+    mode: str = ""
 
 
 class Poller:
@@ -81,12 +111,14 @@ class Poller:
         later: Callable[[Key, float], None],
         *,
         ask: Ask = ask_server,
+        ask_checkpoints: AskCheckpoints = ask_checkpoints,
         threads: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._changed = changed
         self._later = later
         self._ask = ask
+        self._ask_checkpoints = ask_checkpoints
         self._clock = clock
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="progress")
         self._known: dict[Key, _Known] = {}
@@ -101,44 +133,62 @@ class Poller:
         """The job is gone."""
         self._known.pop(key, None)
 
-    def want(
-        self, key: Key, uid: str, address: str, mode: Literal["running", "last"], *, durable: bool = False
-    ) -> None:
-        """Ask now if it is time, else have the job looked at when it is. durable: it makes checkpoints."""
+    def goes_on(self, key: Key) -> None:
+        """The job trains, or may train again: a last checkpoint of before is none of what comes."""
+        known = self._known.get(key)
+        if known is not None and (known.progress.kept or known.progress.trouble or known.ticket):
+            known.progress = replace(known.progress, kept=False, trouble="")
+            known.ticket = None
+
+    def want(self, key: Key, uid: str, address: str, mode: Mode, *, durable: bool = False) -> None:
+        """Ask now if it is time, else have the job looked at when it is. durable: the job makes checkpoints."""
         known = self._known.get(key)
         if known is None or known.uid != uid:
             # A moment later: the workers have only begun.
             known = self._known[key] = _Known(uid)
             if mode == "running":
                 known.asked = self._clock() - INTERVAL_S + FIRST_S
-        if known.asking or known.progress.last:
+        if known.asking or (known.progress.kept if mode == "checkpoint" else known.progress.last):
             return
         interval = INTERVAL_S * (1.0 + 0.1 * random.random()) if mode == "running" else RETRY_S
+        if mode == "checkpoint" and known.mode != mode:
+            # Nobody waits for what was asked before.
+            interval = 0.0
         wait = known.asked + interval - self._clock()
         if wait > 0:
             self._later(key, wait)
             return
-        known.asking = True
+        known.asking, known.mode = True, mode
         task = asyncio.get_running_loop().create_task(self._poll(key, known, address, mode, durable))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _poll(self, key: Key, known: _Known, address: str, mode: str, durable: bool) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            answer = await loop.run_in_executor(self._threads, self._ask, address, durable)
-        except TablebayError as error:
-            _LOG.info("progress.unknown", extra={"job": "/".join(key), "cause": str(error)})
-            answer = None
-        except Exception:  # noqa: BLE001 - whatever it is, the job is asked again
-            _LOG.exception("progress.failed", extra={"job": "/".join(key)})
-            answer = None
+    async def _poll(self, key: Key, known: _Known, address: str, mode: Mode, durable: bool) -> None:
+        if mode != "checkpoint":
+            workers = await self._call(key, lambda: self._ask(address))
+            if workers is not None:
+                known.progress = self._figures(known, workers, last=mode == "last")
+        if durable:
+            begin = mode == "checkpoint" and known.ticket is None
+            standing = await self._call(key, lambda: self._ask_checkpoints(address, begin))
+            if standing is not None:
+                known.progress = _with_checkpoints(known, standing)
+            if mode == "checkpoint":
+                _last_one(known, standing)
         known.asked = self._clock()
         known.asking = False
-        if answer is not None:
-            figures = self._figures(known, answer.workers, last=mode == "last")
-            known.progress = replace(figures, checkpoint=answer.checkpoint)
         self._changed(key)
+
+    async def _call(self, key: Key, question: Callable[[], _Answer]) -> _Answer | None:
+        """The answer, or None where there is none."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, question)
+        except TablebayError as error:
+            _LOG.info("progress.unknown", extra={"job": "/".join(key), "cause": str(error)})
+        except Exception:  # noqa: BLE001 - whatever it is, the job is asked again
+            _LOG.exception("progress.failed", extra={"job": "/".join(key)})
+        return None
 
     def _figures(self, known: _Known, workers: Sequence[Mapping[str, float]], *, last: bool) -> Progress:
         now = self._clock()
@@ -163,9 +213,48 @@ class Poller:
         known.examples, known.examples_at = examples, now
         before = {name: value for name, value in known.progress.values.items() if name != "updatedTime"}
         if values == before:
-            return Progress(values=known.progress.values, last=last)
-        moment = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Progress(values={**values, "updatedTime": moment} if values else {}, last=last)
+            return replace(known.progress, last=last)
+        moment = _text(datetime.datetime.now(datetime.UTC))
+        return replace(known.progress, values={**values, "updatedTime": moment} if values else {}, last=last)
+
+
+def _with_checkpoints(known: _Known, standing: Checkpoints) -> Progress:
+    """What is known, with how the checkpoints stand now."""
+    found = dict(known.progress.checkpoint)
+    if standing.last:
+        found["lastSuccessful"] = standing.last
+    failures = (standing.epoch, standing.failures)
+    if standing.failures and failures != known.failures:
+        moment = _text(datetime.datetime.now(datetime.UTC))
+        found["lastFailed"] = {"message": standing.error[:MESSAGE_MAX], "time": moment}
+    known.failures = failures
+    return replace(known.progress, checkpoint=found)
+
+
+def _last_one(known: _Known, standing: Checkpoints | None) -> None:
+    """Note how it stands with the checkpoint that a job waits for before its servers end."""
+    if standing is None:
+        trouble = "server 0 does not answer"
+        known.progress = replace(known.progress, trouble=known.progress.trouble or trouble)
+        return
+    if known.ticket is None:
+        known.ticket = (standing.epoch, standing.ticket)
+    epoch, ticket = known.ticket
+    if epoch != standing.epoch:
+        # Server 0 came back: what was asked of it is forgotten.
+        known.ticket = None
+    elif standing.ended >= ticket:
+        known.ticket = None
+        if standing.error_ticket == ticket:
+            known.progress = replace(
+                known.progress, trouble=standing.error[:MESSAGE_MAX] or "no reason given"
+            )
+        else:
+            known.progress = replace(known.progress, kept=True, trouble="")
+
+
+def _text(moment: datetime.datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _finite(name: str, workers: Sequence[Mapping[str, float]]) -> list[float]:

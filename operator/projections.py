@@ -15,8 +15,12 @@ SERVERS_ANNOTATION = "tablebay.dev/servers"
 IMAGE_ANNOTATION = "tablebay.dev/server-image"
 # On the workers' Job of a job that was failed for something that the Job itself does not show: why, as JSON.
 FAILED_ANNOTATION = "tablebay.dev/failed"
+# On the workers' Job of a job that was suspended: what its times of suspension are not to count, as JSON.
+PAUSED_ANNOTATION = "tablebay.dev/paused"
+# On a TrainingJob whose deletion waits for a last checkpoint.
+FINALIZER = "tablebay.dev/checkpoint"
 
-_KEPT_ANNOTATIONS = (SERVERS_ANNOTATION, IMAGE_ANNOTATION, FAILED_ANNOTATION)
+_KEPT_ANNOTATIONS = (SERVERS_ANNOTATION, IMAGE_ANNOTATION, FAILED_ANNOTATION, PAUSED_ANNOTATION)
 _MESSAGE_MAX = 1024
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tablebay.client.environment import DATA_PORT, JOB_LABEL
 from tablebay.client.errors import JobInvalid
 from tablebay.client.job import TrainingJob, parse_job
-from tablebay.operator import projections
+from tablebay.operator import manifests, projections
 from tablebay.operator.cluster import (
     CLAIMS,
     DISRUPTION_BUDGETS,
@@ -96,14 +96,37 @@ class Reconciler:
             if problem:
                 observed = replace(self._observed(key, job), **problem)
                 plan = decide(job, observed, body.get("status") or {}, self._defaults, _now())
+            if plan.finalizers is not None:
+                live = await self._set_finalizers(key, body, plan.finalizers)
+                if live is None:
+                    return
+                body = live
         await self._write_status(key, body, plan)
         for happened in plan.events:
             await self._recorder.record(*key, body["metadata"]["uid"], happened)
+        if job is not None and plan.poll in ("", "running") and not (job.model.spec.suspend or job.deleting):
+            self._poller.goes_on(key)
         if job is not None and plan.poll:
             address = f"{job.servers_name}-0.{job.name}-servers.{job.namespace}.svc:{DATA_PORT}"
             self._poller.want(key, job.uid, address, plan.poll, durable=job.model.spec.durable)
         if plan.again_s is not None:
             self._queue.add_after(key, plan.again_s)
+
+    async def _set_finalizers(self, key: Key, body: Manifest, finalizers: tuple[str, ...]) -> Manifest | None:
+        """The job with these finalizers, or None where it is gone, or on its way, with them."""
+        # A list is replaced whole, so nobody else may have changed it meanwhile.
+        version = body["metadata"]["resourceVersion"]
+        patch = {"metadata": {"resourceVersion": version, "finalizers": list(finalizers)}}
+        try:
+            live = await self._cluster.patch(TRAINING_JOBS, *key, patch)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        if "deletionTimestamp" in live["metadata"]:
+            return None
+        self._jobs.remember(live)
+        return live
 
     def _forget(self, key: Key) -> None:
         self._models.pop(key, None)
@@ -147,6 +170,8 @@ class Reconciler:
             deleting="deletionTimestamp" in meta,
             spec=body["spec"],
             model=model,
+            deleted=meta.get("deletionTimestamp") or "",
+            finalizers=tuple(meta.get("finalizers") or ()),
         )
 
     # -- what is there --
@@ -197,6 +222,10 @@ class Reconciler:
             if taken:
                 return {"conflicts": taken}
         try:
+            if job.model.spec.durable and any(one["kind"] == "StatefulSet" for one in plan.applies):
+                problem = await self._claim(job)
+                if problem:
+                    return {"claim": problem}
             await self._apply(key, job, plan)
         except ApiError as error:
             if not error.refused:
@@ -216,16 +245,26 @@ class Reconciler:
             _LOG.info("job.expired", extra={"job": "/".join(key)})
         return {}
 
-    async def _claim(self, key: Key, plan: Plan) -> None:
-        """Make the claims that are not there. One that is there may be anybody's: the destination says whose."""
-        for claim in plan.claims:
+    async def _claim(self, job: JobObject) -> str:
+        """Make the claim of the job's checkpoints if there is none and the job describes it; why it cannot be used."""
+        checkpoint = job.model.spec.checkpoint
+        assert checkpoint is not None
+        name = manifests.split_destination(checkpoint.destination)[0]
+        found = await self._cluster.get(CLAIMS, job.namespace, name)
+        wanted = manifests.claim(job)
+        if found is None and wanted is not None:
             try:
-                await self._cluster.create(CLAIMS, key[0], claim)
+                await self._cluster.create(CLAIMS, job.namespace, wanted)
             except ApiError as error:
-                if error.status != 409:
-                    raise
-            else:
-                _LOG.info("claim.created", extra={"job": "/".join(key), "claim": claim["metadata"]["name"]})
+                # Somebody else has made it in between: look again.
+                if error.status == 409:
+                    raise ApiError(
+                        409, "Conflict", f"PersistentVolumeClaim {name} was made meanwhile"
+                    ) from None
+                raise
+            _LOG.info("claim.created", extra={"job": f"{job.namespace}/{job.name}", "claim": name})
+            return ""
+        return manifests.claim_problem(job, found)
 
     async def _taken(self, job: JobObject, plan: Plan) -> list[str]:
         """The names of a new job's children that something else has."""
@@ -254,9 +293,7 @@ class Reconciler:
             (workers,) = (one for one in applies if one["kind"] == "Job")
             self._remember(key, await self._cluster.apply(workers))
             applies.remove(workers)
-            await self._claim(key, plan)
         else:
-            await self._claim(key, plan)
             applies = [one for one in applies if not await self._relabelled(key, job, one)]
         results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
         failed = None

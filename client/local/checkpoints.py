@@ -24,7 +24,7 @@ def variables(job: TrainingJob, run_dir: Path) -> dict[str, str]:
     checkpoint = spec.checkpoint
     found = {
         names.CHECKPOINT: str(_folder(checkpoint.destination, run_dir)),
-        names.CHECKPOINT_EVERY_SECONDS: str(checkpoint.seconds),
+        names.CHECKPOINT_EVERY_SECONDS: str(checkpoint.every_seconds or 0),
         names.CHECKPOINT_EVERY_STEPS: str(checkpoint.every_steps or 0),
         names.CHECKPOINT_FULL_EVERY: str(checkpoint.full_every),
         names.CHECKPOINT_RETAIN_LAST: str(checkpoint.retain.last),

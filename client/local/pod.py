@@ -93,6 +93,7 @@ def cluster_only(job: TrainingJob) -> list[str]:
         if name in ("ttlSecondsAfterFinished", "cleanPolicy")
     ]
     found += [f"spec.scheduling.{name}" for name in _set(spec.scheduling)]
+    found += ["spec.suspend"] if spec.suspend else []
     found += [f"spec.monitoring.{name}" for name in _set(spec.monitoring)]
     found += _of_template("spec.servers.template", spec.servers.template, server_container(job), {"env"})
     return found + _of_template(

@@ -44,13 +44,14 @@ class Job:
         steps_per_second: float | None = None,
         arguments: tuple[str, ...] = (),
         shared_processes: bool = False,
-        checkpoints: bool = False,
+        durable: bool = False,
         change: dict[str, Any] | None = None,
     ) -> Job:
-        """Apply the flights job. steps_per_second: slowed. checkpoints: with them. change: merged into its spec."""
+        """Apply the flights job. steps_per_second: slowed. durable: with its checkpoint. change: merged into its
+        spec."""
         manifest = copy.deepcopy(yaml.safe_load(FLIGHTS.read_text()))
-        if not checkpoints:
-            del manifest["spec"]["checkpoint"]
+        if not durable:
+            manifest["spec"].pop("checkpoint", None)
         manifest["metadata"] = {"name": name}
         words = list(arguments)
         if steps_per_second is not None:
@@ -100,6 +101,19 @@ class Job:
         """The uid of each pod by name."""
         return {name: pod["metadata"]["uid"] for name, pod in self.pods(role).items()}
 
+    def worker_pods(self) -> set[str]:
+        """The uid of every pod of the workers that is there, ended or not."""
+        selector = f"tablebay.dev/job={self.name},tablebay.dev/role=worker"
+        return {pod["metadata"]["uid"] for pod in items("pods", self.namespace, selector)}
+
+    def events(self, reason: str) -> list[str]:
+        """The messages of its Events for a reason."""
+        return [
+            event["message"]
+            for event in items("events", self.namespace)
+            if event["reason"] == reason and event["involvedObject"]["name"] == self.name
+        ]
+
     def step(self) -> int:
         """The last step that a worker reported to server 0, 0 before the first; asked of the server itself."""
         pod = get("pod", f"{self.name}-server-0", self.namespace)
@@ -143,12 +157,12 @@ class Job:
         found = condition(self.body(), "Ready")
         return f"{found.get('reason')}: {found.get('message')}"
 
-    def logs(self, role: str) -> str:
-        """What its pods of a role have written."""
-        label = f"tablebay.dev/job={self.name},tablebay.dev/role={role}"
-        return kubectl("-n", self.namespace, "logs", "-l", label, "--all-pods=true", "--tail=-1")
-
     # -- what is done to it --
+
+    def patch(self, **spec: Any) -> None:
+        """Change fields of its spec."""
+        body = json.dumps({"spec": spec})
+        kubectl("-n", self.namespace, "patch", "tj", self.name, "--type=merge", "-p", body)
 
     def kill(self, pod: str, container: str, command: str) -> None:
         """kill -9 of the process of that command line, in a pod whose containers share their processes."""

@@ -15,7 +15,7 @@ AUC_MIN = 0.785
 def test_the_flights_job_trains(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """Applied as it is, it is Complete with its AUC in the status; its servers are gone, its logs are there."""
     began = time.monotonic()
-    flights = job(checkpoints=True)
+    flights = job(durable=True)
     body = flights.until_condition("Complete")
     scenario["complete_seconds"] = seconds_since(began)
     status = body["status"]

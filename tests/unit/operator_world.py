@@ -22,8 +22,17 @@ DEFAULTS = Defaults("registry/tablebay:1", "IfNotPresent")
 BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
+CHECKPOINT: dict[str, Any] = {
+    "destination": "pvc://flights-checkpoints/run",
+    "claim": {"size": "1Gi", "storageClassName": "fast", "accessModes": ["ReadWriteOnce"]},
+    "everySeconds": 60,
+    "when": ["Suspend", "Delete"],
+    "timeoutSeconds": 120,
+}
+
+
 def job_object(change: dict[str, Any] | None = None) -> JobObject:
-    """The flights job as the API server has it, with fields of its spec replaced."""
+    """The flights job as the API server has it, without its checkpoint and with fields of its spec replaced."""
     document = yaml.safe_load(FLIGHTS.read_text())
     document["spec"].pop("checkpoint", None)
     document["spec"] |= change or {}
@@ -73,6 +82,9 @@ class World:
                 self.pods = {n: pod for n, pod in self.pods.items() if "-server-" not in n}
             if kind == "Job":
                 self.pods = {n: pod for n, pod in self.pods.items() if "-worker-" not in n}
+        if self.plan.finalizers is not None:
+            self.job = replace(self.job, finalizers=self.plan.finalizers)
+            self.writes += 1
         if self.plan.status and self.plan.status != self.status:
             self.status = copy.deepcopy(dict(self.plan.status))
             self.writes += 1
@@ -104,17 +116,17 @@ class World:
     def _patch(self, child: Child, body: dict[str, Any]) -> None:
         live = self.objects[child.kind, child.name]
         assert live["metadata"]["resourceVersion"] == child.resource_version
-        for name, value in body.get("metadata", {}).get("annotations", {}).items():
-            if value is None:
-                live["metadata"]["annotations"].pop(name, None)
-            else:
-                live["metadata"]["annotations"][name] = value
+        live["metadata"]["annotations"] |= body.get("metadata", {}).get("annotations", {})
         for name, value in body.get("spec", {}).items():
             live["spec"][name] = value
         live["metadata"]["resourceVersion"] = str(self.writes + 10)
         self.writes += 1
+        if child.kind != "Job":
+            return
         if live["spec"].get("suspend") is False:
             live["status"].setdefault("startTime", text(self.now))
+        else:
+            live["status"].pop("startTime", None)
 
     # -- what Kubernetes does --
 
@@ -161,6 +173,28 @@ class World:
             completionTime=text(self.now),
             conditions=[{"type": "Complete", "status": "True", "lastTransitionTime": text(self.now)}],
         )
+
+    def ask(self, *, suspend: bool) -> None:
+        """The user sets spec.suspend."""
+        self.job = replace(
+            self.job,
+            **vars(job_object({**self.job.spec, "suspend": suspend}))
+            | {"generation": self.job.generation + 1, "finalizers": self.job.finalizers},
+        )
+
+    def workers_end(self, *, failed: int = 0) -> None:
+        """Kubernetes has ended the workers' pods; failed: so many of them it counts as failures."""
+        self.pods = {name: one for name, one in self.pods.items() if "-worker-" not in name}
+        self.counts(ready=0, active=0, failed=self.workers["status"].get("failed", 0) + failed)
+
+    def servers_end(self) -> None:
+        """Kubernetes has ended the servers' pods."""
+        self.pods = {name: one for name, one in self.pods.items() if "-server-" not in name}
+
+    def keep(self, number: int = 7) -> None:
+        """The last checkpoint that was asked for is made."""
+        last = {"number": number, "time": text(self.now), "bytes": 1000, "durationSeconds": 0.5}
+        self.progress = replace(self.progress, kept=True, checkpoint={"lastSuccessful": last})
 
     def later(self, seconds: float) -> None:
         """Time goes by."""

@@ -30,15 +30,15 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 OTHER_VALUES = yaml.safe_load((CHECK / "values.yaml").read_text())
 CREATED = {"get", "list", "watch", "create", "patch", "delete"}
 RIGHTS = {
-    "tablebay.dev/trainingjobs": {"get", "list", "watch", "delete"},
+    "tablebay.dev/trainingjobs": {"get", "list", "watch", "patch", "delete"},
     "tablebay.dev/trainingjobs/status": {"get", "patch"},
     "apps/statefulsets": CREATED,
     "batch/jobs": CREATED,
     "/services": CREATED,
     "/serviceaccounts": CREATED,
-    "/persistentvolumeclaims": {"create"},
     "policy/poddisruptionbudgets": CREATED,
     "monitoring.coreos.com/podmonitors": CREATED,
+    "/persistentvolumeclaims": {"get", "create"},
     "/pods": {"get", "list", "watch"},
     "/events": {"create", "patch"},
 }

@@ -58,9 +58,6 @@ def in_worker(name: str, value: Any) -> dict[str, Any]:
     return changed(f"spec.workers.template.spec.containers.0.{name}", value)
 
 
-CHECKPOINT = {"destination": "pvc://claim/run"}
-
-
 def problems(job: Any) -> list[str]:
     """What is wrong with a job, one sentence each."""
     with pytest.raises(JobInvalid) as caught:
@@ -178,64 +175,8 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
             ["a"],
             "spec.tables[0].features: unknown field; known here: name, dim, dtype",
         ),
-        ("spec.serving", {"replicas": 1}, "spec.serving: unknown field"),
-        # Checkpoints.
-        ("spec.checkpoint", {}, "spec.checkpoint.destination: a required field is missing"),
-        (
-            "spec.checkpoint",
-            {"destination": "s3://bucket/run"},
-            "destination: found 's3://bucket/run', wanted pvc://CLAIM/PATH: a claim that all servers see, and a",
-        ),
-        (
-            "spec.checkpoint",
-            {"destination": "gs://bucket/run"},
-            "a directory in it (object stores such as s3:// are not supported yet)",
-        ),
-        (
-            "spec.checkpoint",
-            {"destination": "pvc://claim"},
-            "destination: found 'pvc://claim', wanted pvc://CLAIM/PATH",
-        ),
-        (
-            "spec.checkpoint",
-            {"destination": "pvc://claim/../x"},
-            "destination: found 'pvc://claim/../x', wanted pvc://",
-        ),
-        (
-            "spec.checkpoint",
-            {**CHECKPOINT, "everySeconds": 0},
-            "everySeconds: found 0, wanted an integer from 1",
-        ),
-        (
-            "spec.checkpoint",
-            {**CHECKPOINT, "on": ["Crash"]},
-            "on[0]: found 'Crash', wanted one of Suspend, Delete",
-        ),
-        (
-            "spec.checkpoint",
-            {**CHECKPOINT, "claim": {"size": "1Gi", "accessModes": ["ReadWriteOncePod"]}},
-            "accessModes[0]: found 'ReadWriteOncePod', wanted one of ReadWriteMany, ReadWriteOnce",
-        ),
-        ("spec.durability", {"mode": "wal"}, "durability.mode: found 'wal', wanted one of none, checkpoint"),
-        (
-            "spec.durability",
-            {"mode": "replicated"},
-            "mode: found 'replicated', wanted one of none, checkpoint",
-        ),
-        (
-            "spec.durability",
-            {"mode": "checkpoint"},
-            "durability.mode is checkpoint, and there is no checkpoint",
-        ),
-        ("spec.restore", {"policy": "Required"}, "restore.policy is Required, and there is no checkpoint"),
-        ("spec.restore", {"from": "pvc://a/b"}, "restore.from is pvc://a/b, and there is no checkpoint"),
-        (
-            "spec.restore",
-            {"from": "Newest"},
-            "from: found 'Newest', wanted Latest, Never, or pvc://CLAIM/PATH",
-        ),
-        ("spec.restore", {"from": "Never", "policy": "Required"}, "found policy Required with from Never"),
-        ("spec.suspend", True, "suspend is true, and there is no checkpoint"),
+        ("spec.elasticity", {"mode": "on"}, "spec.elasticity: unknown field"),
+        ("spec.suspend", 0, "spec.suspend: found 0, wanted true or false"),
         ("spec.scheduling", {"gang": "Kueue"}, "spec.scheduling.gang: unknown field"),
         ("spec.servers.podDisruptionBudget", {}, "spec.servers.podDisruptionBudget: unknown field"),
         ("spec.workers.minReplicas", 1, "spec.workers.minReplicas: unknown field; did you mean replicas?"),
@@ -708,3 +649,147 @@ def test_fields_are_camel_case_in_yaml() -> None:
     schema = TrainingJob.model_json_schema(by_alias=True)
     names = [name for part in (schema, *schema["$defs"].values()) for name in part.get("properties", {})]
     assert [name for name in names if name != to_camel(name)] == []
+
+
+# ---- checkpoints, durability, restore, suspend
+
+CHECKPOINT: dict[str, Any] = {"destination": "pvc://claim/run", "everySeconds": 60}
+
+
+def durable(checkpoint: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    """GOOD with a checkpoint, with fields of that and of the spec set."""
+    job = changed("spec.checkpoint", {**CHECKPOINT, **(checkpoint or {})})
+    job["spec"] |= spec
+    return job
+
+
+def test_a_job_without_checkpoint_keeps_nothing() -> None:
+    """That is what a job file without these fields says."""
+    spec = parse_job(GOOD).spec
+    assert not spec.durable
+    assert not spec.suspend
+    assert (spec.checkpoint, spec.durability.mode, spec.restore.from_) == (None, None, "Latest")
+
+
+def test_a_checkpoint_has_the_defaults_of_the_documentation() -> None:
+    """docs/job-file.md says each of these numbers."""
+    spec = parse_job(durable({"claim": {"size": "1Gi"}})).spec
+    assert spec.durable
+    found = spec.checkpoint
+    assert found is not None
+    assert found.claim is not None
+    assert (found.full_every, found.timeout_seconds, found.retain.last, found.when) == (
+        12,
+        600,
+        5,
+        ["Suspend"],
+    )
+    assert (found.claim.access_modes, found.claim.storage_class_name) == (["ReadWriteMany"], "")
+    assert spec.restore.policy == "IfExists"
+
+
+def test_every_field_of_a_checkpoint_is_taken() -> None:
+    """As docs/job-file.md lists them."""
+    job = durable(
+        {
+            "claim": {"size": "10Gi", "storageClassName": "nfs", "accessModes": ["ReadWriteMany"]},
+            "everySteps": 5000,
+            "fullEvery": 3,
+            "when": ["Suspend", "Delete"],
+            "timeoutSeconds": 30,
+            "retain": {"last": 2},
+        },
+        suspend=True,
+        durability={"mode": "checkpoint"},
+        restore={"from": "pvc://other/run", "policy": "Required"},
+    )
+    spec = parse_job(job).spec
+    assert spec.checkpoint is not None
+    assert (spec.checkpoint.every_steps, spec.checkpoint.retain.last, spec.suspend) == (5000, 2, True)
+    assert (spec.restore.from_, spec.restore.policy) == ("pvc://other/run", "Required")
+
+
+@pytest.mark.parametrize(
+    ("destination", "words"),
+    [
+        *(
+            (f"{scheme}://bucket/run", f"{scheme}:// is not there yet")
+            for scheme in ("s3", "gs", "az", "file")
+        ),
+        ("pvc://claim", "wanted pvc://CLAIM/FOLDER"),
+        ("pvc://claim/", "wanted pvc://CLAIM/FOLDER"),
+        ("pvc://claim/../run", "wanted pvc://CLAIM/FOLDER"),
+        ("pvc://claim/.hidden", "wanted pvc://CLAIM/FOLDER"),
+        ("pvc://claim/a//b", "wanted pvc://CLAIM/FOLDER"),
+        ("pvc://Claim/run", "wanted pvc://CLAIM/FOLDER"),
+        ("/var/checkpoints", "wanted pvc://CLAIM/FOLDER"),
+        ("pvc://claim/" + "x" * 2000, "wanted a string of at most 1024 characters"),
+    ],
+)
+def test_a_destination_that_cannot_be_used_is_told_why(destination: str, words: str) -> None:
+    """A store that is to come by its name, any other by what is wanted; the same of restore.from."""
+    (problem,) = problems(durable({"destination": destination}))
+    assert problem.startswith("spec.checkpoint.destination: found '")
+    assert words in problem
+    (problem,) = problems(durable(restore={"from": destination}))
+    assert problem.startswith("spec.restore.from: found '")
+    assert words in problem
+
+
+@pytest.mark.parametrize("mode", ["wal", "replicated"])
+def test_durability_that_is_to_come_is_refused_by_its_name(mode: str) -> None:
+    """It is not taken for a misspelt word."""
+    (problem,) = problems(durable(durability={"mode": mode}))
+    assert problem == (
+        f"spec.durability.mode: found '{mode}', which is not there yet; wanted none or checkpoint"
+    )
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "spec", "words"),
+    [
+        (None, {"durability": {"mode": "checkpoint"}}, "found durability.mode checkpoint without checkpoint"),
+        (None, {"restore": {"from": "Never"}}, "found restore without checkpoint"),
+        ({}, {"durability": {"mode": "none"}}, "found durability.mode none beside checkpoint"),
+        ({}, {"restore": {"from": "pvc://claim/run"}}, "wanted Latest for the job's own checkpoints"),
+        ({}, {"restore": {"from": "Never", "policy": "Required"}}, "found policy Required beside from Never"),
+        ({"everySeconds": None}, {}, "found neither everySeconds nor everySteps"),
+        ({"when": ["Delete", "Delete"]}, {}, "spec.checkpoint.when: found Delete more than once"),
+        ({"when": ["Preemption"]}, {}, "spec.checkpoint.when[0]: found 'Preemption', wanted one of"),
+        ({"claim": {"size": "1Gi", "accessModes": []}}, {}, "accessModes: found a list of 0"),
+        (
+            {"claim": {"size": "1Gi", "accessModes": ["ReadOnlyMany"]}},
+            {},
+            "accessModes[0]: found 'ReadOnlyMany', wanted one of ReadWriteMany, ReadWriteOnce",
+        ),
+        ({"timeoutSeconds": 0}, {}, "spec.checkpoint.timeoutSeconds: found 0"),
+        ({"secretRef": {"name": "s3"}}, {}, "spec.checkpoint.secretRef: unknown field"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    checkpoint: dict[str, Any] | None, spec: dict[str, Any], words: str
+) -> None:
+    """Nothing is accepted and then ignored."""
+    job = durable(checkpoint, **spec) if checkpoint is not None else changed("spec.suspend", False)
+    job["spec"] |= spec
+    (problem,) = problems(job)
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}},
+        {"topologySpreadConstraints": [{"maxSkew": 1}]},
+    ],
+)
+def test_a_claim_of_one_node_and_servers_of_several_are_refused(apart: dict[str, Any]) -> None:
+    """With the reason; one server, or a claim that all nodes mount, is as good as before."""
+    claim = {"size": "1Gi", "accessModes": ["ReadWriteOnce"]}
+    servers = {"replicas": 2, "template": {"spec": {**apart, "containers": [{"name": "server"}]}}}
+    (problem,) = problems(durable({"claim": claim}, servers=servers))
+    assert "accessModes [ReadWriteOnce], which one node alone can mount" in problem
+    assert f"servers.template.spec.{next(iter(apart))}" in problem
+    parse_job(durable({"claim": claim}, servers={**servers, "replicas": 1}))
+    parse_job(durable({"claim": {"size": "1Gi"}}, servers=servers))
+    parse_job(durable({"claim": claim}))

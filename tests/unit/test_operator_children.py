@@ -10,10 +10,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from unit.operator_world import DEFAULTS, job_object, manifests_of
+from unit.operator_world import CHECKPOINT, DEFAULTS, job_object, manifests_of
 
 from tablebay.client.job import JOB_NAME_CHARACTERS_MAX
+from tablebay.client.local import checkpoints
 from tablebay.operator import manifests
+from tablebay.ps_server.config import read_config
 
 GOLDEN = Path(__file__).parent / "golden" / "operator"
 WORKER = {
@@ -24,6 +26,7 @@ WORKER = {
 }
 JOBS: dict[str, dict[str, Any]] = {
     "flights": {},
+    "durable": {"checkpoint": CHECKPOINT},
     "everything": {
         "image": "registry/train:1",
         "servers": {
@@ -56,14 +59,6 @@ JOBS: dict[str, dict[str, Any]] = {
         "scheduling": {"priorityClassName": "prod", "schedulerName": "other"},
         "monitoring": {"podMonitor": "Enabled"},
     },
-    "checkpoints": {
-        "checkpoint": {
-            "destination": "pvc://flights-checkpoints/run",
-            "claim": {"size": "1Gi", "accessModes": ["ReadWriteOnce"]},
-            "timeoutSeconds": 120,
-        },
-        "restore": {"from": "pvc://other/run/1", "policy": "IfExists"},
-    },
 }
 
 
@@ -77,31 +72,6 @@ def test_the_objects_of_a_job_are_the_golden_ones(name: str) -> None:
     if os.environ.get("WRITE_GOLDEN"):
         file.write_text(text)
     assert file.read_text() == text
-
-
-def test_the_claim_of_checkpoints_belongs_to_no_job() -> None:
-    """It outlives the job, and is valid by Kubernetes' own schema."""
-    (claim,) = manifests.claims(job_object(JOBS["checkpoints"]))
-    kubernetes_validate.validate(claim, "1.34", strict=True)
-    assert claim["metadata"]["name"] == "flights-checkpoints"
-    assert "ownerReferences" not in claim["metadata"]
-    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    assert manifests.claims(job_object({})) == []
-    assert manifests.claims(job_object({"checkpoint": {"destination": "pvc://there/run"}})) == []
-
-
-def test_a_server_has_time_for_its_last_checkpoint() -> None:
-    """timeoutSeconds and a moment, unless no occasion for one is named; a longer grace of the template stands."""
-
-    def grace(**checkpoint: Any) -> int:
-        spec = {"checkpoint": {"destination": "pvc://there/run", "timeoutSeconds": 100, **checkpoint}}
-        servers = next(one for one in manifests_of(job_object(spec)) if one["kind"] == "StatefulSet")
-        found: int = servers["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-        return found
-
-    assert grace() == 115
-    assert grace(on=["Delete"]) == 115
-    assert grace(on=[]) == 30
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -174,6 +144,150 @@ def test_names_fit_what_kubernetes_allows() -> None:
     ):
         assert len(longest + suffix) <= 63
         assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", longest + suffix)
+
+
+def servers_of(change: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The StatefulSet of a job with a checkpoint and these fields."""
+    job = job_object({"checkpoint": CHECKPOINT, **change})
+    (found,) = (one for one in manifests_of(job, **options) if one["kind"] == "StatefulSet")
+    return found
+
+
+def variables(manifest: dict[str, Any]) -> dict[str, str]:
+    """Of a StatefulSet's server."""
+    (server,) = (one for one in containers(manifest) if one["name"] == "server")
+    return {one["name"]: one.get("value", "") for one in server["env"]}
+
+
+def test_servers_are_told_of_checkpoints_as_a_local_run_tells_them(tmp_path: Path) -> None:
+    """The same variables with the same values, but for where the folder is."""
+    job = job_object({"checkpoint": CHECKPOINT, "restore": {"from": "pvc://other/run", "policy": "Required"}})
+    local = checkpoints.variables(job.model, tmp_path)
+    found = variables(servers_of({"restore": {"from": "pvc://other/run", "policy": "Required"}}))
+    assert set(local) <= set(found)
+    folders = {"TABLEBAY_CHECKPOINT", "TABLEBAY_RESTORE_FROM"}
+    for name in set(local) - folders:
+        assert found[name] == local[name], name
+    assert found["TABLEBAY_CHECKPOINT"] == "/var/lib/tablebay-claims/flights-checkpoints/run"
+    assert found["TABLEBAY_RESTORE_FROM"] == "/var/lib/tablebay-claims/other/run"
+    assert {name: local[name].removeprefix(str(tmp_path)) for name in folders} == {
+        "TABLEBAY_CHECKPOINT": "/volumes/flights-checkpoints/run",
+        "TABLEBAY_RESTORE_FROM": "/volumes/other/run",
+    }
+
+
+def test_servers_take_what_they_are_told() -> None:
+    """The server itself reads the variables: it refuses what it does not know."""
+    found = read_config([], {**variables(servers_of({})), "TABLEBAY_INDEX": "0"}).checkpoint
+    assert found is not None
+    assert (found.every_s, found.timeout_s, found.full_every, found.retain_last) == (60, 120, 12, 5)
+    assert (found.restore_from, found.restore_required) == ("Latest", False)
+
+
+def test_a_claim_is_mounted_where_the_variables_say() -> None:
+    """One volume for each claim; that of another job is read alone."""
+    pod = servers_of({"restore": {"from": "pvc://other/run"}})["spec"]["template"]["spec"]
+    claims = {
+        one["name"]: one["persistentVolumeClaim"] for one in pod["volumes"] if "persistentVolumeClaim" in one
+    }
+    assert claims == {
+        "checkpoints": {"claimName": "flights-checkpoints"},
+        "restore": {"claimName": "other", "readOnly": True},
+    }
+    mounts = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    assert mounts["checkpoints"] == "/var/lib/tablebay-claims/flights-checkpoints"
+    assert mounts["restore"] == "/var/lib/tablebay-claims/other"
+    same = servers_of({"restore": {"from": "pvc://flights-checkpoints/older"}})["spec"]["template"]["spec"]
+    assert len([one for one in same["volumes"] if "persistentVolumeClaim" in one]) == 1
+
+
+def test_servers_have_time_for_a_last_checkpoint() -> None:
+    """The pod's grace is longer than the server's own, and that longer than timeoutSeconds; a template may say less."""
+    pod = servers_of({})["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] == 150
+    assert variables(servers_of({}))["TABLEBAY_GRACE_SECONDS"] == "140"
+    own = {"replicas": 2, "template": {"spec": {"terminationGracePeriodSeconds": 5, "containers": []}}}
+    assert servers_of({"servers": own})["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 5
+    assert variables(servers_of({"servers": own}))["TABLEBAY_GRACE_SECONDS"] == "1"
+    said = {"name": "server", "env": [{"name": "TABLEBAY_GRACE_SECONDS", "value": "7"}]}
+    own = {"replicas": 2, "template": {"spec": {"containers": [said]}}}
+    assert variables(servers_of({"servers": own}))["TABLEBAY_GRACE_SECONDS"] == "7"
+
+
+def test_servers_share_a_node_where_the_claim_is_of_one() -> None:
+    """ReadWriteOnce is mounted by one node; one server, or ReadWriteMany, may be anywhere. A template's rules stay."""
+    wanted = {
+        "labelSelector": {"matchLabels": {"tablebay.dev/job": "flights", "tablebay.dev/role": "server"}},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    key = "requiredDuringSchedulingIgnoredDuringExecution"
+    pod = servers_of({})["spec"]["template"]["spec"]
+    assert pod["affinity"] == {"podAffinity": {key: [wanted]}}
+    many = {"checkpoint": {**CHECKPOINT, "claim": {"size": "1Gi"}}}
+    assert "affinity" not in servers_of(many)["spec"]["template"]["spec"]
+    assert "affinity" not in servers_of({"servers": {"replicas": 1}})["spec"]["template"]["spec"]
+    node = {"nodeAffinity": {"x": 1}, "podAffinity": {key: [{"topologyKey": "zone"}]}}
+    own = {"replicas": 2, "template": {"spec": {"affinity": node, "containers": []}}}
+    found = servers_of({"servers": own})["spec"]["template"]["spec"]["affinity"]
+    assert found == {"nodeAffinity": {"x": 1}, "podAffinity": {key: [{"topologyKey": "zone"}, wanted]}}
+
+
+def test_one_server_at_a_time_may_be_evicted_where_it_comes_back() -> None:
+    """None otherwise: its rows would be lost."""
+    budgets = {
+        name: next(one for one in manifests_of(job_object(change)) if one["kind"] == "PodDisruptionBudget")
+        for name, change in JOBS.items()
+    }
+    assert budgets["durable"]["spec"]["maxUnavailable"] == 1
+    assert budgets["flights"]["spec"]["maxUnavailable"] == 0
+
+
+def test_a_suspended_job_wants_no_server() -> None:
+    """The set stays, so that the volumes of servers.storage do."""
+    assert servers_of({}, servers_run=False)["spec"]["replicas"] == 0
+    assert servers_of({})["spec"]["replicas"] == 2
+
+
+def test_the_claim_belongs_to_nobody() -> None:
+    """It holds data: the job's deletion leaves it."""
+    found = manifests.claim(job_object({"checkpoint": CHECKPOINT}))
+    assert found is not None
+    kubernetes_validate.validate(found, "1.34", strict=True)
+    assert "ownerReferences" not in found["metadata"]
+    assert found["metadata"]["name"] == "flights-checkpoints"
+    assert found["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+        "storageClassName": "fast",
+    }
+    assert manifests.claim(job_object({"checkpoint": {**CHECKPOINT, "claim": None}})) is None
+    assert manifests.claim(job_object()) is None
+
+
+@pytest.mark.parametrize(
+    ("modes", "servers", "given", "words"),
+    [
+        (["ReadWriteMany"], 2, None, ""),
+        (["ReadWriteOnce"], 1, None, ""),
+        (["ReadWriteOncePod"], 1, None, ""),
+        (["ReadWriteOnce"], 2, {"size": "1Gi", "accessModes": ["ReadWriteOnce"]}, ""),
+        (["ReadWriteOnce"], 2, None, "with accessModes [ReadWriteOnce] for 2 servers"),
+        (["ReadWriteOnce"], 2, {"size": "1Gi"}, "with accessModes [ReadWriteOnce] for 2 servers"),
+        (["ReadWriteOncePod"], 2, {"size": "1Gi", "accessModes": ["ReadWriteOnce"]}, "[ReadWriteOncePod]"),
+        (["ReadOnlyMany"], 1, None, "with accessModes [ReadOnlyMany]"),
+        (None, 2, None, "found no PersistentVolumeClaim flights-checkpoints in namespace ads"),
+        (None, 2, {"size": "1Gi"}, ""),
+    ],
+)
+def test_a_claim_that_not_every_server_sees_is_refused(
+    modes: list[str] | None, servers: int, given: dict[str, Any] | None, words: str
+) -> None:
+    """With the name, what was found and what is wanted."""
+    job = job_object({"checkpoint": {**CHECKPOINT, "claim": given}, "servers": {"replicas": servers}})
+    found = None if modes is None else {"metadata": {}, "spec": {"accessModes": modes}}
+    problem = manifests.claim_problem(job, found)
+    assert (words in problem) if words else not problem
+    assert not problem or "wanted" in problem
 
 
 def test_a_hash_changes_with_its_object_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -12,7 +13,7 @@ import pytest
 
 from tablebay.client.errors import Unavailable
 from tablebay.operator.decisions import Progress
-from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Answer, Poller
+from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Checkpoints, Poller
 from tablebay.operator.workqueue import Key
 
 KEY = ("ads", "flights")
@@ -38,18 +39,16 @@ class Asked:
             clock=lambda: self.now,
         )
 
-    def _ask(self, address: str, durable: bool) -> Answer:
+    def _ask(self, address: str) -> Report:
         self.asked.append(address)
         assert self.held.wait(5)
         if isinstance(self.answer, Exception):
             raise self.answer
-        return Answer(self.answer, {"number": 3} if durable else {})
+        return self.answer
 
-    async def want(
-        self, mode: Literal["running", "last"] = "running", uid: str = "u-1", *, durable: bool = False
-    ) -> Progress:
+    async def want(self, mode: Literal["running", "last"] = "running", uid: str = "u-1") -> Progress:
         """Ask, and wait for the answer if one was asked for."""
-        self.poller.want(KEY, uid, ADDRESS, mode, durable=durable)
+        self.poller.want(KEY, uid, ADDRESS, mode)
         await self.settle()
         return self.poller.of_job(KEY, uid)
 
@@ -286,13 +285,165 @@ def test_bug_an_error_of_another_kind_does_not_end_the_questions() -> None:
     played(play)
 
 
-def test_a_job_with_checkpoints_is_asked_for_the_newest() -> None:
-    """With the report; a job without them is not."""
+# ---- checkpoints
 
-    async def play(asked: Asked) -> None:
-        asked.now += 2 * INTERVAL_S
-        assert (await asked.want()).checkpoint == {}
-        asked.now += 2 * INTERVAL_S
-        assert (await asked.want(durable=True)).checkpoint == {"number": 3}
 
-    played(play)
+class Server0:
+    """What server 0 says of checkpoints: attempts end when a test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+        self.standing = Checkpoints(epoch=1)
+        self.silent = False
+
+    def __call__(self, address: str, begin: bool) -> Checkpoints:
+        assert address == ADDRESS
+        self.asked.append(begin)
+        if self.silent:
+            raise Unavailable("server 0 is away")
+        if begin:
+            self.standing = dataclasses.replace(self.standing, ticket=self.standing.ended + 1)
+            return self.standing
+        return dataclasses.replace(self.standing, ticket=0)
+
+    def end(self, error: str = "") -> None:
+        """The attempt that was begun has ended."""
+        ticket = self.standing.ended + 1
+        failed = {"failures": self.standing.failures + 1, "error": error, "error_ticket": ticket}
+        made = {"last": {"number": ticket, "time": "2026-01-02T03:04:05Z"}}
+        self.standing = dataclasses.replace(self.standing, ended=ticket, **(failed if error else made))
+
+    def restart(self) -> None:
+        """Another life: it knows of no ticket."""
+        self.standing = Checkpoints(epoch=self.standing.epoch + 1, last=self.standing.last)
+
+
+def halted(play: Callable[[Asked, Server0], Coroutine[Any, Any, None]]) -> None:
+    """With a job that was polled while it ran."""
+
+    async def run() -> None:
+        asked, server = Asked(), Server0()
+        asked.poller._ask_checkpoints = server
+        await asked.want()
+        await play(asked, server)
+
+    asyncio.run(run())
+
+
+async def last_one(asked: Asked) -> Progress:
+    """The next question for a last checkpoint, when it is time."""
+    asked.now += RETRY_S
+    asked.poller.want(KEY, "u-1", ADDRESS, "checkpoint", durable=True)
+    await asked.settle()
+    return asked.poller.of_job(KEY, "u-1")
+
+
+def test_a_running_job_tells_its_newest_checkpoint_with_its_progress() -> None:
+    """One more question, which begins nothing; a job without checkpoints is not asked it."""
+
+    async def play(asked: Asked, server: Server0) -> None:
+        server.end()
+        asked.answer = [{"step": 5}]
+        for durable in (False, True):
+            asked.now += 2 * INTERVAL_S
+            asked.poller.want(KEY, "u-1", ADDRESS, "running", durable=durable)
+            await asked.settle()
+            found = asked.poller.of_job(KEY, "u-1")
+            assert found.values["step"] == 5
+            assert server.asked == ([False] if durable else [])
+        assert found.checkpoint == {"lastSuccessful": {"number": 1, "time": "2026-01-02T03:04:05Z"}}
+        assert not found.kept
+
+    halted(play)
+
+
+def test_a_checkpoint_that_failed_is_told_once_with_its_reason() -> None:
+    """Its time is that of the first answer that tells of it."""
+
+    async def play(asked: Asked, server: Server0) -> None:
+        server.end("no space left on device")
+        times = []
+        for _ in range(3):
+            asked.now += 2 * INTERVAL_S
+            asked.poller.want(KEY, "u-1", ADDRESS, "running", durable=True)
+            await asked.settle()
+            found = asked.poller.of_job(KEY, "u-1").checkpoint["lastFailed"]
+            assert found["message"] == "no space left on device"
+            times.append(found)
+        assert times[0] is times[1] is times[2]
+
+    halted(play)
+
+
+def test_a_last_checkpoint_is_asked_for_once_and_waited_for() -> None:
+    """At once, though the job was polled a moment ago; then until it has ended."""
+
+    async def play(asked: Asked, server: Server0) -> None:
+        asked.now += 2 * INTERVAL_S
+        await asked.want()
+        asked.poller.want(KEY, "u-1", ADDRESS, "checkpoint", durable=True)
+        await asked.settle()
+        assert server.asked == [True]
+        for _ in range(3):
+            assert not (await last_one(asked)).kept
+        server.end()
+        found = await last_one(asked)
+        assert found.kept
+        assert found.checkpoint["lastSuccessful"]["number"] == 1
+        assert server.asked == [True, False, False, False, False]
+        await last_one(asked)
+        assert len(server.asked) == 5
+
+    halted(play)
+
+
+def test_a_last_checkpoint_that_fails_is_tried_again() -> None:
+    """With the reason meanwhile."""
+
+    async def play(asked: Asked, server: Server0) -> None:
+        await last_one(asked)
+        server.end("no space left on device")
+        found = await last_one(asked)
+        assert (found.kept, found.trouble) == (False, "no space left on device")
+        await last_one(asked)
+        assert server.asked == [True, False, True]
+        server.end()
+        found = await last_one(asked)
+        assert (found.kept, found.trouble) == (True, "")
+
+    halted(play)
+
+
+def test_a_server_0_that_comes_back_is_asked_anew() -> None:
+    """Its tickets count from the beginning: an old one must not pass for a new one that has ended."""
+
+    async def play(asked: Asked, server: Server0) -> None:
+        server.end()
+        server.end()
+        await last_one(asked)
+        server.silent = True
+        assert (await last_one(asked)).trouble == "server 0 does not answer"
+        server.silent = False
+        server.restart()
+        assert not (await last_one(asked)).kept
+        assert not (await last_one(asked)).kept
+        assert server.asked[-1] is True
+        server.end()
+        assert (await last_one(asked)).kept
+
+    halted(play)
+
+
+def test_what_was_kept_once_is_not_kept_when_training_goes_on() -> None:
+    """The next suspension asks for a checkpoint of its own."""
+
+    async def play(asked: Asked, server: Server0) -> None:
+        await last_one(asked)
+        server.end()
+        assert (await last_one(asked)).kept
+        asked.poller.goes_on(KEY)
+        assert not asked.poller.of_job(KEY, "u-1").kept
+        await last_one(asked)
+        assert server.asked[-1] is True
+
+    halted(play)

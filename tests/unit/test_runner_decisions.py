@@ -9,6 +9,7 @@ import pytest
 from tablebay.client.local.decisions import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
+    SERVER_DEATHS_MAX,
     Ended,
     Fail,
     Finish,
@@ -87,6 +88,38 @@ def test_a_server_that_ends_fails_the_job_and_says_that_its_rows_are_lost(code: 
     assert isinstance(action, Fail)
     assert action.reason.startswith(f"server 0 {how(code)}; without checkpoints its rows are lost")
     assert "\n" not in action.reason
+
+
+@pytest.mark.parametrize("code", [0, 3, -signal.SIGKILL])
+def test_a_server_that_makes_checkpoints_is_started_again(code: int) -> None:
+    """Whatever ended it, sooner at first; the workers' restarts are not touched."""
+    waits = []
+    for deaths in range(1, SERVER_DEATHS_MAX + 1):
+        now = Standing(
+            durable=True, server_deaths=deaths, restarts=3, restarts_max=3, restarts_of_rank=0, workers_left=2
+        )
+        action = decide(Ended(role="server", number=0, code=code, log="l"), now)
+        assert isinstance(action, Restart)
+        waits.append(action.after_s)
+    assert waits == sorted(waits)
+    assert waits[0] < 1.0
+
+
+def test_a_server_that_never_becomes_ready_again_fails_the_job() -> None:
+    """It is not started for ever, and the cause has its last words."""
+    now = Standing(
+        durable=True,
+        server_deaths=SERVER_DEATHS_MAX + 1,
+        restarts=0,
+        restarts_max=3,
+        restarts_of_rank=0,
+        workers_left=2,
+    )
+    action = decide(Ended(role="server", number=1, code=3, log="l", said="no checkpoint"), now)
+    assert isinstance(action, Fail)
+    assert action.reason == (
+        "server 1 exited with code 3 (no checkpoint), the 4th time before it was ready again; its log is l"
+    )
 
 
 def test_what_a_process_said_last_is_part_of_the_cause() -> None:

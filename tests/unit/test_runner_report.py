@@ -53,7 +53,7 @@ def server(rows: tuple[int, ...], **counters: int) -> tablebay_pb2.StatsResponse
 def made(found: Figures) -> dict[str, object]:
     """The report of these figures."""
     return report(
-        found, job="toy", servers=2, workers=2, restarts=1, server_restarts=0, version="1.2.3", commit="abc"
+        found, job="toy", servers=2, workers=2, restarts=1, server_restarts=2, version="1.2.3", commit="abc"
     )
 
 

@@ -13,7 +13,19 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 from tablebay.client import schema
-from tablebay.client.job import SERVERS_MAX, TABLES_MAX, WORKERS_MAX, RunPolicy, Servers, Spec, Storage
+from tablebay.client.job import (
+    DESTINATION,
+    SERVERS_MAX,
+    TABLES_MAX,
+    WORKERS_MAX,
+    Checkpoint,
+    Claim,
+    Restore,
+    RunPolicy,
+    Servers,
+    Spec,
+    Storage,
+)
 from tablebay.client.tables import DIM_MAX, Adagrad, Adam, Constant, Normal, TableSpec, Uniform
 
 ROOT = Path(__file__).parents[2]
@@ -114,8 +126,11 @@ def test_the_fields_are_those_of_the_model() -> None:
         (".spec.servers", Servers),
         (".spec.servers.storage", Storage),
         (".spec.runPolicy", RunPolicy),
+        (".spec.checkpoint", Checkpoint),
+        (".spec.checkpoint.claim", Claim),
+        (".spec.restore", Restore),
     ):
-        assert names(path) == {to_camel(name) for name in model.model_fields}
+        assert names(path) == {field.alias or to_camel(name) for name, field in model.model_fields.items()}
     table = {to_camel(name) for name in TableSpec.__dataclass_fields__}
     assert names(".spec.tables[]") == table
     assert names(".spec.tableDefaults") == table - {"name"}
@@ -149,6 +164,26 @@ def test_what_a_running_job_cannot_take_is_fixed() -> None:
         assert fixed(place) == {"dim", "dtype", "initializer", "seed", "nonFinite"}
         assert fixed(f"{place}.optimizer") == set(PARTS[f"{place}.optimizer"]["properties"])
     assert not any("oldSelf" in rule["rule"] for rule in rules(".spec.runPolicy") + rules(".spec.monitoring"))
+
+
+def test_checkpoints_change_while_the_job_is_suspended_and_move_never() -> None:
+    """The servers read the settings when they start; the destination is where the rows are."""
+    assert fixed(".spec.checkpoint") == {"destination", "claim"}
+    while_suspended = {
+        rule["fieldPath"] for rule in rules(".spec") if "only while the job is suspended" in rule["message"]
+    }
+    assert while_suspended == {".checkpoint", ".durability", ".restore"}
+    assert any("cannot be suspended" in rule["message"] for rule in rules(".spec"))
+
+
+def test_the_places_of_checkpoints_are_those_of_the_model() -> None:
+    """One pattern for both; the words of restore.from beside it."""
+    (destination,) = rules(".spec.checkpoint.destination")
+    assert destination["rule"] == f"self.matches(r'^{DESTINATION}$')"
+    (source,) = rules(".spec.restore.from")
+    assert source["rule"] == f"self in ['Latest', 'Never'] || {destination['rule']}"
+    for rule in (destination, source):
+        assert "which is not there yet" in rule["messageExpression"]
 
 
 def test_a_template_takes_anything_and_is_compared_whole() -> None:

@@ -71,7 +71,7 @@ capabilities:
   - tablebay.dev
   resources:
   - trainingjobs
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups:
   - tablebay.dev
   resources:
@@ -87,12 +87,6 @@ capabilities:
   resources:
   - jobs
   verbs: [get, list, watch, create, patch, delete]
-# For checkpoints, where they are not there. What they hold is never deleted by the operator.
-- apiGroups:
-  - ""
-  resources:
-  - persistentvolumeclaims
-  verbs: [create]
 - apiGroups:
   - ""
   resources:
@@ -104,6 +98,11 @@ capabilities:
   resources:
   - poddisruptionbudgets
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups:
+  - ""
+  resources:
+  - persistentvolumeclaims
+  verbs: [get, create]
 - apiGroups:
   - ""
   resources:

@@ -1,0 +1,277 @@
+"""Servers that come back, jobs that are suspended and go on: in the middle of training, and nothing lost or doubled.
+
+The oracle of the flights job proves that each push of each worker is in the rows exactly once: rank 0 compares a table
+of sums with the data, and ends with 1 where they differ. So a job that is Complete without a restart of a worker has
+lost and doubled nothing; its log says so too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from e2e.jobs import Job, seconds_since
+from e2e.kube import condition, get, holds, items, kubectl, run, until
+
+# Of each worker: 261,877 examples, 2 workers, 2,048 to a batch.
+STEPS = 64
+SLOW = 2.0
+AUC_MIN = 0.785
+CLAIM = "flights-checkpoints"
+CHECKPOINT: dict[str, Any] = {
+    "destination": f"pvc://{CLAIM}/run",
+    "claim": {"size": "64Mi", "accessModes": ["ReadWriteOnce"]},
+    "everySeconds": 3,
+    "timeoutSeconds": 60,
+}
+
+
+def durable(job: Callable[..., Job], checkpoint: dict[str, Any] | None = None, **options: Any) -> Job:
+    """The flights job with an oracle and a checkpoint every 3 s, with fields of that changed.
+
+    Its workers are their containers' first processes and handle no SIGTERM: they would train on to the end.
+    """
+    pod = {"terminationGracePeriodSeconds": 1}
+    return job(
+        arguments=("--oracle",),
+        durable=True,
+        change={
+            "checkpoint": {**CHECKPOINT, **(checkpoint or {})},
+            "workers": {"template": {"spec": pod}},
+        },
+        **options,
+    )
+
+
+def restored_rows(job: Job) -> int:
+    """How many rows server 0 has read from a checkpoint when it started."""
+    for line in kubectl("-n", job.namespace, "logs", "flights-server-0", "-c", "server").splitlines():
+        if "server.restored" in line:
+            return int(json.loads(line)["rows"])
+    raise AssertionError("server 0 says nothing of what it has restored")
+
+
+def make_unwritable(job: Job) -> None:
+    """The folder of the checkpoints, on which every further attempt fails."""
+    program = (
+        "import os, sys\n"
+        "for folder, _, _ in os.walk(sys.argv[1], topdown=False):\n"
+        "    os.chmod(folder, 0o500)\n"
+    )
+    folder = f"/var/lib/tablebay-claims/{CLAIM}/run"
+    where = ("-n", job.namespace, "exec", "flights-server-0", "-c", "server", "--")
+    kubectl(*where, "python", "-c", program, folder)
+
+
+def in_the_middle(job: Job) -> int:
+    """Wait for a step that is neither the first nor near the last; which one it is."""
+    step = job.until_step(10)
+    assert 0 < step < STEPS - 20, f"step {step} is not in the middle"
+    return step
+
+
+def containers(job: Job) -> dict[str, str]:
+    """Which container each ready server is, by its pod's name."""
+    found = {}
+    for name, pod in job.pods("server").items():
+        (status,) = pod["status"].get("containerStatuses") or [{}]
+        if status.get("ready"):
+            found[name] = status["containerID"]
+    return found
+
+
+def complete_and_exact(job: Job, scenario: dict[str, Any]) -> dict[str, Any]:
+    """The status of the job that is complete, trained well, and has each push in its rows once."""
+    body = job.until_condition("Complete")
+    status: dict[str, Any] = body["status"]
+    scenario["auc"] = status["progress"]["auc"]
+    assert status["progress"]["auc"] >= AUC_MIN
+    assert status["restarts"]["total"] == 0, status.get("firstFailure")
+    said = kubectl("-n", job.namespace, "logs", "job/flights-worker", "--all-pods=true", "--tail=-1")
+    assert "rows equal" in said
+    return status
+
+
+def evict(namespace: str, pod: str) -> None:
+    """What `kubectl drain` does."""
+    body = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": namespace},
+    }
+    path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+
+    def look() -> bool:
+        # 429 while the budget's controller has not counted the pods yet.
+        return run("kubectl", "create", "--raw", path, "-f", "-", input=json.dumps(body)).returncode == 0
+
+    until(look, f"{pod} may be evicted", 30)
+
+
+@pytest.mark.parametrize("how", ["process", "process of server 0", "pod", "all pods", "evicted"])
+def test_a_server_comes_back(job: Callable[..., Job], scenario: dict[str, Any], how: str) -> None:
+    """Killed, deleted or evicted: it restores its rows, and no worker's pod is another one than before."""
+    flights = durable(job, steps_per_second=SLOW, shared_processes=True)
+    step = in_the_middle(flights)
+    workers, before, pods = flights.worker_pods(), containers(flights), flights.uids("server")
+    assert len(workers) == 2
+    assert len(before) == 2
+    began = time.monotonic()
+    hit = {"flights-server-0" if "server 0" in how else "flights-server-1"}
+    if how.startswith("process"):
+        flights.kill(min(hit), "server", "tablebay-server")
+    elif how == "evicted":
+        evict(flights.namespace, "flights-server-1")
+    else:
+        hit = set(before) if how == "all pods" else hit
+        # One second: too little for a last checkpoint, so what came after the newest is sent again.
+        kubectl("-n", flights.namespace, "delete", "pod", *sorted(hit), "--grace-period=1", "--wait=false")
+
+    def repaired() -> bool:
+        now = containers(flights)
+        return len(now) == 2 and all(now[name] != before[name] for name in hit)
+
+    until(repaired, lambda: f"{sorted(hit)} came back: {flights.ready_message()}", 120, 0.2)
+    scenario["repair_seconds"] = seconds_since(began)
+    print(f"{how}: repaired in {scenario['repair_seconds']} s")
+    now = flights.uids("server")
+    for name in before:
+        # A process comes back in the pod that it had.
+        assert (now[name] != pods[name]) == (name in hit and not how.startswith("process"))
+    assert {name for name, one in containers(flights).items() if one != before[name]} == hit
+    flights.until_step(step + 5)
+    scenario["steps_again_seconds"] = seconds_since(began)
+    until(lambda: flights.events("ServerRecovering"), "an Event tells of it", 30)
+    flights.until_reason("Training")
+    assert not holds(flights.body(), "Failed")
+    complete_and_exact(flights, scenario)
+    assert flights.worker_pods() == workers
+
+
+def test_suspended_and_resumed(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """In the middle: no pod is left and the claim is; then training goes on from the last checkpoint to its end."""
+    flights = durable(job, steps_per_second=SLOW)
+    step = in_the_middle(flights)
+    workers = flights.worker_pods()
+    began = time.monotonic()
+    flights.patch(suspend=True)
+    body = flights.until_condition("Suspended")
+    scenario["suspended_seconds"] = seconds_since(began)
+    assert condition(body, "Ready")["reason"] == "Suspended"
+    assert "all is in checkpoint" in condition(body, "Ready")["message"]
+    last = body["status"]["checkpoint"]["lastSuccessful"]
+    assert last["number"] >= 1
+    assert last["bytes"] > 0
+    until(lambda: not items("pods", flights.namespace, "tablebay.dev/job=flights"), "its pods are gone")
+    assert get("pvc", CLAIM, flights.namespace)
+    row = kubectl("-n", flights.namespace, "get", "tj", "flights").splitlines()
+    assert "CKPT" in row[0]
+    assert row[1].split()[2] == "Suspended"
+    time.sleep(5)
+    assert not items("pods", flights.namespace, "tablebay.dev/job=flights")
+    began = time.monotonic()
+    flights.patch(suspend=False)
+    flights.until_reason("Training", 120)
+    scenario["resumed_seconds"] = seconds_since(began)
+    assert restored_rows(flights) > 0
+    flights.until_step(step + 1)
+    assert not flights.worker_pods() & workers
+    status = complete_and_exact(flights, scenario)
+    assert status["checkpoint"]["lastSuccessful"]["number"] > last["number"]
+    assert not condition(flights.body(), "Suspended")
+
+
+def test_suspended_before_it_begins(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """A job that is made suspended has no pod until it is let go."""
+    flights = durable(job)
+    flights.patch(suspend=True)
+    flights.until_condition("Suspended")
+    until(lambda: not items("pods", flights.namespace, "tablebay.dev/job=flights"), "it has no pods")
+    flights.patch(suspend=False)
+    complete_and_exact(flights, scenario)
+
+
+def test_settings_change_while_suspended_alone(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """A running job refuses another everySeconds; a suspended one uses it afterwards."""
+    flights = durable(job, steps_per_second=SLOW)
+    in_the_middle(flights)
+    patch = ("-n", flights.namespace, "patch", "tj", "flights", "--type=merge", "-p")
+    refused = run("kubectl", *patch, json.dumps({"spec": {"checkpoint": {"everySeconds": 2}}}))
+    assert "checkpoint changes only while the job is suspended" in refused.stderr
+    flights.patch(suspend=True)
+    flights.until_condition("Suspended")
+    flights.patch(checkpoint={"everySeconds": 2})
+    flights.patch(suspend=False)
+    flights.until_reason("Training", 120)
+    (server,) = get("sts", "flights-server", flights.namespace)["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
+    assert {"name": "TABLEBAY_CHECKPOINT_EVERY_SECONDS", "value": "2"} in server["env"]
+    complete_and_exact(flights, scenario)
+
+
+def test_deleted_after_a_last_checkpoint_and_made_again(
+    job: Callable[..., Job], scenario: dict[str, Any]
+) -> None:
+    """`when: [Delete]`: the job stays until all is kept, its claim stays, and a job of its name goes on from there."""
+    # Never by itself: what the next job finds is the last checkpoint.
+    rarely = {"when": ["Suspend", "Delete"], "everySeconds": 3600}
+    flights = durable(job, rarely, steps_per_second=SLOW)
+    step = in_the_middle(flights)
+    began = time.monotonic()
+    kubectl("-n", flights.namespace, "delete", "tj", "flights", "--timeout=120s", timeout=150)
+    scenario["deleted_seconds"] = seconds_since(began)
+    until(lambda: not items("pods", flights.namespace, "tablebay.dev/job=flights"), "its pods are gone")
+    assert get("pvc", CLAIM, flights.namespace)
+    again = durable(job, rarely, steps_per_second=SLOW)
+    again.until_reason("Training", 120)
+    assert restored_rows(again) > 0
+    again.until_step(step + 1)
+    complete_and_exact(again, scenario)
+    # Complete: nothing to wait for any more.
+    assert not again.body()["metadata"].get("finalizers")
+
+
+@pytest.mark.parametrize("how", ["suspended", "deleted"])
+def test_a_checkpoint_that_cannot_be_made_holds_nothing_up_for_ever(
+    job: Callable[..., Job], scenario: dict[str, Any], how: str
+) -> None:
+    """A destination that cannot be written any more: the job is suspended, or deleted, past its time limit."""
+    occasion = {"suspended": "Suspend", "deleted": "Delete"}[how]
+    change = {"when": [occasion], "timeoutSeconds": 5, "everySeconds": 3600}
+    flights = durable(job, change, steps_per_second=SLOW)
+    in_the_middle(flights)
+    make_unwritable(flights)
+    began = time.monotonic()
+    if how == "suspended":
+        flights.patch(suspend=True)
+        body = flights.until_condition("Suspended")
+        assert condition(body, "Ready")["reason"] == "NotAllKept"
+        assert "no last checkpoint was made in time" in condition(body, "Ready")["message"]
+    else:
+        kubectl("-n", flights.namespace, "delete", "tj", "flights", "--timeout=240s", timeout=270)
+    scenario["seconds"] = seconds_since(began)
+    until(lambda: not items("pods", flights.namespace, "tablebay.dev/job=flights"), "its pods are gone")
+    assert get("pvc", CLAIM, flights.namespace)
+
+
+def test_a_claim_that_not_every_server_sees(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """Missing, then of one node alone: the condition says why, and nothing is made."""
+    flights = job(
+        durable=True,
+        change={"checkpoint": {"destination": "pvc://mine/run", "everySeconds": 3, "claim": None}},
+    )
+    found = flights.until_reason("ClaimUnusable")
+    assert "found no PersistentVolumeClaim mine" in found["message"]
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "mine"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}},
+    }
+    kubectl("-n", flights.namespace, "apply", "-f", "-", input=json.dumps(claim))
+    until(
+        lambda: "with accessModes [ReadWriteOnce] for 2 servers" in flights.ready_message(), "it is told", 30
+    )
+    assert not items("sts,jobs,pdb,pods", flights.namespace)
