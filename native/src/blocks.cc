@@ -39,6 +39,18 @@ size_t WriteFooter(char* block, const BlockSums& sums, uint32_t* footer_crc) {
   return kBlockHead + kFooterPayload;
 }
 
+bool ReadHead(std::string_view bytes, Block* block) {
+  if (bytes.size() < kBlockHead) return false;
+  uint32_t head[4];
+  std::memcpy(head, bytes.data(), sizeof head);
+  if (head[2] > kPayloadMax || bytes.size() - kBlockHead < head[2]) return false;
+  block->kind = static_cast<BlockKind>(head[0]);
+  block->count = head[1];
+  block->payload = bytes.substr(kBlockHead, head[2]);
+  block->crc = head[3];
+  return true;
+}
+
 bool ReadBlock(std::string_view bytes, uint64_t place, Block* block) {
   if (bytes.size() < kBlockHead) return false;
   uint32_t head[4];

@@ -1,6 +1,9 @@
 #include "tablebay/loader.h"
 
 #include <cstring>
+#include <exception>
+#include <string>
+#include <thread>
 
 #include "tablebay/crc32c.h"
 #include "tablebay/status.h"
@@ -58,6 +61,13 @@ Table& Loader::FindTable(uint32_t table_id) const {
   return *found->second;
 }
 
+uint64_t Loader::rows() const {
+  if (finished_) return rows_;
+  uint64_t rows = 0;
+  for (const auto& [id, table] : tables_) rows += table->rows();
+  return rows;
+}
+
 std::unique_ptr<Loader::File> Loader::Begin(std::shared_ptr<Loader> loader, const FileOptions& options) {
   return std::unique_ptr<File>(new File(std::move(loader), options));
 }
@@ -88,35 +98,106 @@ Loader::File::File(std::shared_ptr<Loader> loader, const FileOptions& options)
   ++loader_->open_files_;
 }
 
+// A block that is there to its end, as its head says; nothing else has been looked at.
+struct Loader::File::Whole {
+  std::string_view bytes;
+  uint64_t place;
+};
+
 size_t Loader::File::Feed(std::string_view bytes) {
   if (loader_->failed_ || loader_->finished_) {
     throw StatusError("BadRequest", "what was being loaded has failed, or is in place already");
   }
-  size_t taken = 0;
   try {
-    Block block;
-    while (!ended_ && ReadBlock(bytes.substr(taken), place_, &block)) {
-      if (block.kind == BlockKind::kFooter) {
-        TakeFooter(block);
-      } else {
-        TakeBlock(block);
-      }
-      taken += block.size();
-      place_ += block.size();
-    }
-    if (ended_ && taken < bytes.size()) {
-      throw StatusError("CheckpointInvalid", Format("at byte %llu: bytes after the footer", Wide(place_)));
-    }
+    return Take(bytes);
   } catch (...) {
     loader_->failed_ = true;
     throw;
   }
+}
+
+// Blocks of rows are taken by two threads, the rest in order.
+size_t Loader::File::Take(std::string_view bytes) {
+  size_t taken = 0;
+  std::vector<Whole> rows;
+  const auto take_rows = [&] {
+    const size_t half = rows.size() / 2;
+    std::exception_ptr failed;
+    std::thread helper;
+    if (half > 0) {
+      helper = std::thread([&] {
+        try {
+          TakeRows(rows, half, rows.size());
+        } catch (...) {
+          failed = std::current_exception();
+        }
+      });
+    }
+    try {
+      TakeRows(rows, 0, half > 0 ? half : rows.size());
+    } catch (...) {
+      if (helper.joinable()) helper.join();
+      throw;  // of the earlier blocks
+    }
+    if (helper.joinable()) helper.join();
+    if (failed) std::rethrow_exception(failed);
+    for (const Whole& one : rows) {
+      Block block;
+      ReadHead(one.bytes, &block);
+      Count(block);
+    }
+    rows.clear();
+  };
+  while (!ended_) {
+    Block block;
+    const std::string_view rest = bytes.substr(taken);
+    if (!ReadHead(rest, &block)) break;
+    // What is no block of rows, or too long to be one, is looked at whole and in its turn.
+    if (block.kind == BlockKind::kRows && options_.table_id) {
+      rows.push_back({rest.substr(0, block.size()), place_});
+    } else {
+      take_rows();
+      if (!ReadBlock(rest, place_, &block)) break;
+      if (block.kind == BlockKind::kFooter) {
+        TakeFooter(block);
+      } else {
+        TakeBlock(block, place_);
+        Count(block);
+      }
+    }
+    taken += block.size();
+    place_ += block.size();
+  }
+  take_rows();
+  if (!ended_) {
+    // A head that no writer makes is an error now: the rest of such a block would be waited for in vain.
+    Block block;
+    ReadBlock(bytes.substr(taken), place_, &block);
+  }
+  if (ended_ && taken < bytes.size()) {
+    throw StatusError("CheckpointInvalid", Format("at byte %llu: bytes after the footer", Wide(place_)));
+  }
   return taken;
 }
 
-void Loader::File::TakeBlock(const Block& block) {
+void Loader::File::TakeRows(const std::vector<Whole>& blocks, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) {
+    Block block;
+    ReadBlock(blocks[i].bytes, blocks[i].place, &block);
+    TakeBlock(block, blocks[i].place);
+  }
+}
+
+void Loader::File::Count(const Block& block) {
+  if (block.kind == BlockKind::kRows) sums_.rows += block.count;
+  if (block.kind == BlockKind::kDeleted) sums_.deleted += block.count;
+  ++sums_.blocks;
+  sums_.crc = Crc32c(&block.crc, sizeof block.crc, sums_.crc);
+}
+
+void Loader::File::TakeBlock(const Block& block, uint64_t place) {
   const auto refuse = [&](const std::string& what) {
-    throw StatusError("CheckpointInvalid", Format("at byte %llu: %s", Wide(place_), what.c_str()));
+    throw StatusError("CheckpointInvalid", Format("at byte %llu: %s", Wide(place), what.c_str()));
   };
   const char* const bytes = block.payload.data();
   if (options_.table_id) {
@@ -128,14 +209,12 @@ void Loader::File::TakeBlock(const Block& block) {
       }
       loader_->RequireMemory(table, block.count);
       try {
-        const uint64_t before = table.rows();
-        table.Load(bytes, block.count, layout_, loader_->owned_, options_.delta, options_.weights_only);
-        loader_->rows_ += table.rows() - before;
+        table.Load(bytes, block.count, layout_, loader_->owned_, options_.delta, options_.weights_only,
+                   loader_->stripe_locks_.data());
       } catch (const StatusError& error) {
         if (std::string_view(error.kind()) != "CheckpointInvalid") throw;
         refuse(error.what());
       }
-      sums_.rows += block.count;
     } else if (block.kind == BlockKind::kDeleted && options_.delta) {
       if (uint64_t{block.count} * sizeof(uint64_t) != block.payload.size()) {
         refuse(Format("%u deleted keys in %zu bytes", block.count, block.payload.size()));
@@ -143,9 +222,8 @@ void Loader::File::TakeBlock(const Block& block) {
       for (uint32_t i = 0; i < block.count; ++i) {
         const uint64_t hash = HashKey(LoadKey(bytes, i));
         if (!loader_->owned_[ShardOfHash(hash)]) continue;
-        loader_->rows_ -= table.Delete(StripeOfHash(hash), Run{bytes, nullptr, i, i + 1});
+        table.Delete(StripeOfHash(hash), Run{bytes, nullptr, i, i + 1});
       }
-      sums_.deleted += block.count;
     } else {
       refuse(Format("a block of kind %u in a %s of rows", static_cast<uint32_t>(block.kind),
                     options_.delta ? "delta" : "full file"));
@@ -161,8 +239,6 @@ void Loader::File::TakeBlock(const Block& block) {
       refuse(error.what());
     }
   }
-  ++sums_.blocks;
-  sums_.crc = Crc32c(&block.crc, sizeof block.crc, sums_.crc);
 }
 
 void Loader::File::TakeFooter(const Block& block) {
@@ -235,6 +311,7 @@ void Loader::Finish() {
                                                      found->second->name().c_str()));
     }
   }
+  rows_ = rows();
   // A checkpoint of which everything was taken, and nothing beside it, can be gone on from by a delta.
   const bool alone = store_->tables_.empty();
   for (auto& [id, table] : tables_) {

@@ -589,7 +589,7 @@ void Table::EndCut(uint32_t stripe_index) {
 }
 
 uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, const std::bitset<kShards>& owned,
-                     bool replace, bool weights_only) {
+                     bool replace, bool weights_only, std::mutex* stripe_locks) {
   constexpr uint32_t kAhead = 24;  // keys
   const RowLayout& at = layout();
   std::vector<uint64_t> keys;
@@ -611,6 +611,7 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
   for (uint32_t begin = 0, end = 0; begin < n; begin = end) {
     const uint32_t stripe_index = StripeOfHash(hashes[begin]);
     while (end < n && StripeOfHash(hashes[end]) == stripe_index) ++end;
+    const std::lock_guard<std::mutex> lock(stripe_locks[stripe_index]);
     Stripe& stripe = all_->stripes[stripe_index];
     const Room room(this, stripe_index, Run{reinterpret_cast<const char*>(keys.data()), nullptr, begin, end});
     for (uint32_t i = begin; i < std::min(end, begin + kAhead); ++i) Index::View(stripe.index).Prefetch(hashes[i]);

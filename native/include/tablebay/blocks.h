@@ -34,6 +34,9 @@ struct Block {
   size_t size() const { return kBlockHead + payload.size(); }
 };
 
+// The first block of `bytes` as its head says, unchecked; false where they end within it, or it is longer than any.
+bool ReadHead(std::string_view bytes, Block* block);
+
 // The first block of `bytes`; false where they end within it. `place`: the block's offset in its file, for errors.
 // Throws StatusError(CheckpointInvalid) for what no writer makes.
 bool ReadBlock(std::string_view bytes, uint64_t place, Block* block);

@@ -1,12 +1,14 @@
 // Tables read from a checkpoint's files, beside those of a store, until all of them take their place there at once.
 //
-// Thread safety: one thread at a time.
+// Thread safety: one thread at a time; it gets the help of another.
 #pragma once
 
+#include <array>
 #include <bitset>
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string_view>
 #include <unordered_map>
@@ -28,7 +30,7 @@ class Loader {
 
   uint32_t CreateTable(const TableOptions& options);
   const RowLayout& LayoutOf(uint32_t table_id) const { return FindTable(table_id).layout(); }
-  uint64_t rows() const { return rows_; }
+  uint64_t rows() const;
 
   struct FileOptions {
     std::optional<uint32_t> table_id;  // none: a file of steps
@@ -52,8 +54,12 @@ class Loader {
    private:
     friend class Loader;
     File(std::shared_ptr<Loader> loader, const FileOptions& options);
-    void TakeBlock(const Block& block);
+    struct Whole;
+    size_t Take(std::string_view bytes);
+    void TakeRows(const std::vector<Whole>& blocks, size_t begin, size_t end);
+    void TakeBlock(const Block& block, uint64_t place);
     void TakeFooter(const Block& block);
+    void Count(const Block& block);
 
     const std::shared_ptr<Loader> loader_;
     const FileOptions options_;
@@ -78,7 +84,8 @@ class Loader {
   std::bitset<kShards> owned_;
   std::map<uint32_t, std::unique_ptr<Table>> tables_;
   std::unordered_map<Store::ClientKey, std::shared_ptr<ClientSteps>, Store::ClientKeyHash> clients_;
-  uint64_t rows_ = 0;
+  std::array<std::mutex, kStripes> stripe_locks_;  // two blocks are taken at once
+  uint64_t rows_ = 0;                              // once finished
   uint32_t open_files_ = 0;
   bool failed_ = false;
   bool finished_ = false;

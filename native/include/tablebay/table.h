@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "tablebay/arena.h"
@@ -107,9 +108,10 @@ class Table {
 
   // Adds `count` rows that lie at `rows` as a checkpoint has them, where `owned` has their shard; how many. A key
   // that is there already is replaced with `replace`, else refused: StatusError(CheckpointInvalid).
-  // weights_only: slots and step counts are a new row's. layout: of the rows given.
+  // weights_only: slots and step counts are a new row's. layout: of the rows given. stripe_locks: of each stripe, the
+  // lock under which its rows are added.
   uint64_t Load(const char* rows, uint32_t count, const RowLayout& layout, const std::bitset<kShards>& owned,
-                bool replace, bool weights_only);
+                bool replace, bool weights_only, std::mutex* stripe_locks);
   // Rows of both change places. REQUIRES every stripe's lock, and equal layouts.
   void SwapRows(Table& other);
   // What was loaded is what the checkpoint before the next cut has: deletions are noted from here on.
