@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from unit.operator_world import CHECKPOINT, DEFAULTS, World, job_object, text
 
+from tablebay.operator import conditions
 from tablebay.operator.decisions import Plan, Progress, decide
 from tablebay.operator.projections import FINALIZER, PAUSED_ANNOTATION
 
@@ -566,3 +568,17 @@ def test_random_lives_keep_the_rules(seed: int) -> None:
         world.later(10)
         world.look()
     assert world.job.finalizers == (), f"seed {seed}"
+
+
+def test_every_reason_is_in_the_operators_page() -> None:
+    """docs/operations.md says what each reason of Ready means."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    reasons = {
+        value
+        for name, value in vars(conditions).items()
+        if name.isupper()
+        and isinstance(value, str)
+        and name not in ("MONITORED", "NO_CHECKPOINT", "SERVERS_READY", "WORKERS_READY")
+    }
+    assert len(reasons) > 15
+    assert not [reason for reason in sorted(reasons) if f"`{reason}`" not in page]
