@@ -342,7 +342,8 @@ def test_time_does_not_count_while_suspended() -> None:
     world.later(400)
     world.ask(suspend=True)
     world.look()
-    assert world.workers["spec"]["activeDeadlineSeconds"] == 1000
+    # A Job that is resumed past its deadline would fail before its new start counts.
+    assert "activeDeadlineSeconds" not in world.workers["spec"]
     world.workers_end()
     world.keep()
     world.look()
@@ -353,8 +354,10 @@ def test_time_does_not_count_while_suspended() -> None:
     world.look()
     world.servers()
     world.look()
-    assert world.workers["spec"]["activeDeadlineSeconds"] == 600
+    assert world.workers["spec"]["suspend"] is False
     world.look()
+    assert not world.condition("Failed")
+    assert world.workers["spec"]["activeDeadlineSeconds"] == 600
     assert world.status["startTime"] == started
     assert quiet(world)
 
@@ -493,6 +496,20 @@ def test_a_job_that_has_ended_is_not_held() -> None:
     world.look()
     assert world.condition("Complete")["status"] == "True"
     assert world.job.finalizers == ()
+
+
+def test_a_job_that_expires_is_let_go_first() -> None:
+    """The finalizer goes, then the job: it would be held for nothing."""
+    policy = {"ttlSecondsAfterFinished": 0}
+    world = World(job_object({"checkpoint": CHECKPOINT, "runPolicy": policy}))
+    world.train()
+    world.complete()
+    world.progress = Progress(last=True, kept=True)
+    world.look()
+    assert world.condition("Complete")["status"] == "True"
+    plan = world.look()
+    assert (plan.finalizers, plan.delete_job) == ((), False)
+    assert world.look().delete_job
 
 
 def test_a_suspended_job_is_deleted_at_once() -> None:
