@@ -408,7 +408,8 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
     changed = _status(world, facts, status, now)
     changed.setdefault("completionTime", at)
     ttl = job.model.spec.run_policy.ttl_seconds_after_finished
-    expired = ttl is not None and since_s >= ttl and recorded
+    # Deleted with our finalizer it would be held for nothing: that goes first.
+    expired = ttl is not None and since_s >= ttl and recorded and FINALIZER not in job.finalizers
     if expired and not observed.fresh:
         return Plan(confirm=True)
     body = _ending_patch(world, end, at, noted=noted)
@@ -755,8 +756,11 @@ def _worker_job_patch(world: _World, found: WorkerJob, now: datetime.datetime, *
         and all(identities.get(index) for index in range(world.server_replicas))
     )
     hold = suspend and not found.suspended and not found.deleting
+    # What the Job's controller says: it may not have seen yet what was written last.
+    stands = any(one.type == "Suspended" and one.status == "True" for one in found.conditions)
     if hold:
-        trained_s = (now - _moment(found.started, now)).total_seconds() if found.started else 0.0
+        counts = found.started and not stands
+        trained_s = (now - _moment(found.started, now)).total_seconds() if counts else 0.0
         paused = replace(
             paused,
             failed_before=found.failed,
@@ -767,10 +771,13 @@ def _worker_job_patch(world: _World, found: WorkerJob, now: datetime.datetime, *
         paused = replace(paused, forgiven=paused.forgiven_now(found.failed), failed_before=None)
     # Kubernetes may count each pod that a suspension ends as one that failed.
     spared = world.worker_replicas if paused.failed_before is not None else 0
+    # A Job that is resumed still has its old start when its controller looks at the deadline: past it, it would fail
+    # at once. So it has none until its controller has begun to count anew.
+    counts_not = paused != _Paused() and (found.suspended or hold or stands)
     limits = manifests.worker_limits(
         world.job,
         forgiven=paused.forgiven_now(found.failed) + spared,
-        trained_s=paused.trained_s if not (suspend or hold) else 0,
+        trained_s=None if counts_not else paused.trained_s,
     )
     body: Manifest = {}
     if found.hash != manifests.digest(limits):

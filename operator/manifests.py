@@ -485,15 +485,15 @@ def worker_job(job: JobObject) -> Manifest:
     return manifest
 
 
-def worker_limits(job: JobObject, *, forgiven: int = 0, trained_s: int = 0) -> dict[str, Any]:
+def worker_limits(job: JobObject, *, forgiven: int = 0, trained_s: int | None = 0) -> dict[str, Any]:
     """The part of the workers' Job that may change while it runs.
 
     forgiven: failures of pods that a suspension ended. trained_s: before the last suspension, which Kubernetes, that
-    counts from the Job's newest start, does not know of.
+    counts from the Job's newest start, does not know of; None while nothing counts.
     """
     policy = job.model.spec.run_policy
     limits: dict[str, Any] = {"backoffLimit": policy.failure_policy.max_restarts + forgiven}
-    if policy.active_deadline_seconds is not None:
+    if policy.active_deadline_seconds is not None and trained_s is not None:
         limits["activeDeadlineSeconds"] = max(1, policy.active_deadline_seconds - trained_s)
     return limits
 

@@ -117,18 +117,33 @@ class World:
         live = self.objects[child.kind, child.name]
         assert live["metadata"]["resourceVersion"] == child.resource_version
         live["metadata"]["annotations"] |= body.get("metadata", {}).get("annotations", {})
-        for name, value in body.get("spec", {}).items():
-            live["spec"][name] = value
+        before = live["spec"].get("suspend")
+        live["spec"] = {
+            name: value
+            for name, value in {**live["spec"], **body.get("spec", {})}.items()
+            if value is not None
+        }
         live["metadata"]["resourceVersion"] = str(self.writes + 10)
         self.writes += 1
-        if child.kind != "Job":
-            return
-        if live["spec"].get("suspend") is False:
-            live["status"].setdefault("startTime", text(self.now))
-        else:
-            live["status"].pop("startTime", None)
+        if child.kind == "Job" and live["spec"].get("suspend") != before:
+            self._suspended(live)
 
     # -- what Kubernetes does --
+
+    def _suspended(self, live: dict[str, Any]) -> None:
+        """What the Job's controller does. As in 1.34 it looks at the deadline before it counts from the new start."""
+        status, spec = live["status"], live["spec"]
+        if spec["suspend"]:
+            status["conditions"] = [{"type": "Suspended", "status": "True"}]
+            return
+        started = datetime.datetime.fromisoformat(status.get("startTime", text(self.now)))
+        over = (self.now - started).total_seconds() >= spec.get("activeDeadlineSeconds", float("inf"))
+        status["conditions"] = [
+            {"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}
+            if over
+            else {"type": "Suspended", "status": "False"}
+        ]
+        status["startTime"] = text(self.now)
 
     @property
     def workers(self) -> dict[str, Any]:

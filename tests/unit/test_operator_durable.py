@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from unit.operator_world import CHECKPOINT, DEFAULTS, World, job_object, text
 
+from tablebay.operator import conditions
 from tablebay.operator.decisions import Plan, Progress, decide
 from tablebay.operator.projections import FINALIZER, PAUSED_ANNOTATION
 
@@ -340,7 +342,8 @@ def test_time_does_not_count_while_suspended() -> None:
     world.later(400)
     world.ask(suspend=True)
     world.look()
-    assert world.workers["spec"]["activeDeadlineSeconds"] == 1000
+    # A Job that is resumed past its deadline would fail before its new start counts.
+    assert "activeDeadlineSeconds" not in world.workers["spec"]
     world.workers_end()
     world.keep()
     world.look()
@@ -351,8 +354,10 @@ def test_time_does_not_count_while_suspended() -> None:
     world.look()
     world.servers()
     world.look()
-    assert world.workers["spec"]["activeDeadlineSeconds"] == 600
+    assert world.workers["spec"]["suspend"] is False
     world.look()
+    assert not world.condition("Failed")
+    assert world.workers["spec"]["activeDeadlineSeconds"] == 600
     assert world.status["startTime"] == started
     assert quiet(world)
 
@@ -493,6 +498,20 @@ def test_a_job_that_has_ended_is_not_held() -> None:
     assert world.job.finalizers == ()
 
 
+def test_a_job_that_expires_is_let_go_first() -> None:
+    """The finalizer goes, then the job: it would be held for nothing."""
+    policy = {"ttlSecondsAfterFinished": 0}
+    world = World(job_object({"checkpoint": CHECKPOINT, "runPolicy": policy}))
+    world.train()
+    world.complete()
+    world.progress = Progress(last=True, kept=True)
+    world.look()
+    assert world.condition("Complete")["status"] == "True"
+    plan = world.look()
+    assert (plan.finalizers, plan.delete_job) == ((), False)
+    assert world.look().delete_job
+
+
 def test_a_suspended_job_is_deleted_at_once() -> None:
     """All is in its checkpoint."""
     world = training()
@@ -566,3 +585,17 @@ def test_random_lives_keep_the_rules(seed: int) -> None:
         world.later(10)
         world.look()
     assert world.job.finalizers == (), f"seed {seed}"
+
+
+def test_every_reason_is_in_the_operators_page() -> None:
+    """docs/operations.md says what each reason of Ready means."""
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    reasons = {
+        value
+        for name, value in vars(conditions).items()
+        if name.isupper()
+        and isinstance(value, str)
+        and name not in ("MONITORED", "NO_CHECKPOINT", "SERVERS_READY", "WORKERS_READY")
+    }
+    assert len(reasons) > 15
+    assert not [reason for reason in sorted(reasons) if f"`{reason}`" not in page]

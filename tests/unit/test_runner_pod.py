@@ -117,6 +117,7 @@ def test_what_only_a_cluster_gives_is_listed_by_its_path() -> None:
     }
     job["spec"]["scheduling"] = {"priorityClassName": "prod", "schedulerName": ""}
     job["spec"]["monitoring"] = {"podMonitor": "Disabled"}
+    job["spec"]["suspend"] = True
     template = job["spec"]["workers"]["template"]
     template["metadata"] = {"labels": {"a": "b"}}
     template["spec"]["nodeSelector"] = {"disk": "nvme"}
@@ -136,6 +137,7 @@ def test_what_only_a_cluster_gives_is_listed_by_its_path() -> None:
             "spec.runPolicy.cleanPolicy",
             "spec.scheduling.priorityClassName",
             "spec.monitoring.podMonitor",
+            "spec.suspend",
             "spec.workers.template.metadata",
             f"{where}.nodeSelector",
             f"{where}.containers[worker].resources",
