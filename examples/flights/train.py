@@ -132,7 +132,7 @@ def train(
     training: data.Examples,
     share: Share,
     options: Options,
-    told_to_end: threading.Event,
+    told_to_end: threading.Event | None = None,
 ) -> float:
     """This rank's steps, from where it stopped, until told to end. Returns when it began, in seconds since 1970.
 
@@ -148,7 +148,7 @@ def train(
     prefetched: Any = None
     for step_number in range(first_step, share.steps):
         pace.wait()
-        if told_to_end.is_set():
+        if told_to_end is not None and told_to_end.is_set():
             break
         positions = share.positions(step_number)
         keys, labels = model.batch_keys(training.keys[positions]), training.labels[positions]
