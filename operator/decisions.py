@@ -9,14 +9,15 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tablebay.operator import conditions as c
 from tablebay.operator import halting, manifests
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
-from tablebay.operator.manifests import SERVER, SERVER_CONTAINER, WORKER, Defaults, JobObject
+from tablebay.operator.manifests import WORKER, Defaults, JobObject
+from tablebay.operator.plans import Happened, Observed, Patch, Plan
 from tablebay.operator.projections import (
     FAILED_ANNOTATION,
     FINALIZER,
@@ -25,90 +26,15 @@ from tablebay.operator.projections import (
     PAUSED_ANNOTATION,
     SERVERS_ANNOTATION,
     Child,
-    Container,
-    Ended,
     Pod,
-    StatefulSet,
     WorkerJob,
 )
+from tablebay.operator.world import Paused, World, moment, text_of
 
 # How long the servers are kept for the last report of the workers to be read.
 LAST_REPORT_S = 30.0
 CONFLICT_S = 5.0
 _HINT_MAX = 300
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What the servers told. values: of status.progress. last: read after the workers ended.
-
-    checkpoint: of status.checkpoint. kept: a checkpoint was asked for when nothing was pushed any more, and made.
-    trouble: why the newest try of that failed, or "".
-    """
-
-    values: Mapping[str, Any] = field(default_factory=dict)
-    last: bool = False
-    checkpoint: Mapping[str, Any] = field(default_factory=dict)
-    kept: bool = False
-    trouble: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observed:
-    """A job's children. fresh: read from the API server for this decision, not from a cache.
-
-    settled: the generation at which the operator left each child, where it knows that.
-    pod_monitors: the cluster knows PodMonitors. conflicts, refusal, claim: what stood in the way of the plan before.
-    """
-
-    children: Mapping[tuple[str, str], Child]
-    pods: Sequence[Pod]
-    progress: Progress = field(default_factory=Progress)
-    settled: Mapping[str, int] = field(default_factory=dict)
-    pod_monitors: bool = False
-    conflicts: Sequence[str] = ()
-    refusal: str = ""
-    claim: str = ""
-    fresh: bool = False
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A merge patch of a child, on the condition that it is as observed."""
-
-    child: Child
-    body: Manifest
-
-
-@dataclass(frozen=True)
-class Happened:
-    """An Event for the job."""
-
-    kind: Literal["Normal", "Warning"]
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to do, in this order: confirm (decide again on fresh reads), apply, patch, delete, status.
-
-    first: these were never applied before, so their names must be free and the API server asked for its opinion.
-    finalizers: all that the job is to have; None leaves them as they are. poll: what its server 0 is asked for;
-    checkpoint: to make one.
-    """
-
-    confirm: bool = False
-    applies: Sequence[Manifest] = ()
-    first: bool = False
-    patches: Sequence[Patch] = ()
-    deletes: Sequence[tuple[str, str, str, str]] = ()  # kind, name, uid, resource version
-    delete_job: bool = False
-    finalizers: tuple[str, ...] | None = None
-    status: Mapping[str, Any] = field(default_factory=dict)
-    events: Sequence[Happened] = ()
-    poll: Literal["", "running", "last", "checkpoint"] = ""
-    again_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,165 +78,24 @@ def decide(
     foreign = [f"{child.kind} {child.name}" for child in observed.children.values() if child.owner != job.uid]
     if job.deleting:
         own_children = {key: one for key, one in observed.children.items() if one.owner == job.uid}
-        return _deleting(_World(job, replace(observed, children=own_children)), status, now)
+        return _deleting(World(job, replace(observed, children=own_children)), status, now)
     if foreign or observed.conflicts:
         return _conflicting(job, [*foreign, *observed.conflicts], status, now)
     if observed.refusal:
         return _refused(job, observed.refusal, status, now)
     if observed.claim:
         return _unclaimed(job, observed.claim, status, now)
-    world = _World(job, observed)
+    world = World(job, observed)
     end = _end(world, status)
     if end is not None:
         return _ending(world, end, status, now)
     return _running(world, status, defaults, now)
 
 
-class _World:
-    """A job and its children, with the questions that decisions ask of them."""
-
-    def __init__(self, job: JobObject, observed: Observed) -> None:
-        self.job = job
-        self.observed = observed
-        found = observed.children.get(("StatefulSet", job.servers_name))
-        self.stateful_set = found if isinstance(found, StatefulSet) else None
-        of_set = self.stateful_set.uid if self.stateful_set is not None else ""
-        # Pods of a set that was deleted before may still be about to go.
-        self.servers = [pod for pod in observed.pods if pod.role == SERVER and pod.owner in ("", of_set)]
-        self.workers = [pod for pod in observed.pods if pod.role == WORKER]
-        found = observed.children.get(("Job", job.workers_name))
-        self.worker_job = found if isinstance(found, WorkerJob) else None
-
-    @property
-    def durable(self) -> bool:
-        """Whether a server comes back with its rows."""
-        return self.job.model.spec.durable
-
-    @property
-    def began(self) -> bool:
-        """Whether workers were ever let run."""
-        return self.worker_job is not None and SERVERS_ANNOTATION in self.worker_job.annotations
-
-    @property
-    def paused(self) -> _Paused:
-        """What earlier suspensions left."""
-        return _paused(self.worker_job)
-
-    @property
-    def failures(self) -> int:
-        """Failures of workers, less those that a suspension made."""
-        if self.worker_job is None:
-            return 0
-        return max(0, self.worker_job.failed - self.paused.forgiven_now(self.worker_job.failed))
-
-    @property
-    def server_replicas(self) -> int:
-        return self.job.model.spec.servers.replicas
-
-    @property
-    def worker_replicas(self) -> int:
-        return self.job.model.spec.workers.replicas
-
-    def identities(self) -> dict[int, str]:
-        """Which container each ready server is now."""
-        result = {}
-        for pod in self.servers:
-            container = _named(pod, SERVER_CONTAINER)
-            if pod.ready and not pod.deleting and container is not None and container.running:
-                result[pod.index] = container.id
-        return result
-
-    @property
-    def servers_ready(self) -> int:
-        return sum(1 for index in self.identities() if index < self.server_replicas)
-
-    def lost_servers(self) -> list[tuple[int, str]]:
-        """The servers that are not those with which training began, and what is there instead."""
-        if self.worker_job is None:
-            return []
-        try:
-            recorded = json.loads(self.worker_job.annotations.get(SERVERS_ANNOTATION, "[]"))
-        except ValueError:
-            return []
-        lost = []
-        for index, identity in enumerate(recorded if isinstance(recorded, list) else ()):
-            pod = next((pod for pod in self.servers if pod.index == index), None)
-            container = None if pod is None else _named(pod, SERVER_CONTAINER)
-            if pod is None:
-                lost.append((index, "its pod is gone"))
-            elif container is None or not container.id:
-                lost.append((index, "its pod was replaced"))
-            elif container.id != identity:
-                before = container.ended_before
-                lost.append((index, f"its process {_how(before)}" if before else "its pod was replaced"))
-            elif not container.running:
-                # While it waits to be started again the kubelet goes on showing the old container's id.
-                ended = container.ended or container.ended_before
-                lost.append((index, f"its process {_how(ended)}" if ended else "its process is gone"))
-        return lost
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Paused:
-    """What a Job that was suspended is not to count.
-
-    forgiven: failures of pods that suspensions ended. failed_before: at the beginning of the one that lasts, None if
-    none does. trained_s: until then. started: when training began first.
-    """
-
-    forgiven: int = 0
-    failed_before: int | None = None
-    trained_s: int = 0
-    started: str = ""
-
-    def forgiven_now(self, failed: int) -> int:
-        """Failures that are not counted, with those of the suspension that lasts."""
-        return self.forgiven + (0 if self.failed_before is None else max(0, failed - self.failed_before))
-
-    def text(self) -> str:
-        """For the annotation."""
-        return json.dumps(
-            {
-                "forgiven": self.forgiven,
-                "failedBefore": self.failed_before,
-                "trainedSeconds": self.trained_s,
-                "started": self.started,
-            }
-        )
-
-
-def _paused(found: WorkerJob | None) -> _Paused:
-    if found is None or PAUSED_ANNOTATION not in found.annotations:
-        return _Paused()
-    try:
-        known = json.loads(found.annotations[PAUSED_ANNOTATION])
-        before = known["failedBefore"]
-        return _Paused(
-            forgiven=int(known["forgiven"]),
-            failed_before=None if before is None else int(before),
-            trained_s=int(known["trainedSeconds"]),
-            started=str(known["started"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return _Paused()
-
-
-def _named(pod: Pod, name: str) -> Container | None:
-    return next((one for one in pod.containers if one.name == name), None)
-
-
-def _how(ended: Ended) -> str:
-    if ended.reason == "OOMKilled":
-        return "was killed for its memory (OOMKilled)"
-    if ended.signal:
-        return f"was ended by signal {ended.signal}"
-    return f"ended with exit code {ended.exit_code}"
-
-
 # ---- how a job ends
 
 
-def _end(world: _World, status: Mapping[str, Any]) -> _End | None:
+def _end(world: World, status: Mapping[str, Any]) -> _End | None:
     found = world.worker_job
     if found is None:
         # Whoever deleted the workers' Job of a job that had ended does not want it trained again.
@@ -366,17 +151,17 @@ def _noted(text: str) -> dict[str, str]:
         return {"reason": c.SERVER_LOST, "message": "what was noted of it cannot be read", "time": ""}
 
 
-def _last_words(world: _World) -> str:
+def _last_words(world: World) -> str:
     failed = _first_failure(world, servers_are_wanted=False)
     if not failed:
         return ""
     return f"; first, worker pod {failed['pod']} ended with exit code {failed.get('exitCode', 0)}"
 
 
-def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+def _ending(world: World, end: _End, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
-    at = end.at or _text(now)
-    since_s = max(0.0, (now - _moment(at, now)).total_seconds())
+    at = end.at or text_of(now)
+    since_s = max(0.0, (now - moment(at, now)).total_seconds())
     recorded = c.is_true(status, end.type)
     if end.type == c.COMPLETE and not recorded:
         # The servers know what the workers reported last, so they stay until it is read, for a while by this clock.
@@ -384,7 +169,7 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
         known = c.found(status, c.FINISHING)
         waited_s = 0.0
         if known.get("status") == "True":
-            waited_s = max(0.0, (now - _moment(known.get("lastTransitionTime", ""), now)).total_seconds())
+            waited_s = max(0.0, (now - moment(known.get("lastTransitionTime", ""), now)).total_seconds())
         poll, what, left_s = _last_wishes(world, waited_s)
         if poll:
             facts = [
@@ -427,7 +212,7 @@ def _ending(world: _World, end: _End, status: Mapping[str, Any], now: datetime.d
     return _with_event(plan, status, event)
 
 
-def _last_wishes(world: _World, waited_s: float) -> tuple[Literal["", "last", "checkpoint"], str, float]:
+def _last_wishes(world: World, waited_s: float) -> tuple[Literal["", "last", "checkpoint"], str, float]:
     """What the servers of a job that is complete are still asked for, in words, and for how many seconds."""
     progress, checkpoint = world.observed.progress, world.job.model.spec.checkpoint
     if not progress.last and waited_s < LAST_REPORT_S:
@@ -439,12 +224,12 @@ def _last_wishes(world: _World, waited_s: float) -> tuple[Literal["", "last", "c
     return "", "", 0.0
 
 
-def _trouble(world: _World) -> str:
+def _trouble(world: World) -> str:
     trouble = world.observed.progress.trouble
     return f"; the try before failed: {trouble[:_HINT_MAX]}" if trouble else ""
 
 
-def _ending_patch(world: _World, end: _End, at: str, *, noted: bool) -> Manifest:
+def _ending_patch(world: World, end: _End, at: str, *, noted: bool) -> Manifest:
     """What is written on the workers' Job of a job that ends: why, and that its pods end."""
     found = world.worker_job
     body: Manifest = {}
@@ -462,7 +247,7 @@ def _ending_patch(world: _World, end: _End, at: str, *, noted: bool) -> Manifest
     return body
 
 
-def _leftovers(world: _World, end: _End, *, recorded: bool) -> list[tuple[str, str, str, str]]:
+def _leftovers(world: World, end: _End, *, recorded: bool) -> list[tuple[str, str, str, str]]:
     """What is deleted of a job that has ended."""
     policy = world.job.model.spec.run_policy.clean_policy
     pods = policy.on_success if end.type == c.COMPLETE else policy.on_failure
@@ -486,7 +271,7 @@ def _leftovers(world: _World, end: _End, *, recorded: bool) -> list[tuple[str, s
 # ---- how a job runs
 
 
-def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
+def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
     recorded = world.stateful_set.annotations.get(IMAGE_ANNOTATION, "") if world.stateful_set else ""
     # What has begun without checkpoints has nothing to go on from.
@@ -510,7 +295,7 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
         )
     ]
     first = not observed.children
-    if first and not observed.fresh and _moment(job.created, now) < now - datetime.timedelta(seconds=60):
+    if first and not observed.fresh and moment(job.created, now) < now - datetime.timedelta(seconds=60):
         # An old job without a single child: the cache may speak of one that is gone.
         return Plan(confirm=True)
     patches = []
@@ -587,7 +372,7 @@ def _running(world: _World, status: Mapping[str, Any], defaults: Defaults, now: 
     return plan
 
 
-def _recovery(world: _World, missing: Sequence[int]) -> str:
+def _recovery(world: World, missing: Sequence[int]) -> str:
     lost = dict(world.lost_servers())
     named = "; ".join(
         f"server {index} comes back: {lost.get(index, 'it is not ready')}" for index in missing[:3]
@@ -608,19 +393,19 @@ class _Halt:
     left_s: float
 
 
-def _halt(world: _World, status: Mapping[str, Any], now: datetime.datetime) -> _Halt:
+def _halt(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _Halt:
     """How far a job is that is to be suspended."""
     known = c.found(status, c.SUSPENDED)
     if known.get("status") == "True" and not _scaled(world):
         # Of a suspension before this one, of which the status has not been written since.
         known = {}
-    began = _moment(known.get("lastTransitionTime", ""), now) if known else now
+    began = moment(known.get("lastTransitionTime", ""), now) if known else now
     return _stage(
         world, "Suspend", max(0.0, (now - began).total_seconds()), done=known.get("status") == "True"
     )
 
 
-def _stage(world: _World, occasion: str, elapsed_s: float, *, done: bool = False) -> _Halt:
+def _stage(world: World, occasion: str, elapsed_s: float, *, done: bool = False) -> _Halt:
     job = world.job
     checkpoint = job.model.spec.checkpoint
     server_s, worker_s = manifests.server_grace_seconds(job), manifests.worker_grace_seconds(job)
@@ -643,14 +428,14 @@ def _stage(world: _World, occasion: str, elapsed_s: float, *, done: bool = False
     return _Halt(*halting.stage(standing, limits))
 
 
-def _ends_something(world: _World, halt: _Halt) -> bool:
+def _ends_something(world: World, halt: _Halt) -> bool:
     """Whether the next step of ending takes pods away."""
     found = world.worker_job
     holds = found is not None and not found.suspended and not found.deleting
     return holds or (halt.stage in ("servers", "done") and not _scaled(world))
 
 
-def _scaled(world: _World) -> bool:
+def _scaled(world: World) -> bool:
     return world.stateful_set is None or world.stateful_set.replicas == 0 or world.stateful_set.deleting
 
 
@@ -668,7 +453,7 @@ def _finalizers(job: JobObject, *, wanted: bool) -> tuple[str, ...] | None:
     return (*others, FINALIZER) if wanted else others
 
 
-def _halted(world: _World, halt: _Halt, status: Mapping[str, Any]) -> Fact:
+def _halted(world: World, halt: _Halt, status: Mapping[str, Any]) -> Fact:
     """Ready of a job that is suspended, or about to be."""
     if halt.stage != "done":
         return Fact(c.READY, False, c.SUSPENDING, _halting(world, halt))
@@ -688,7 +473,7 @@ def _halted(world: _World, halt: _Halt, status: Mapping[str, Any]) -> Fact:
     return Fact(c.READY, False, c.NOT_ALL_KEPT, text)
 
 
-def _halting(world: _World, halt: _Halt) -> str:
+def _halting(world: World, halt: _Halt) -> str:
     if halt.stage == "workers":
         return "the workers end"
     if halt.stage == "checkpoint":
@@ -696,10 +481,10 @@ def _halting(world: _World, halt: _Halt) -> str:
     return "the servers end"
 
 
-def _deleting(world: _World, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+def _deleting(world: World, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
     """For a job that its user has deleted, and that waits for a last checkpoint."""
     job, found = world.job, world.worker_job
-    elapsed_s = max(0.0, (now - _moment(job.deleted, now)).total_seconds())
+    elapsed_s = max(0.0, (now - moment(job.deleted, now)).total_seconds())
     halt = _stage(world, "Delete", elapsed_s)
     ended = (
         found is None
@@ -745,7 +530,7 @@ def _settled(child: Child | None, manifest: Manifest, observed: Observed) -> boo
     )
 
 
-def _worker_job_patch(world: _World, found: WorkerJob, now: datetime.datetime, *, suspend: bool) -> Manifest:
+def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *, suspend: bool) -> Manifest:
     """What is changed of the workers' Job: its limits, and whether its pods run."""
     paused = before = world.paused
     identities = world.identities()
@@ -760,7 +545,7 @@ def _worker_job_patch(world: _World, found: WorkerJob, now: datetime.datetime, *
     stands = any(one.type == "Suspended" and one.status == "True" for one in found.conditions)
     if hold:
         counts = found.started and not stands
-        trained_s = (now - _moment(found.started, now)).total_seconds() if counts else 0.0
+        trained_s = (now - moment(found.started, now)).total_seconds() if counts else 0.0
         paused = replace(
             paused,
             failed_before=found.failed,
@@ -773,7 +558,7 @@ def _worker_job_patch(world: _World, found: WorkerJob, now: datetime.datetime, *
     spared = world.worker_replicas if paused.failed_before is not None else 0
     # A Job that is resumed still has its old start when its controller looks at the deadline: past it, it would fail
     # at once. So it has none until its controller has begun to count anew.
-    counts_not = paused != _Paused() and (found.suspended or hold or stands)
+    counts_not = paused != Paused() and (found.suspended or hold or stands)
     limits = manifests.worker_limits(
         world.job,
         forgiven=paused.forgiven_now(found.failed) + spared,
@@ -826,7 +611,7 @@ def _refused(job: JobObject, refusal: str, status: Mapping[str, Any], now: datet
 # ---- what is said of it
 
 
-def _readiness(world: _World) -> list[Fact]:
+def _readiness(world: World) -> list[Fact]:
     servers, replicas = world.servers_ready, world.server_replicas
     found = world.worker_job
     workers = (found.ready + found.succeeded) if found is not None else 0
@@ -847,7 +632,7 @@ def _readiness(world: _World) -> list[Fact]:
 
 
 def _status(
-    world: _World,
+    world: World,
     facts: Sequence[Fact],
     status: Mapping[str, Any],
     now: datetime.datetime,
@@ -913,12 +698,12 @@ def _merged(
         **content,
         "observedGeneration": generation,
         "conditions": c.conditions(
-            facts, status.get("conditions") or (), generation=generation, now=_text(now)
+            facts, status.get("conditions") or (), generation=generation, now=text_of(now)
         ),
     }
 
 
-def _first_failure(world: _World, *, servers_are_wanted: bool = True) -> dict[str, Any]:
+def _first_failure(world: World, *, servers_are_wanted: bool = True) -> dict[str, Any]:
     """The container that failed first, of the pods that are still there and were not told to end."""
     found: list[tuple[str, dict[str, Any]]] = []
     for pod in (*world.workers, *(world.servers if servers_are_wanted else ())):
@@ -971,16 +756,3 @@ def _with_event(plan: Plan, status: Mapping[str, Any], event: Happened) -> Plan:
     if ready.get("reason") == event.reason and ready.get("message") == event.message[: c.MESSAGE_MAX]:
         return plan
     return replace(plan, events=(*plan.events, event))
-
-
-def _moment(text: str, otherwise: datetime.datetime) -> datetime.datetime:
-    """The time that a text says; `otherwise` where a hand has written another thing."""
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return otherwise
-    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
-
-
-def _text(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from tablebay.client.control import Control
 from tablebay.client.errors import TablebayError
-from tablebay.operator.decisions import Progress
+from tablebay.operator.plans import Progress
 from tablebay.operator.workqueue import Key
 
 _LOG = logging.getLogger(__name__)

@@ -30,10 +30,11 @@ from tablebay.operator.cluster import (
     Resource,
     resource_of,
 )
-from tablebay.operator.decisions import Observed, Plan, decide, invalid
+from tablebay.operator.decisions import decide, invalid
 from tablebay.operator.informers import Informer
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.manifests import Defaults, JobObject
+from tablebay.operator.plans import Observed, Plan
 from tablebay.operator.progress import Poller
 from tablebay.operator.recorder import Recorder
 from tablebay.operator.workqueue import Key, WorkQueue

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 
 from tablebay.operator.cluster import EVENTS, FIELD_MANAGER, ApiError, Cluster
-from tablebay.operator.decisions import Happened
+from tablebay.operator.plans import Happened
 
 _LOG = logging.getLogger(__name__)
 

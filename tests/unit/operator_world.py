@@ -13,8 +13,9 @@ import yaml
 
 from tablebay.client.job import parse_job
 from tablebay.operator import manifests, projections
-from tablebay.operator.decisions import Observed, Plan, Progress, decide
+from tablebay.operator.decisions import decide
 from tablebay.operator.manifests import Defaults, JobObject
+from tablebay.operator.plans import Observed, Plan, Progress
 from tablebay.operator.projections import SERVERS_ANNOTATION, Child, Pod
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights" / "job.yaml"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from unit.operator_world import DEFAULTS, World, job_object
 
-from tablebay.operator.decisions import LAST_REPORT_S, Plan, Progress, decide
+from tablebay.operator.decisions import LAST_REPORT_S, decide
+from tablebay.operator.plans import Plan, Progress
 
 KINDS = {"ServiceAccount", "Service", "Job", "StatefulSet", "PodDisruptionBudget"}
 KILLED = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-02T03:05:00Z"}}

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from unit.operator_world import BEGAN, DEFAULTS, World, job_object, text
 
 from tablebay.operator import projections
-from tablebay.operator.decisions import LAST_REPORT_S, Observed, Plan, Progress, decide, invalid
+from tablebay.operator.decisions import LAST_REPORT_S, decide, invalid
+from tablebay.operator.plans import Observed, Plan, Progress
 from tablebay.operator.projections import SERVERS_ANNOTATION, Child
 
 OOM = {"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-02T03:05:00Z"}}

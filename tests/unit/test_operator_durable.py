@@ -12,7 +12,8 @@ import pytest
 from unit.operator_world import CHECKPOINT, DEFAULTS, World, job_object, text
 
 from tablebay.operator import conditions
-from tablebay.operator.decisions import Plan, Progress, decide
+from tablebay.operator.decisions import decide
+from tablebay.operator.plans import Plan, Progress
 from tablebay.operator.projections import FINALIZER, PAUSED_ANNOTATION
 
 KILLED = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-02T03:05:00Z"}}

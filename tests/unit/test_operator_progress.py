@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from tablebay.client.errors import Unavailable
-from tablebay.operator.decisions import Progress
+from tablebay.operator.plans import Progress
 from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Checkpoints, Poller
 from tablebay.operator.workqueue import Key
 

@@ -10,7 +10,7 @@ import pytest
 from unit.test_operator_cluster import Api, refusal, serving, use
 
 from tablebay.operator.cluster import Cluster
-from tablebay.operator.decisions import Happened
+from tablebay.operator.plans import Happened
 from tablebay.operator.recorder import QUIET_S, Recorder
 
 

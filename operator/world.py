@@ -1,0 +1,182 @@
+"""A job and its children, with the questions that decisions ask of them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+
+from tablebay.operator.manifests import SERVER, SERVER_CONTAINER, WORKER, JobObject
+from tablebay.operator.plans import Observed
+from tablebay.operator.projections import (
+    PAUSED_ANNOTATION,
+    SERVERS_ANNOTATION,
+    Container,
+    Ended,
+    Pod,
+    StatefulSet,
+    WorkerJob,
+)
+
+
+class World:
+    """A job and its children, with the questions that decisions ask of them."""
+
+    def __init__(self, job: JobObject, observed: Observed) -> None:
+        self.job = job
+        self.observed = observed
+        found = observed.children.get(("StatefulSet", job.servers_name))
+        self.stateful_set = found if isinstance(found, StatefulSet) else None
+        of_set = self.stateful_set.uid if self.stateful_set is not None else ""
+        # Pods of a set that was deleted before may still be about to go.
+        self.servers = [pod for pod in observed.pods if pod.role == SERVER and pod.owner in ("", of_set)]
+        self.workers = [pod for pod in observed.pods if pod.role == WORKER]
+        found = observed.children.get(("Job", job.workers_name))
+        self.worker_job = found if isinstance(found, WorkerJob) else None
+
+    @property
+    def durable(self) -> bool:
+        """Whether a server comes back with its rows."""
+        return self.job.model.spec.durable
+
+    @property
+    def began(self) -> bool:
+        """Whether workers were ever let run."""
+        return self.worker_job is not None and SERVERS_ANNOTATION in self.worker_job.annotations
+
+    @property
+    def paused(self) -> Paused:
+        """What earlier suspensions left."""
+        return paused(self.worker_job)
+
+    @property
+    def failures(self) -> int:
+        """Failures of workers, less those that a suspension made."""
+        if self.worker_job is None:
+            return 0
+        return max(0, self.worker_job.failed - self.paused.forgiven_now(self.worker_job.failed))
+
+    @property
+    def server_replicas(self) -> int:
+        """Wanted."""
+        return self.job.model.spec.servers.replicas
+
+    @property
+    def worker_replicas(self) -> int:
+        """Wanted."""
+        return self.job.model.spec.workers.replicas
+
+    def identities(self) -> dict[int, str]:
+        """Which container each ready server is now."""
+        result = {}
+        for pod in self.servers:
+            container = named_container(pod, SERVER_CONTAINER)
+            if pod.ready and not pod.deleting and container is not None and container.running:
+                result[pod.index] = container.id
+        return result
+
+    @property
+    def servers_ready(self) -> int:
+        """How many of those wanted are ready."""
+        return sum(1 for index in self.identities() if index < self.server_replicas)
+
+    def lost_servers(self) -> list[tuple[int, str]]:
+        """The servers that are not those with which training began, and what is there instead."""
+        if self.worker_job is None:
+            return []
+        try:
+            recorded = json.loads(self.worker_job.annotations.get(SERVERS_ANNOTATION, "[]"))
+        except ValueError:
+            return []
+        lost = []
+        for index, identity in enumerate(recorded if isinstance(recorded, list) else ()):
+            pod = next((pod for pod in self.servers if pod.index == index), None)
+            container = None if pod is None else named_container(pod, SERVER_CONTAINER)
+            if pod is None:
+                lost.append((index, "its pod is gone"))
+            elif container is None or not container.id:
+                lost.append((index, "its pod was replaced"))
+            elif container.id != identity:
+                before = container.ended_before
+                lost.append(
+                    (index, f"its process {how_it_ended(before)}" if before else "its pod was replaced")
+                )
+            elif not container.running:
+                # While it waits to be started again the kubelet goes on showing the old container's id.
+                ended = container.ended or container.ended_before
+                lost.append((index, f"its process {how_it_ended(ended)}" if ended else "its process is gone"))
+        return lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paused:
+    """What a Job that was suspended is not to count.
+
+    forgiven: failures of pods that suspensions ended. failed_before: at the beginning of the one that lasts, None if
+    none does. trained_s: until then. started: when training began first.
+    """
+
+    forgiven: int = 0
+    failed_before: int | None = None
+    trained_s: int = 0
+    started: str = ""
+
+    def forgiven_now(self, failed: int) -> int:
+        """Failures that are not counted, with those of the suspension that lasts."""
+        return self.forgiven + (0 if self.failed_before is None else max(0, failed - self.failed_before))
+
+    def text(self) -> str:
+        """For the annotation."""
+        return json.dumps(
+            {
+                "forgiven": self.forgiven,
+                "failedBefore": self.failed_before,
+                "trainedSeconds": self.trained_s,
+                "started": self.started,
+            }
+        )
+
+
+def paused(found: WorkerJob | None) -> Paused:
+    """What is noted on the workers' Job; nothing where a hand has edited it."""
+    if found is None or PAUSED_ANNOTATION not in found.annotations:
+        return Paused()
+    try:
+        known = json.loads(found.annotations[PAUSED_ANNOTATION])
+        before = known["failedBefore"]
+        return Paused(
+            forgiven=int(known["forgiven"]),
+            failed_before=None if before is None else int(before),
+            trained_s=int(known["trainedSeconds"]),
+            started=str(known["started"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return Paused()
+
+
+def named_container(pod: Pod, name: str) -> Container | None:
+    """A pod's container, if it is known."""
+    return next((one for one in pod.containers if one.name == name), None)
+
+
+def how_it_ended(ended: Ended) -> str:
+    """In words that follow "its process"."""
+    if ended.reason == "OOMKilled":
+        return "was killed for its memory (OOMKilled)"
+    if ended.signal:
+        return f"was ended by signal {ended.signal}"
+    return f"ended with exit code {ended.exit_code}"
+
+
+def moment(text: str, otherwise: datetime.datetime) -> datetime.datetime:
+    """The time that a text says; `otherwise` where a hand has written another thing."""
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return otherwise
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+
+
+def text_of(moment: datetime.datetime) -> str:
+    """A time as Kubernetes writes it."""
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
