@@ -137,6 +137,10 @@ sanitize-address sanitize-thread: setup
 	  GRPC_ENABLE_FORK_SUPPORT=false ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
 	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
 
+.PHONY: test-mutants
+test-mutants: setup ## break the product in one place after the other: a test must fail each time
+	$(PY) tests/mutants/run.py --junit-xml=$(RESULTS)/$@.xml $(if $(ONLY),--only "$(ONLY)")
+
 .PHONY: e2e
 e2e: setup ## the tests on a real Kubernetes: one of our own (needs root), or KUBECONFIG=... LOAD='kind load docker-image'
 	tests/e2e/run $(PYTEST_FLAGS)

@@ -419,6 +419,26 @@ def test_damaged_blocks_are_refused_by_their_byte(seed: int) -> None:
                 loader.finish()
 
 
+def test_a_file_that_lacks_a_block_is_refused() -> None:
+    """G8: each block right by itself, and one taken out, or there twice: the footer is of others."""
+    store, table = int64_store(2)
+    add(store, table, range(200_000))
+    step(store, table, 0, 0, [1])
+    cut = store.take([], 0.0, True)
+    for number in (table, None):
+        content = whole(cut, number)
+        _, _, size, _ = struct.unpack_from("<4I", content)
+        first = content[: 16 + size]
+        for bad in (content[len(first) :], first + content):
+            loader = _core.Store().load(ALL_SHARDS)
+            loader.create_table("t", 1, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
+            file = loader.begin(number, None, True, start=96)
+            with pytest.raises(_core.StatusError) as error:
+                file.feed(bad)
+            assert error.value.args[0] == "CheckpointInvalid"
+            assert "the footer says" in error.value.args[1]
+
+
 def test_rows_of_another_layout_are_refused() -> None:
     """CheckpointMismatch says what differs; weights alone can be had."""
     source = _core.Store()
