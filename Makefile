@@ -17,7 +17,7 @@ PYTEST = $(PY) -Im pytest --junit-xml=$(RESULTS)/$@.xml $(PYTEST_FLAGS)
 
 NATIVE_SOURCES := CMakeLists.txt $(shell find native/src native/include -name '*.cc' -o -name '*.h')
 # Whatever runs C++ in several ways; the rest would only be slower.
-SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/integration/test_client_*.py)
+SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/integration/test_client_*.py tests/fuzz/test_fuzz.py)
 CXX_SOURCES := $(shell find native bench -name '*.cc' -o -name '*.h')
 
 export UV_NO_PROGRESS := 1
@@ -115,6 +115,7 @@ sanitize: sanitize-address sanitize-thread ## the tests of the native core under
 # makes a fork of every start of a process, and gRPC's handlers of forks would start threads in the child.
 .PHONY: sanitize-address sanitize-thread
 sanitize-address: KIND := address,undefined
+sanitize-address: export TABLEBAY_FUZZ := 3000
 sanitize-address: PRELOAD := libasan.so libubsan.so libstdc++.so
 sanitize-thread: KIND := thread
 sanitize-thread: PRELOAD := libtsan.so libstdc++.so
@@ -140,6 +141,10 @@ sanitize-address sanitize-thread: setup
 .PHONY: test-mutants
 test-mutants: setup ## break the product in one place after the other: a test must fail each time
 	$(PY) tests/mutants/run.py --junit-xml=$(RESULTS)/$@.xml $(if $(ONLY),--only "$(ONLY)")
+
+.PHONY: fuzz
+fuzz: setup ## changed bytes for all that reads the wire and files: make fuzz SECONDS=60 SEED=1 TARGET=manifest
+	$(PY) tests/fuzz/run.py --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1) $(addprefix --target ,$(TARGET))
 
 .PHONY: e2e
 e2e: setup ## the tests on a real Kubernetes: one of our own (needs root), or KUBECONFIG=... LOAD='kind load docker-image'

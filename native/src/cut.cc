@@ -98,7 +98,12 @@ ClientImage ReadClient(std::string_view payload) {
   for (uint32_t i = 0; i < cursors; ++i) {
     Cursor& cursor = client.cursors.emplace_back();
     cursor.step = reader.Get<uint64_t>("cursor");
-    cursor.bytes = reader.Take(reader.Get<uint32_t>("cursor"), "cursor");
+    const auto bytes = reader.Get<uint32_t>("cursor");
+    if (bytes > kCursorBytes) {
+      throw StatusError("CheckpointInvalid",
+                        Format("a client with a cursor of %u bytes, wanted at most %zu", bytes, kCursorBytes));
+    }
+    cursor.bytes = reader.Take(bytes, "cursor");
   }
   const auto shards = reader.Get<uint32_t>("number of shards");
   if (shards > kShards) {

@@ -8,6 +8,8 @@
 namespace tablebay {
 namespace {
 
+constexpr size_t kClientBytes = sizeof(ClientSteps) + kShards * sizeof(ShardSteps);
+
 unsigned long long Wide(uint64_t value) { return value; }
 
 bool Same(const RowLayout& one, const RowLayout& other) {
@@ -34,8 +36,7 @@ Loader::Loader(std::shared_ptr<Store> store, const std::vector<uint16_t>& owned)
 
 Loader::~Loader() {
   if (finished_) return;
-  store_->bytes_.fetch_sub(clients_.size() * (sizeof(ClientSteps) + kShards * sizeof(ShardSteps)),
-                           std::memory_order_relaxed);
+  store_->bytes_.fetch_sub(clients_.size() * kClientBytes, std::memory_order_relaxed);
 }
 
 uint32_t Loader::CreateTable(const TableOptions& options) {
@@ -158,6 +159,7 @@ void Loader::File::TakeBlock(const Block& block) {
     try {
       loader_->TakeClient(ReadClient(block.payload));
     } catch (const StatusError& error) {
+      if (std::string_view(error.kind()) != "CheckpointInvalid") throw;
       refuse(error.what());
     }
   }
@@ -199,13 +201,23 @@ void Loader::RequireMemory(const Table& table, uint64_t rows) const {
 // A client's steps of one server; of several, where shards have other servers now: then a step is whole if it was on
 // all of them.
 void Loader::TakeClient(const ClientImage& image) {
-  std::shared_ptr<ClientSteps>& client = clients_[{image.high, image.low}];
+  const Store::ClientKey key{image.high, image.low};
+  // As for rows: few bytes of a file can ask for much.
+  if (const uint64_t limit = store_->limits_.memory_bytes;
+      limit != 0 && clients_.count(key) == 0 && store_->bytes() + kClientBytes > limit) {
+    throw StatusError(
+        "ResourceExhausted",
+        Format("the steps of %zu clients of the checkpoint, and of more, want %zu bytes each; this server "
+               "holds %llu of its limit of %llu",
+               clients_.size(), kClientBytes, Wide(store_->bytes()), Wide(limit)));
+  }
+  std::shared_ptr<ClientSteps>& client = clients_[key];
   if (client == nullptr) {
     client = std::make_shared<ClientSteps>();
     client->incarnation.store(image.incarnation);
     client->rank = image.rank;
     client->whole = image.whole;
-    store_->bytes_.fetch_add(sizeof(ClientSteps) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
+    store_->bytes_.fetch_add(kClientBytes, std::memory_order_relaxed);
   } else {
     if (image.incarnation > client->incarnation.load()) client->incarnation.store(image.incarnation);
     client->whole = StepWindow::Common(client->whole, image.whole);

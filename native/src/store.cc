@@ -12,7 +12,6 @@ namespace tablebay {
 namespace {
 
 constexpr uint64_t kStepEnd = uint64_t{1} << 63;  // beyond lies nonsense, which must not move a window
-constexpr size_t kCursorBytes = 1024;
 
 unsigned long long Wide(uint64_t value) { return value; }
 
