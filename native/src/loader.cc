@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "tablebay/crc32c.h"
+#include "tablebay/failpoints.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
@@ -233,6 +234,7 @@ void Loader::Finish() {
     throw StatusError("CheckpointInvalid",
                       Format("%u files of the checkpoint have not been read to their end", open_files_));
   }
+  TABLEBAY_FAILPOINT("restore.before_finish");
   const std::lock_guard<std::mutex> one_at_a_time(store_->cut_mutex_);
   if (store_->cut_ != nullptr) store_->AbandonActive();
   std::vector<std::unique_lock<std::shared_mutex>> stripes;
