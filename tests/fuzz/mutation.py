@@ -50,6 +50,37 @@ def _change_once(chance: random.Random, data: bytearray, others: Sequence[bytes]
             data[at:end] = other[begin : begin + chance.choice((4, 16, 64, 1024))]
 
 
+def change_message(chance: random.Random, message: Any) -> None:
+    """A protobuf message with some of its fields changed: what comes of it is a message still."""
+    for _ in range(1 + int(chance.expovariate(0.7))):
+        _change_field(chance, message)
+
+
+def _change_field(chance: random.Random, message: Any) -> None:
+    field = chance.choice(message.DESCRIPTOR.fields)
+    value = getattr(message, field.name)
+    if field.message_type is not None and field.is_repeated:
+        if value and chance.random() < 0.7:
+            _change_field(chance, chance.choice(value))
+        elif value and chance.random() < 0.5:
+            del value[chance.randrange(len(value))]
+        else:
+            value.add().CopyFrom(chance.choice(value) if value else field.message_type._concrete_class())
+    elif field.message_type is not None:
+        _change_field(chance, value)
+    elif field.is_repeated:
+        value.append(change_bytes(chance, value[0] if value else b"", []))
+    elif field.type == field.TYPE_BYTES:
+        setattr(message, field.name, change_bytes(chance, value, []))
+    elif field.type == field.TYPE_BOOL:
+        setattr(message, field.name, not value)
+    else:
+        width = 64 if field.type in (field.TYPE_FIXED64, field.TYPE_UINT64) else 32
+        setattr(
+            message, field.name, chance.choice((*_EDGES, value + 1, 1 << chance.randrange(width))) % 2**width
+        )
+
+
 def change_json(chance: random.Random, value: Any) -> Any:
     """Another value with something in it replaced, left out, added or doubled. Changes `value` itself."""
     for _ in range(1 + int(chance.expovariate(1.0))):

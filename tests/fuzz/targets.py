@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz.mutation import change_bytes, change_json
+from fuzz.mutation import change_bytes, change_json, change_message
 from google.protobuf.message import DecodeError, Message
 
 from tablebay.client.checkpoint.destination import Destination
@@ -112,16 +112,18 @@ def _handle(method: str, data: bytes) -> None:
 
 
 def _change_request(kind: Any, chance: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Bytes changed; half of those that are still a message get sizes and checksums that fit."""
-    changed = change_bytes(chance, data, others)
-    if chance.random() < 0.5:
-        return changed
+    """Bytes changed, or fields; then half of the messages get sizes and checksums that fit."""
     try:
-        message = kind.FromString(changed)
+        message = kind.FromString(data)
     except DecodeError:
-        return changed
-    sender = getattr(message, "sender", None)
-    if sender is not None and chance.random() < 0.8:
+        return change_bytes(chance, data, others)
+    if chance.random() < 0.3:
+        return change_bytes(chance, data, others)
+    change_message(chance, message)
+    if chance.random() < 0.3:
+        return bytes(message.SerializeToString())
+    sender = message.sender
+    if chance.random() < 0.8:
         sender.client_high, sender.client_low, sender.incarnation, sender.epoch = HIGH, LOW, 1, 3
         sender.shard_map_version = 0
     for part in _parts(message):
@@ -167,6 +169,19 @@ def _accept(data: bytes) -> None:
         call = make_call(kind)
         if not refuses(partial(call.accept, 0, 0, data), "CorruptMessage"):
             call.finish()
+
+
+def _change_answer(chance: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
+    """Bytes changed, or the fields of an answer to one of the methods."""
+    kind: Any = chance.choice((messages.PullResponse, messages.PushResponse, messages.StepResponse))
+    try:
+        message = kind.FromString(data)
+    except DecodeError:
+        return change_bytes(chance, data, others)
+    if chance.random() < 0.4:
+        return change_bytes(chance, data, others)
+    change_message(chance, message)
+    return bytes(message.SerializeToString())
 
 
 # -- files --
@@ -362,7 +377,7 @@ TARGETS = (
     Target("pull", partial(_handle, "Pull"), partial(_change_request, messages.PullRequest)),
     Target("push", partial(_handle, "Push"), partial(_change_request, messages.PushRequest)),
     Target("step", partial(_handle, "Step"), partial(_change_request, messages.StepRequest)),
-    Target("answer", _accept),
+    Target("answer", _accept, _change_answer),
     Target("readdress", _readdress),
     Target("load_rows", _load_rows, partial(_change_blocks, 1 + _SIX.size)),
     Target("load_steps", _load_steps, partial(_change_blocks, 0)),
