@@ -17,7 +17,7 @@ PYTEST = $(PY) -Im pytest --junit-xml=$(RESULTS)/$@.xml $(PYTEST_FLAGS)
 
 NATIVE_SOURCES := CMakeLists.txt $(shell find native/src native/include -name '*.cc' -o -name '*.h')
 # Whatever runs C++ in several ways; the rest would only be slower.
-SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/integration/test_client_*.py)
+SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/integration/test_client_*.py tests/fuzz/test_fuzz.py)
 CXX_SOURCES := $(shell find native bench -name '*.cc' -o -name '*.h')
 
 export UV_NO_PROGRESS := 1
@@ -107,35 +107,53 @@ test-long: setup
 test-lower-bounds: setup ## the wheel beside the lowest dependencies that pyproject.toml allows
 	TABLEBAY_DEEP=1 $(PYTEST) -m deep tests/unit/test_packaging_wheel.py -k lowest
 
+# A virtual environment of its own, in which `tablebay` is a folder of links and a core built otherwise.
+define make_core
+	$(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" $(2) \
+	  -DSKBUILD_PROJECT_VERSION="$$($(PY) -c 'import tablebay; print(tablebay.__version__)')" \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(PY)" -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)" >/dev/null
+	$(BIN)/cmake --build $(1)
+	$(call make_tree,$(1)/tree)
+	rm $(1)/tree/tablebay/native
+	mkdir $(1)/tree/tablebay/native
+	ln -s $(CURDIR)/native/*.py* $(1)/tree/tablebay/native/
+	cp $(1)/_core.*.so $(1)/tree/tablebay/native/
+	rm -rf $(1)/venv
+	$(UV) venv --quiet --python $(PY) $(1)/venv
+	printf '%s\n' "$(CURDIR)/$(1)/tree" "$(call SITE,$(PY))" > "$(call SITE,$(1)/venv/bin/python)/tablebay.pth"
+endef
+
+.PHONY: test-failpoints
+test-failpoints: setup ## servers killed at places that only a core built for it has
+	$(call make_core,build/$@,-DTABLEBAY_FAILPOINTS=ON)
+	build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml -m failpoints $(PYTEST_FLAGS) tests/faults/test_failpoints.py
+
 .PHONY: sanitize
 sanitize: sanitize-address sanitize-thread ## the tests of the native core under address, undefined and thread sanitizers
 
-# A virtual environment of its own, in which `tablebay` is a folder of links and a core with the sanitizer in it.
 # The preloaded C++ library lets the sanitizer see exceptions; Python itself leaks on purpose. The thread sanitizer
 # makes a fork of every start of a process, and gRPC's handlers of forks would start threads in the child.
 .PHONY: sanitize-address sanitize-thread
 sanitize-address: KIND := address,undefined
+sanitize-address: export TABLEBAY_FUZZ := 3000
 sanitize-address: PRELOAD := libasan.so libubsan.so libstdc++.so
 sanitize-thread: KIND := thread
 sanitize-thread: PRELOAD := libtsan.so libstdc++.so
 # A forked child of a process with threads may do nothing in the thread sanitizer's eyes, not even raise.
 sanitize-thread: SELECT := -k "not forked_child"
 sanitize-address sanitize-thread: setup
-	$(BIN)/cmake -S . -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM="$(CURDIR)/$(BIN)/ninja" -DTABLEBAY_SANITIZE=$(KIND) \
-	  -DSKBUILD_PROJECT_VERSION="$$($(PY) -c 'import tablebay; print(tablebay.__version__)')" \
-	  -DPython_EXECUTABLE="$(CURDIR)/$(PY)" -Dpybind11_DIR="$$($(PY) -m pybind11 --cmakedir)" >/dev/null
-	$(BIN)/cmake --build build/$@
-	$(call make_tree,build/$@/tree)
-	rm build/$@/tree/tablebay/native
-	mkdir build/$@/tree/tablebay/native
-	ln -s $(CURDIR)/native/*.py* build/$@/tree/tablebay/native/
-	cp build/$@/_core.*.so build/$@/tree/tablebay/native/
-	rm -rf build/$@/venv
-	$(UV) venv --quiet --python $(PY) build/$@/venv
-	printf '%s\n' "$(CURDIR)/build/$@/tree" "$(call SITE,$(PY))" > "$(call SITE,build/$@/venv/bin/python)/tablebay.pth"
+	$(call make_core,build/$@,-DTABLEBAY_SANITIZE=$(KIND))
 	LD_PRELOAD="$$(for name in $(PRELOAD); do $${CXX:-g++} -print-file-name=$$name; done | tr '\n' ' ')" \
 	  GRPC_ENABLE_FORK_SUPPORT=false ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
 	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
+
+.PHONY: test-mutants
+test-mutants: setup ## break the product in one place after the other: a test must fail each time
+	$(PY) tests/mutants/run.py --junit-xml=$(RESULTS)/$@.xml $(if $(ONLY),--only "$(ONLY)")
+
+.PHONY: fuzz
+fuzz: setup ## changed bytes for all that reads the wire and files: make fuzz SECONDS=60 SEED=1 TARGET=manifest
+	$(PY) tests/fuzz/run.py --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1) $(addprefix --target ,$(TARGET))
 
 .PHONY: e2e
 e2e: setup ## the tests on a real Kubernetes: one of our own (needs root), or KUBECONFIG=... LOAD='kind load docker-image'

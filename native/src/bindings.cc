@@ -15,6 +15,7 @@
 
 #include "tablebay/call.h"
 #include "tablebay/crc32c.h"
+#include "tablebay/failpoints.h"
 #include "tablebay/figures.h"
 #include "tablebay/frozen_rows.h"
 #include "tablebay/kernels.h"
@@ -744,6 +745,9 @@ PYBIND11_MODULE(_core, m) {
   m.attr("STATE") = static_cast<uint32_t>(kState);
   m.attr("CONTAINS") = static_cast<uint32_t>(kContains);
   m.def("version", [] { return TABLEBAY_VERSION; });
+#ifdef TABLEBAY_FAILPOINTS
+  m.def("failpoint", &Failpoint, py::arg("name"));
+#endif
   m.def("commit", [] { return TABLEBAY_COMMIT; });
   m.def("instruction_sets", &InstructionSets, "Those this CPU can use, best last.");
   m.def("instruction_set", [] { return ActiveKernels().name; });

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "tablebay/failpoints.h"
 #include "tablebay/status.h"
 #include "tablebay/store.h"
 
@@ -98,7 +99,12 @@ ClientImage ReadClient(std::string_view payload) {
   for (uint32_t i = 0; i < cursors; ++i) {
     Cursor& cursor = client.cursors.emplace_back();
     cursor.step = reader.Get<uint64_t>("cursor");
-    cursor.bytes = reader.Take(reader.Get<uint32_t>("cursor"), "cursor");
+    const auto bytes = reader.Get<uint32_t>("cursor");
+    if (bytes > kCursorBytes) {
+      throw StatusError("CheckpointInvalid",
+                        Format("a client with a cursor of %u bytes, wanted at most %zu", bytes, kCursorBytes));
+    }
+    cursor.bytes = reader.Take(bytes, "cursor");
   }
   const auto shards = reader.Get<uint32_t>("number of shards");
   if (shards > kShards) {
@@ -192,6 +198,7 @@ size_t Cut::NextRows(File& file, char* out) {
     }
     count += copied;
     if (copied < wanted) ++file.stripe;
+    if (count > 0) TABLEBAY_FAILPOINT("cut.mid_copy");
   }
   return count == 0 ? 0 : SealBlock(out, BlockKind::kRows, count, count * row_bytes, &file.sums);
 }
@@ -319,6 +326,7 @@ std::shared_ptr<Cut> Store::Take(const std::vector<ClientStep>& limits, double w
     cut->files_[Cut::kSteps];
     for (const auto& [key, client] : Clients()) cut->clients_.push_back(ImageOf(key, *client));
   }
+  TABLEBAY_FAILPOINT("cut.after_begin");
   {
     const std::lock_guard<std::mutex> lock(gate_mutex_);
     if (holding_.load()) cut->pause_s_ = std::chrono::duration<double>(Clock::now() - hold_began_).count();

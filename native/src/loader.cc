@@ -6,10 +6,13 @@
 #include <thread>
 
 #include "tablebay/crc32c.h"
+#include "tablebay/failpoints.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
 namespace {
+
+constexpr size_t kClientBytes = sizeof(ClientSteps) + kShards * sizeof(ShardSteps);
 
 unsigned long long Wide(uint64_t value) { return value; }
 
@@ -37,8 +40,7 @@ Loader::Loader(std::shared_ptr<Store> store, const std::vector<uint16_t>& owned)
 
 Loader::~Loader() {
   if (finished_) return;
-  store_->bytes_.fetch_sub(clients_.size() * (sizeof(ClientSteps) + kShards * sizeof(ShardSteps)),
-                           std::memory_order_relaxed);
+  store_->bytes_.fetch_sub(clients_.size() * kClientBytes, std::memory_order_relaxed);
 }
 
 uint32_t Loader::CreateTable(const TableOptions& options) {
@@ -236,6 +238,7 @@ void Loader::File::TakeBlock(const Block& block, uint64_t place) {
     try {
       loader_->TakeClient(ReadClient(block.payload));
     } catch (const StatusError& error) {
+      if (std::string_view(error.kind()) != "CheckpointInvalid") throw;
       refuse(error.what());
     }
   }
@@ -275,13 +278,23 @@ void Loader::RequireMemory(const Table& table, uint64_t rows) const {
 // A client's steps of one server; of several, where shards have other servers now: then a step is whole if it was on
 // all of them.
 void Loader::TakeClient(const ClientImage& image) {
-  std::shared_ptr<ClientSteps>& client = clients_[{image.high, image.low}];
+  const Store::ClientKey key{image.high, image.low};
+  // As for rows: few bytes of a file can ask for much.
+  if (const uint64_t limit = store_->limits_.memory_bytes;
+      limit != 0 && clients_.count(key) == 0 && store_->bytes() + kClientBytes > limit) {
+    throw StatusError(
+        "ResourceExhausted",
+        Format("the steps of %zu clients of the checkpoint, and of more, want %zu bytes each; this server "
+               "holds %llu of its limit of %llu",
+               clients_.size(), kClientBytes, Wide(store_->bytes()), Wide(limit)));
+  }
+  std::shared_ptr<ClientSteps>& client = clients_[key];
   if (client == nullptr) {
     client = std::make_shared<ClientSteps>();
     client->incarnation.store(image.incarnation);
     client->rank = image.rank;
     client->whole = image.whole;
-    store_->bytes_.fetch_add(sizeof(ClientSteps) + kShards * sizeof(ShardSteps), std::memory_order_relaxed);
+    store_->bytes_.fetch_add(kClientBytes, std::memory_order_relaxed);
   } else {
     if (image.incarnation > client->incarnation.load()) client->incarnation.store(image.incarnation);
     client->whole = StepWindow::Common(client->whole, image.whole);
@@ -297,6 +310,7 @@ void Loader::Finish() {
     throw StatusError("CheckpointInvalid",
                       Format("%u files of the checkpoint have not been read to their end", open_files_));
   }
+  TABLEBAY_FAILPOINT("restore.before_finish");
   const std::lock_guard<std::mutex> one_at_a_time(store_->cut_mutex_);
   if (store_->cut_ != nullptr) store_->AbandonActive();
   std::vector<std::unique_lock<std::shared_mutex>> stripes;

@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "tablebay/crc32c.h"
+#include "tablebay/failpoints.h"
 #include "tablebay/plan.h"
 #include "tablebay/status.h"
 
@@ -12,7 +13,6 @@ namespace tablebay {
 namespace {
 
 constexpr uint64_t kStepEnd = uint64_t{1} << 63;  // beyond lies nonsense, which must not move a window
-constexpr size_t kCursorBytes = 1024;
 
 unsigned long long Wide(uint64_t value) { return value; }
 
@@ -564,11 +564,15 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
 void Store::ApplyPushes(Exchange& exchange) {
   const Request& request = exchange.request;
   ClientSteps& client = *exchange.client;
+  TABLEBAY_FAILPOINT("push.after_validate");
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
     bool touched = false;
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) touched = touched || exchange.shards[stripe * kShardsPerStripe + i];
-    if (touched) ApplyStripe(exchange, stripe);
+    if (!touched) continue;
+    if (exchange.applied > 0) TABLEBAY_FAILPOINT("push.mid_apply");
+    ApplyStripe(exchange, stripe);
   }
+  TABLEBAY_FAILPOINT("push.before_whole");
   bool known = exchange.applied == 0 && exchange.duplicate > 0;
   {
     const std::lock_guard<std::mutex> lock(client.mutex);

@@ -243,7 +243,7 @@ void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
                 char* state = out + run.At(first + j) * state_bytes;
                 const char* slots =
                     rows[j] == nullptr ? reinterpret_cast<const char*>(initial_slots_.data()) : rows[j] + at.slots;
-                std::memcpy(state, slots, at.slot_bytes);
+                if (at.slot_bytes != 0) std::memcpy(state, slots, at.slot_bytes);
                 if (at.step == 0) continue;
                 if (rows[j] == nullptr) {
                   std::memset(state + at.slot_bytes, 0, 4);

@@ -23,6 +23,7 @@ from tablebay.client.environment import VERSION
 from tablebay.client.errors import CheckpointFailed, TablebayError
 from tablebay.client.proto import tablebay_pb2
 from tablebay.ps_server.checkpoint.retention import remove_unneeded
+from tablebay.ps_server.failpoints import failpoint
 from tablebay.ps_server.members import Clock
 from tablebay.ps_server.peers import Peers
 from tablebay.ps_server.telemetry import Events
@@ -241,7 +242,9 @@ class Coordinator:
             written = self._until_written(request, began + self._schedule.timeout_s)
             manifest = self._manifest(number, written, taken, states, state_files)
             self._require_newest_lives(manifest.servers)
+            failpoint("commit.before_manifest")
             self._destination.publish(manifest)
+            failpoint("commit.after_manifest")
         except Uncertain:
             # Who reads may find it from now on, so its number is taken and its files stay; but nobody is told that
             # it is durable, and every server's next cut is full.

@@ -14,6 +14,7 @@ from tablebay.client.checkpoint.manifest import ROWS, STEPS, File, Layout, Table
 from tablebay.client.errors import CheckpointFailed, error_named
 from tablebay.client.tables import TableSpec
 from tablebay.native import _core
+from tablebay.ps_server.failpoints import failpoint
 
 
 class Cut(Protocol):
@@ -106,6 +107,7 @@ def _write_file(
                 raise CheckpointFailed(
                     f"{destination.name}/{path}: {written} bytes written, wanted {len(head) + given}"
                 )
+            failpoint("files.before_finish")
             writer.finish()
     except _core.StatusError as error:
         raise error_named(*error.args) from None

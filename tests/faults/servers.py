@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,11 +27,18 @@ _LOOK_EVERY_S = 0.02
 class Servers:
     """What a kubelet does for a StatefulSet: a server that ends is started again on its ports, at once.
 
-    options: of every server's command line. killed: how often each index was killed by `kill`.
+    options: of every server's command line. environment: beside this process's. killed: how often each index was
+    killed by `kill`.
     """
 
     def __init__(
-        self, folder: Path, count: int, *options: str, restart: bool = True, program: str = ""
+        self,
+        folder: Path,
+        count: int,
+        *options: str,
+        restart: bool = True,
+        program: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -40,6 +48,7 @@ class Servers:
         self._options = options
         self._restart = restart
         self._program = program
+        self._environment = {**(environment or {}), "TABLEBAY_LOG_FORMAT": "text"}
         port = free_block(PORTS_PER_SERVER * count, randomness=random.Random())
         assert port is not None
         self._ports = [port + PORTS_PER_SERVER * index for index in range(count)]
@@ -85,7 +94,7 @@ class Servers:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={**clean, "TABLEBAY_LOG_FORMAT": "text"},
+                env={**clean, **self._environment},
             )
 
     def kill(self, index: int, number: signal.Signals = signal.SIGKILL) -> int:

@@ -212,6 +212,18 @@ def test_epochs_count_from_1_for_each_server(tmp_path: Path) -> None:
     assert destination.take_epoch(1) == 3
 
 
+def test_an_epoch_that_another_takes_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between looking and taking (G9)."""
+    destination = opened(tmp_path)
+    look = destination.newest_epoch
+    assert opened(tmp_path).take_epoch(0) == 1
+    before = iter([0])
+    monkeypatch.setattr(destination, "newest_epoch", lambda index: next(before, look(index)))
+    assert destination.take_epoch(0) == 2
+
+
 def test_whether_the_first_checkpoint_is_there(tmp_path: Path) -> None:
     """For a job that begins anew only one of its own generation counts."""
     destination = opened(tmp_path)

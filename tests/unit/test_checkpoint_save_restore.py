@@ -115,6 +115,33 @@ def test_the_number_is_taken_where_only_the_manifest_tells(tmp_path: Path) -> No
     world.end()
 
 
+def test_the_cut_of_a_server_that_was_replaced_makes_no_checkpoint(tmp_path: Path) -> None:
+    """Its next life has restored something older, and does not go on from what this cut would say (G9)."""
+    world = filled(tmp_path / "d")
+    assert world.save() == ""
+    world.put("user", 1, 11, 11)
+    world.destination.take_epoch(1)
+    assert "server 1 has cut in its life 1, and its life 2 has begun" in world.save()
+    assert world.destination.numbers() == [0, 1]
+    assert not world.fenced
+    world.end()
+
+
+def test_an_attempt_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
+    """G5: whatever lies in its directory, it is neither restored, nor counted, nor passed over as damaged."""
+    world = filled(tmp_path / "d")
+    assert world.save() == ""
+    world.end()
+    destination = world.destination
+    (made,) = destination.attempts()
+    copy = destination.attempt_path(destination.begin_attempt(2))
+    for path in (tmp_path / "d" / destination.attempt_path(made)).iterdir():
+        (tmp_path / "d" / copy / path.name).write_bytes(path.read_bytes())
+    assert destination.numbers() == [0, 1]
+    _, restored = read_all(tmp_path / "d")
+    assert [(one.manifest.number, one.refused) for one in restored] == [(1, ())] * 2
+
+
 @pytest.mark.parametrize("servers", [1, 3, 5])
 def test_another_number_of_servers_reads_each_row_once(tmp_path: Path, servers: int) -> None:
     """Rows go to the servers that have their shards now; the next cut is full."""

@@ -13,7 +13,7 @@ import pytest
 
 from tablebay.client.proto import tablebay_pb2 as messages
 from tablebay.native import _core
-from tests.unit.checkpoint_blocks import CLIENT, int64_rows, parse, whole
+from tests.unit.checkpoint_blocks import CLIENT, FOOTER, int64_rows, parse, whole
 
 RANKS = 3
 HIGH = 77
@@ -417,6 +417,74 @@ def test_damaged_blocks_are_refused_by_their_byte(seed: int) -> None:
             assert not file.ended, f"seed {seed}: byte {at}"
             with pytest.raises(_core.StatusError):
                 loader.finish()
+
+
+def test_a_file_that_lacks_a_block_is_refused() -> None:
+    """G8: each block right by itself, and one taken out, or there twice: the footer is of others."""
+    store, table = int64_store(2)
+    add(store, table, range(200_000))
+    step(store, table, 0, 0, [1])
+    cut = store.take([], 0.0, True)
+    for number in (table, None):
+        content = whole(cut, number)
+        _, _, size, _ = struct.unpack_from("<4I", content)
+        first = content[: 16 + size]
+        for bad in (content[len(first) :], first + content):
+            loader = _core.Store().load(ALL_SHARDS)
+            loader.create_table("t", 1, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
+            file = loader.begin(number, None, True, start=96)
+            with pytest.raises(_core.StatusError) as error:
+                file.feed(bad)
+            assert error.value.args[0] == "CheckpointInvalid"
+            assert "the footer says" in error.value.args[1]
+
+
+def sealed(*payloads: bytes) -> bytes:
+    """A file of steps with these clients."""
+    content, crcs = b"", b""
+    for kind, count, payload in [*((CLIENT, 1, one) for one in payloads), (FOOTER, 0, b"")]:
+        body = payload if kind == CLIENT else struct.pack("<3Q2I", 0, 0, len(payloads), _core.crc32c(crcs), 0)
+        head = struct.pack("<3I", kind, count, len(body))
+        crc = struct.pack("<I", _core.crc32c(head + body))
+        content += head + crc + body
+        crcs += crc
+    return content
+
+
+def client_payload(low: int, cursor_bytes: int = 0, cursors: int = 0, shards: int = 0) -> bytes:
+    """A client with the steps up to 63."""
+    payload = struct.pack("<QQIIQQI", HIGH, low, 1, 0, 64, 2**64 - 1, cursors)
+    payload += b"".join(
+        struct.pack("<QI", step, cursor_bytes) + b"c" * cursor_bytes for step in range(cursors)
+    )
+    return (
+        payload
+        + struct.pack("<I", shards)
+        + b"".join(struct.pack("<IQQ", shard, 64, 1) + bytes(128) for shard in range(shards))
+    )
+
+
+def test_a_cursor_longer_than_a_client_may_keep_is_refused() -> None:
+    """Else two servers' blocks of one client, each a right one, could make one larger than a block may be."""
+    longest = _core.Store().load(ALL_SHARDS)
+    longest.begin(None, None, False).feed(sealed(client_payload(0, 1024, 64, 1024)))
+    longest.finish()
+    loader = _core.Store().load(ALL_SHARDS)
+    with pytest.raises(_core.StatusError, match="a cursor of 1025 bytes, wanted at most 1024") as error:
+        loader.begin(None, None, False).feed(sealed(client_payload(0, 1025, 64)))
+    assert error.value.args[0] == "CheckpointInvalid"
+
+
+def test_more_clients_than_memory_are_refused() -> None:
+    """A client's 100 bytes in a file are 150 KB in memory: the limit is for them as well."""
+    content = sealed(*(client_payload(low) for low in range(200)))
+    loader = _core.Store(memory_limit=20 << 20).load(ALL_SHARDS)
+    with pytest.raises(_core.StatusError, match="this server holds [0-9]+ of its limit of 20971520") as error:
+        loader.begin(None, None, False).feed(content)
+    assert error.value.args[0] == "ResourceExhausted"
+    enough = _core.Store(memory_limit=40 << 20).load(ALL_SHARDS)
+    enough.begin(None, None, False).feed(content)
+    enough.finish()
 
 
 def test_rows_of_another_layout_are_refused() -> None:

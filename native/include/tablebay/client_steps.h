@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -21,7 +22,8 @@ struct ShardSteps {
   uint16_t content[StepWindow::kSteps];
 };
 
-// What the client sent along with a step.
+// What the client sent along with a step, at most so much: all that a client has must fit in a block.
+inline constexpr size_t kCursorBytes = 1024;
 struct Cursor {
   uint64_t step = 0;
   std::string bytes;

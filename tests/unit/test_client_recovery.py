@@ -1,0 +1,175 @@
+"""A client whose server comes back: what it sends again, what it believes, and when it gives up (G3, G9)."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tablebay as tb
+from tablebay.client.client import Client, client_over
+from tablebay.client.inprocess import InProcessTransport
+from tablebay.client.proto import tablebay_pb2 as messages
+from tablebay.client.transport import Answer
+from tablebay.ps_server.checkpoint.coordinator import Schedule
+from tablebay.ps_server.durability import Durability, Settings
+from tablebay.ps_server.service import Service
+
+COUNT = 2
+KEYS = np.arange(40, dtype=np.uint64)
+
+
+class Job:
+    """Servers with one destination in this process, as a transport. Checkpoints are made when they are asked for.
+
+    old_lives: lives of servers that still answer data calls in their successor's place, by index.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._durable: list[Durability] = []
+        self._services: list[Service] = []
+        self.old_lives: dict[int, Service] = {}
+        for index in range(COUNT):
+            self._durable.append(self._durability(index))
+            self._services.append(self._service(index))
+            self._durable[index].start()
+
+    def _durability(self, index: int) -> Durability:
+        return Durability(
+            Settings(destination=str(self._root), schedule=Schedule(every_s=0.0)),
+            servers=self.addresses,
+            index=index,
+            job="local",
+            generation=0,
+            fenced=lambda: None,
+            peers=self,
+        )
+
+    def _service(self, index: int) -> Service:
+        return Service(index=index, servers=COUNT, durability=self._durable[index])
+
+    def life(self, index: int) -> Service:
+        """The newest life of a server."""
+        return self._services[index]
+
+    def restart(self, index: int) -> None:
+        """The server's next life, from the newest checkpoint."""
+        self._durable[index].close()
+        self._durable[index] = self._durability(index)
+        self._services[index] = self._service(index)
+        self._durable[index].start()
+
+    def close(self) -> None:
+        """For threads."""
+        for one in self._durable:
+            one.close()
+
+    # -- as Peers --
+
+    def cut(self, request: messages.CutRequest, timeout_s: float) -> list[messages.CutResponse]:
+        return [one.cut(request) for one in self._durable]
+
+    def greet(self, timeout_s: float) -> None:
+        """Nothing to do."""
+
+    # -- as Transport --
+
+    @property
+    def addresses(self) -> list[str]:
+        return [f"in-process:{index}" for index in range(COUNT)]
+
+    def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
+        services = list(self._services)
+        if method in ("Pull", "Push", "Step") and server in self.old_lives:
+            services[server] = self.old_lives[server]
+        return InProcessTransport(services).call(server, method, request, timeout, wait)
+
+    def rebuild(self) -> None:
+        """There are no connections."""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    made = Job(tmp_path)
+    yield made
+    made.close()
+
+
+def connect(job: Job) -> tuple[Client, Any]:
+    """A ranked client, and a table that adds up."""
+    client = client_over(job, rank=0, timeout=10.0)
+    return client, client.table("sums", dim=1, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
+
+
+def push(table: Any, amount: int) -> None:
+    table.push(KEYS, np.full((len(KEYS), 1), amount, np.int64))
+
+
+def test_a_server_that_comes_back_is_sent_what_it_lacks(job: Job) -> None:
+    """G3: every step since the committed checkpoint, in order and once; what the checkpoint has is sent no more."""
+    client, sums = connect(job)
+    push(sums, 1)
+    push(sums, 10)
+    client.checkpoint()
+    push(sums, 100)
+    push(sums, 1000)
+    job.restart(1)
+    push(sums, 10_000)
+    assert np.all(sums.pull(KEYS) == 11_111)
+    counters = job.life(1).counters
+    assert counters["pushes_applied"] == 3
+    assert counters["duplicates_changed"] == 0
+    job.restart(0)
+    assert np.all(sums.pull(KEYS) == 11_111)
+    client.close()
+
+
+def test_an_answer_of_an_older_life_counts_for_nothing(job: Job) -> None:
+    """G9: a life that was replaced and still answers is not believed, so no push is kept by it alone."""
+    client, sums = connect(job)
+    push(sums, 1)
+    before = job.life(1)
+    job.restart(1)
+    push(sums, 10)
+    # It takes requests of any life, as one that was stopped before it looked at them would answer them late.
+    job.old_lives[1] = _Deaf(before)  # type: ignore[assignment]
+    healed = threading.Timer(0.3, job.old_lives.clear)
+    healed.start()
+    push(sums, 100)
+    healed.join()
+    assert np.all(sums.pull(KEYS) == 111)
+    assert job.life(1).counters["pushes_applied"] == 3
+    client.close()
+
+
+class _Deaf:
+    """A life of a server that does not hear for which life a request is."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def handle(self, method: str, request: bytes) -> bytes:
+        kinds = {"Pull": messages.PullRequest, "Push": messages.PushRequest, "Step": messages.StepRequest}
+        message = kinds[method].FromString(request)
+        message.sender.epoch = self._service.epoch
+        return self._service.handle(method, message.SerializeToString())
+
+
+def test_a_hole_is_never_passed_over(job: Job, tmp_path: Path) -> None:
+    """G3: a server that comes back without what it had announced to be durable is lost, and so says each call."""
+    client, sums = connect(job)
+    push(sums, 1)
+    client.checkpoint()
+    push(sums, 10)
+    push(sums, 100)
+    (newest,) = (tmp_path / "manifests").glob("*1.json")
+    newest.unlink()
+    job.restart(1)
+    with pytest.raises(tb.ServerLost, match="the steps between are lost"):
+        push(sums, 1000)
+    with pytest.raises(tb.ServerLost, match="the steps between are lost"):
+        sums.pull(KEYS)
