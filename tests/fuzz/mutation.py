@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -95,7 +96,7 @@ def _change_json_once(chance: random.Random, value: Any) -> Any:
         parents.append((place, key))
         place = place[key]
     if not parents:
-        return chance.choice(_WORDS)
+        return copy.deepcopy(chance.choice(_WORDS))
     parent, key = parents[-1]
     match chance.randrange(6):
         case 0:
@@ -111,5 +112,5 @@ def _change_json_once(chance: random.Random, value: Any) -> Any:
         case 3:
             parent[key] = [place] * chance.choice((1, 2, 300))
         case _:
-            parent[key] = chance.choice(_WORDS)
+            parent[key] = copy.deepcopy(chance.choice(_WORDS))
     return value
