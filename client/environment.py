@@ -71,6 +71,8 @@ _IDENTITY = frozenset(
 # A server's HTTP port is one above its data port, its control port two above.
 DATA_PORT, HTTP_PORT, CONTROL_PORT = 7070, 7071, 7072
 PORTS_PER_SERVER = 3
+# Of a server: starting it again changes nothing, since no checkpoint can be used or another life has taken over.
+NO_CHECKPOINT_EXIT = 3
 DATA_PORT_MAX = 65535 - (PORTS_PER_SERVER - 1)
 
 # As many as there are shards.

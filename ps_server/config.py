@@ -105,7 +105,8 @@ def parser(program: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
         description="Hold rows of a job's tables. The HTTP port is the data port + 1, the control port + 2.",
         epilog="Each option may be given as a variable instead, such as TABLEBAY_DATA_PORT for --data-port. "
-        "Exit codes: 0 ended by SIGTERM or SIGINT, 1 failed, 2 wrong usage.",
+        "Exit codes: 0 ended by SIGTERM or SIGINT, 1 failed, 2 wrong usage, 3 no checkpoint that can be used, or "
+        "another life of this server has taken over.",
     )
     for option, metavar, text in (
         ("--host", "HOST", f"address to listen on ({DEFAULT_HOST}); 0.0.0.0 or :: is open to the network"),

@@ -117,6 +117,8 @@ class Durability:
             owners=owners,
             job=self._job,
         )
+        for reason in self._restored.refused:
+            _EVENTS.warning("checkpoint.damaged", cause=reason, used=self._restored.manifest.number)
         take_tables(self._restored.specs)
         fresh = self._restored.manifest.kind == "Empty"
         if fresh and settings.restore_from not in (LATEST, NEVER):
@@ -139,7 +141,7 @@ class Durability:
             kind=self._restored.manifest.kind,
             rows=self._restored.rows,
             seconds=round(self._restore_s, 3),
-            passed_over=[str(reason) for reason in self._restored.refused],
+            passed_over=len(self._restored.refused),
         )
 
     def begin(

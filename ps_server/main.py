@@ -12,7 +12,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from tablebay.client.errors import TablebayError
+from tablebay.client.environment import NO_CHECKPOINT_EXIT
+from tablebay.client.errors import CheckpointFailed, CheckpointInvalid, CheckpointMismatch, TablebayError
 from tablebay.ps_server import telemetry
 from tablebay.ps_server.config import USAGE_EXIT, BadSetting, read_config
 
@@ -25,7 +26,8 @@ _FILES = 16_384
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT, in the main thread of a process that ends with it.
 
-    The exit code: 0 ended as told, 1 failed, 2 wrong usage.
+    The exit code: 0 ended as told, 1 failed, 2 wrong usage, 3 no checkpoint that can be used, or another life of
+    this server has taken over.
     """
     try:
         config = read_config(sys.argv[1:] if argv is None else argv, program=PROGRAM)
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return serve(config, epoch, told_to_end)
     except (CannotListen, TablebayError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return _FAILED
+        unusable = isinstance(error, CheckpointFailed | CheckpointInvalid | CheckpointMismatch)
+        return NO_CHECKPOINT_EXIT if unusable else _FAILED
 
 
 def _signals() -> queue.SimpleQueue[str]:

@@ -7,7 +7,7 @@ import os
 import queue
 import time
 
-from tablebay.client.environment import VERSION, control_port, http_port
+from tablebay.client.environment import NO_CHECKPOINT_EXIT, VERSION, control_port, http_port
 from tablebay.ps_server import telemetry
 from tablebay.ps_server.checkpoint.coordinator import Schedule
 from tablebay.ps_server.config import Config
@@ -17,7 +17,7 @@ from tablebay.ps_server.health import HttpServer
 from tablebay.ps_server.metrics import registry
 from tablebay.ps_server.service import Service
 
-DONE, FAILED, NO_CHECKPOINT = 0, 1, 3
+DONE, FAILED = 0, 1
 _LOOK_EVERY_S = 10.0
 _DRAINED_EVERY_S = 0.01
 _FENCED = "fenced"
@@ -28,8 +28,9 @@ _EVENTS = telemetry.Events(__name__)
 def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> int:
     """Serve until `told_to_end` has a word: DONE, or FAILED where calls were cut off.
 
-    NO_CHECKPOINT: another life of this server has taken over, or no checkpoint can be used.
-    Raises CannotListen naming the port, and TablebayError where the job's tables cannot be made.
+    NO_CHECKPOINT_EXIT: another life of this server has taken over.
+    Raises CannotListen naming the port, CheckpointInvalid, CheckpointMismatch or CheckpointFailed where no
+    checkpoint can be used, and another TablebayError where the job's tables cannot be made.
     """
     durability = _durability(config, told_to_end)
     if durability is not None:
@@ -76,7 +77,7 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
             durability.start()
         reason = _wait(service, told_to_end)
         if reason == _FENCED:
-            return NO_CHECKPOINT
+            return NO_CHECKPOINT_EXIT
         return _end(service, ports, config.grace_s, reason, durability)
     finally:
         http.close()

@@ -129,8 +129,8 @@ def restore_newest(
     """Read this server's rows and steps of the newest checkpoint that is whole.
 
     owners: this server's shards; of how many servers the checkpoint is does not matter. Raises CheckpointFailed
-    where there is none, CheckpointInvalid where all are damaged, CheckpointMismatch for another job's,
-    StorageError where reading fails in a way that may pass, and what the store refuses.
+    where there is none, CheckpointInvalid where all that may have rows are damaged, CheckpointMismatch for another
+    job's, StorageError where reading fails in a way that may pass, and what the store refuses.
     """
     refused: dict[int, str] = {}
     while True:
@@ -152,6 +152,9 @@ def restore_newest(
                     )
                 if not manifest.complete:
                     continue
+                if manifest.kind == "Empty" and refused:
+                    # What had rows is damaged: to go on with none would be to lose it without a word.
+                    break
                 if index == 0:
                     for state in manifest.states():
                         check_state(destination, state)
@@ -173,7 +176,8 @@ def restore_newest(
     if not numbers:
         raise CheckpointFailed(f"{destination.name} holds no checkpoint")
     raise CheckpointInvalid(
-        f"{destination.name}: none of {len(numbers)} checkpoints is whole: {'; '.join(refused.values())}"
+        f"{destination.name}: none of {len(refused)} checkpoints is whole, bring the files back or begin anew in "
+        f"another directory: {'; '.join(refused.values())}"
     )
 
 

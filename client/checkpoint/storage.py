@@ -443,6 +443,9 @@ def _told(storage: LocalStorage, path: str) -> Iterator[None]:
             kind = NotThere
         elif error.errno == errno.ELOOP:
             raise NotThere(f"{where}: found a symbolic link, wanted none") from error
+        elif error.errno == errno.ENXIO:
+            # A socket, or a device without a driver: it is as little a file as a pipe is.
+            raise NotThere(f"{where}: found what is no regular file, wanted one") from error
         elif error.errno == errno.EIO:
             kind = Unreadable
         raise kind(f"{where}: {_cause(error)}") from error

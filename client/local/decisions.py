@@ -6,6 +6,8 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
+from tablebay.client.environment import NO_CHECKPOINT_EXIT
+
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 5.0
 # A server that cannot restore its rows ends each time before it is ready.
@@ -74,6 +76,11 @@ Action = Wait | Restart | Finish | Fail
 
 def decide(ended: Ended, standing: Standing) -> Action:
     """What to do now that this process has ended, while the servers are still wanted."""
+    if ended.role == "server" and standing.durable and ended.code == NO_CHECKPOINT_EXIT:
+        return Fail(
+            f"{ended.name} cannot use its checkpoints{_last_words(ended)}, so the job cannot go on; "
+            f"its log is {ended.log}"
+        )
     if ended.role == "server" and standing.durable:
         if standing.server_deaths <= SERVER_DEATHS_MAX:
             return Restart(_backoff_s(standing.server_deaths))

@@ -328,7 +328,7 @@ class _Run:
                 self._servers_due[process.number] = time.monotonic() + after_s
                 self._view.note(
                     f"{ended.name} {how(ended.code)}; it is started again and restores its rows "
-                    f"(the {self._server_restarts.total()}. time in this run)"
+                    f"(server restart {self._server_restarts.total()} of this run)"
                 )
             case Restart(after_s):
                 self._restarts[process.number] += 1

@@ -16,13 +16,21 @@ an Adagrad table needs an initial accumulator below the square of that, or its s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tablebay.examples.flights.data import BIAS_KEY, FIELDS, Keys, Labels
+from tablebay.examples.flights.data import BIAS_KEY, FIELDS, Examples, Keys, Labels
 
 Floats = NDArray[np.float32]
+
+
+class Pulled(Protocol):
+    """What scoring needs of a table."""
+
+    def pull(self, keys: Any, *, create: bool) -> Any:
+        """Rows of keys, float32; zeros for those without one where create is False."""
 
 
 def batch_keys(keys: Keys) -> Keys:
@@ -53,6 +61,18 @@ def forward(rows: Floats) -> Forward:
     pairs = np.einsum("bd,bd->b", factor_sums, factor_sums) - np.einsum("bfd,bfd->b", factors, factors)
     scores = rows[0, 0] + examples[:, :, 0].sum(axis=1) + np.float32(0.5) * pairs
     return Forward(scores, factors, factor_sums)
+
+
+def predict(table: Pulled, examples: Examples, batch_size: int) -> Floats:
+    """Log-odds of each example: float32 (n,). Makes no rows: a key that was never trained counts nothing.
+
+    table: of servers or of a checkpoint.
+    """
+    parts = [np.empty(0, np.float32)]
+    for start in range(0, len(examples), batch_size):
+        keys = batch_keys(examples.keys[start : start + batch_size])
+        parts.append(forward(table.pull(keys, create=False)).scores)
+    return np.concatenate(parts)
 
 
 def gradients(batch: Forward, labels: Labels) -> Floats:

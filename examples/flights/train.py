@@ -84,7 +84,7 @@ def work(client: Client, options: Options) -> int:
 
     pull_latency = client.pull_latency()
     rows = len(table)
-    scores = predict(table, test, options.batch_size)
+    scores = model.predict(table, test, options.batch_size)
     auc, logloss = model.auc(scores, test.labels), model.logloss(scores, test.labels)
     client.report(auc=auc, logloss=logloss)
     print(
@@ -172,15 +172,6 @@ def train(
             losses.clear()
             examples = 0
     return started
-
-
-def predict(table: RemoteTable, examples: data.Examples, batch_size: int) -> model.Floats:
-    """Log-odds of each example: float32 (n,). Makes no rows: a key that was never trained counts nothing."""
-    parts = [np.empty(0, np.float32)]
-    for start in range(0, len(examples), batch_size):
-        keys = model.batch_keys(examples.keys[start : start + batch_size])
-        parts.append(model.forward(table.pull(keys, create=False)).scores)
-    return np.concatenate(parts)
 
 
 def check_oracle(table: RemoteTable, training: data.Examples, share: Share) -> int:

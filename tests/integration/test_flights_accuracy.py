@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tablebay.examples.flights import data, model, reference
@@ -88,3 +90,46 @@ def test_the_time_split_is_far_harder(tmp_path: Path) -> None:
     print(f"time split: AUC {report['auc']:.5f}, logloss {report['logloss']:.5f}")
     assert 0.60 < report["auc"] < 0.64
     assert "no day of the" in printed
+
+
+def test_a_checkpoint_scores_as_the_run_did(tmp_path: Path) -> None:
+    """Without servers: the AUC and logloss that the run reported, to 4 digits, and a line for each flight."""
+    report, _ = run_job(tmp_path / "run")
+    destination = tmp_path / "run" / "volumes" / "flights-checkpoints" / "run"
+    scores = tmp_path / "scores.tsv"
+
+    def score(*options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-Im", "tablebay.examples.flights.score", *map(str, options)],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_MAX,
+            check=False,
+        )
+
+    ended = score("--checkpoint", destination, "--to", scores)
+    assert ended.returncode == 0, ended.stderr
+    assert f"test AUC     {report['auc']:.4f} on 65,470 flights" in ended.stdout
+    assert f"test logloss {report['logloss']:.4f}" in ended.stdout
+    assert "rows/s " in ended.stdout
+    lines = scores.read_text().splitlines()
+    assert lines[0] == "probability\tlate"
+    written = np.array([line.split("\t") for line in lines[1:]], np.float64)
+    assert len(written) == 65_470
+    labels = written[:, 1].astype(np.float32)
+    assert model.auc(written[:, 0].astype(np.float32), labels) == pytest.approx(report["auc"], abs=1e-4)
+    before = scores.read_bytes()
+    for options, wanted in (
+        (("--checkpoint", destination, "--to", scores), "scores.tsv: File exists, wanted a new file"),
+        (("--checkpoint", tmp_path / "no", "--to", "x.tsv"), "no: No such file or directory"),
+        (("--checkpoint", destination, "--to", "x.tsv", "--table", "lr"), "has no table 'lr'; it has fields"),
+        (
+            ("--checkpoint", destination / "manifests" / "0000000000.json", "--to", "x.tsv"),
+            "checkpoint 0 of .* has no table 'fields'; it has none",
+        ),
+    ):
+        refused = score(*options)
+        assert refused.returncode == 1
+        assert re.search(wanted, refused.stderr), refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert scores.read_bytes() == before

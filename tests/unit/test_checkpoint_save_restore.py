@@ -300,12 +300,28 @@ def test_missing_files_are_passed_over_and_all_damaged_is_an_error(tmp_path: Pat
     world = filled(root)
     assert world.save() == ""
     world.end()
+    older = world.contents()
+    again = World(root)
+    assert again.save(full=True) == ""
+    again.end()
+    attempts = {number: name for name, number in again.destination.attempts().items()}
+    for path in files_of(root):
+        if path.parent.name == attempts[3]:
+            path.unlink()
+    contents, restored = read_all(root)
+    assert contents == older
+    assert all("No such file" in one.refused[0] for one in restored)
     for path in files_of(root):
         path.unlink()
+    with pytest.raises(CheckpointInvalid, match="none of 2 checkpoints is whole.*No such file"):
+        read_all(root)
+    for number in (1, 3):
+        (root / "manifests" / f"{number:010}.json").unlink()
     _, restored = read_all(root)
     assert [one.manifest.number for one in restored] == [0, 0]
-    assert all("No such file" in one.refused[0] for one in restored)
-    (root / "manifests" / "0000000000.json").write_bytes(b"")
+    assert not any(one.refused for one in restored)
+    for number in (0, 2):
+        (root / "manifests" / f"{number:010}.json").write_bytes(b"")
     with pytest.raises(CheckpointInvalid, match="none of 2 checkpoints is whole"):
         read_all(root)
 

@@ -189,7 +189,7 @@ def interleaved_auc(examples: data.Examples, seed: int, workers: int) -> float:
     for keys, gradients in waiting:
         table.push(keys, gradients)
     trained: Any = table
-    return model.auc(train.predict(trained, test, 2048), test.labels)
+    return model.auc(model.predict(trained, test, 2048), test.labels)
 
 
 def test_the_job_file_fixes_the_model() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -147,3 +148,20 @@ def test_what_a_process_said_last_is_part_of_the_cause() -> None:
 def test_codes_and_signals_are_said_in_words(code: int, words: str) -> None:
     """Negative codes are signals, by name where they have one."""
     assert how(code) == words
+
+
+def test_a_server_that_cannot_use_its_checkpoints_is_not_started_again() -> None:
+    """Code 3 is the same at each start; without checkpoints it is any other end."""
+    ended = Ended(
+        role="server", number=0, code=3, log="server-0.log", said="tablebay-server: d: none is whole"
+    )
+    durable = Standing(
+        durable=True, server_deaths=1, restarts=0, restarts_max=3, restarts_of_rank=0, workers_left=1
+    )
+    found = decide(ended, durable)
+    assert found == Fail(
+        "server 0 cannot use its checkpoints (tablebay-server: d: none is whole), so the job cannot go on; its log is "
+        "server-0.log"
+    )
+    assert isinstance(decide(replace(ended, code=1), durable), Restart)
+    assert isinstance(decide(ended, replace(durable, durable=False)), Fail)
