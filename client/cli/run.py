@@ -28,6 +28,7 @@ _SUMMARY = (
     ("pull_p50_ms", "pull p50, ms", "{:.2f}"),
     ("pull_p99_ms", "pull p99, ms", "{:.2f}"),
     ("restarts", "restarts", "{:,}"),
+    ("server_restarts", "server restarts", "{:,}"),
 )
 
 

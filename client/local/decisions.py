@@ -77,10 +77,7 @@ Action = Wait | Restart | Finish | Fail
 def decide(ended: Ended, standing: Standing) -> Action:
     """What to do now that this process has ended, while the servers are still wanted."""
     if ended.role == "server" and standing.durable and ended.code == NO_CHECKPOINT_EXIT:
-        return Fail(
-            f"{ended.name} cannot use its checkpoints{_last_words(ended)}, so the job cannot go on; "
-            f"its log is {ended.log}"
-        )
+        return Fail(cannot_restore(ended))
     if ended.role == "server" and standing.durable:
         if standing.server_deaths <= SERVER_DEATHS_MAX:
             return Restart(_backoff_s(standing.server_deaths))
@@ -100,6 +97,14 @@ def decide(ended: Ended, standing: Standing) -> Action:
     return Fail(
         f"{ended.name} {how(ended.code)}{_last_words(ended)} and no restart is left "
         f"({standing.restarts} of {standing.restarts_max} used); its log is {ended.log}"
+    )
+
+
+def cannot_restore(ended: Ended) -> str:
+    """Of a server that has ended with NO_CHECKPOINT_EXIT: one line."""
+    return (
+        f"{ended.name} cannot use its checkpoints{_last_words(ended)}, so the job cannot go on; "
+        f"its log is {ended.log}"
     )
 
 

@@ -27,7 +27,16 @@ from tablebay.client.control import Control
 from tablebay.client.errors import JobFailed, TablebayError
 from tablebay.client.job import TrainingJob
 from tablebay.client.local import checkpoints, pod
-from tablebay.client.local.decisions import Ended, Fail, Finish, Restart, Standing, decide, how
+from tablebay.client.local.decisions import (
+    Ended,
+    Fail,
+    Finish,
+    Restart,
+    Standing,
+    cannot_restore,
+    decide,
+    how,
+)
 from tablebay.client.local.ports import HOST, free_block
 from tablebay.client.local.processes import Process, ProcessGroup
 from tablebay.client.local.report import REPORT_FILE, Figures, figures, report, write_report
@@ -220,6 +229,8 @@ class _Run:
                 if _lost_its_port(process):
                     return False
                 self._say_last_lines(process)
+                if self._checkpoint and _code(process) == names.NO_CHECKPOINT_EXIT:
+                    raise JobFailed(cannot_restore(_ended("server", process)))
                 raise JobFailed(
                     f"server {process.number} {how(_code(process))} before it was ready; "
                     f"its log is {process.log}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from faults.servers import Servers
 
 import tablebay as tb
+from tablebay.client.environment import http_port
 from tablebay.client.errors import BadRequest, CheckpointFailed, CheckpointInvalid, NotRegistered
 
 NEVER = ("--checkpoint-every-seconds", "3600")
@@ -201,3 +204,72 @@ def test_a_directory_without_checkpoints_is_said_to_be_one(tmp_path: Path) -> No
     """By its name."""
     with pytest.raises(tb.TablebayError, match=str(tmp_path)):
         tb.open(tmp_path)
+
+
+def test_rows_of_another_job_come_by_name(made: tuple[Path, Any, Any], tmp_path: Path) -> None:
+    """client.restore: a table under another name, its optimizer anew; what was in it is replaced, all else stays."""
+    destination, user, _ = made
+    with (
+        Servers(tmp_path, 3, *NEVER, restart=False) as servers,
+        tb.connect(servers.addresses, rank=0, job="faults") as client,
+    ):
+        own = client.table("own", dim=1, optimizer=tb.SGD(0.1), initializer=tb.Zeros())
+        own.push([1], np.ones((1, 1), np.float32))
+        warm = client.table("warm", dim=DIM, optimizer=tb.SGD(0.1), initializer=tb.Zeros())
+        warm.push([2**63 + 1], np.ones((1, DIM), np.float32))
+        found = client.restore(
+            str(destination), tables=["user"], rename={"user": "warm"}, optimizer_state=False
+        )
+        assert found.tables == ("warm",)
+        assert warm.pull(KEYS, create=False).tobytes() == user.tobytes()
+        assert not warm.contains([2**63 + 1])[0]
+        assert own.pull([1])[0, 0] == np.float32(-0.1)
+        with pytest.raises(tb.TablebayError, match="users"):
+            client.restore(str(destination), tables=["users"])
+        with pytest.raises(tb.TablebayError, match="found no tablebay.json"):
+            client.restore(str(tmp_path))
+        # Rows that were restored are in the next checkpoint, and outlive the servers.
+        client.checkpoint()
+    assert tb.open(servers.destination)["warm"].pull(KEYS).tobytes() == user.tobytes()
+
+
+def test_pushes_ask_for_a_checkpoint_before_they_fill_their_memory(tmp_path: Path) -> None:
+    """replay_bytes: nothing else makes checkpoints here, and ten times as much is pushed; none waits for ever."""
+    with (
+        Servers(tmp_path, 2, *NEVER, restart=False) as servers,
+        tb.connect(servers.addresses, rank=0, job="faults", replay_bytes=200_000) as client,
+    ):
+        train(client, 0, 200)
+        assert client.next_step == 200
+    assert tb.open(servers.destination).number >= 5
+
+
+def test_metrics_say_how_checkpoints_stand(tmp_path: Path) -> None:
+    """Server 0 tells of those that were made, and each server how long it took to restore."""
+    with (
+        Servers(tmp_path, 2, *NEVER, restart=False) as servers,
+        tb.connect(servers.addresses, rank=0, job="faults") as client,
+    ):
+        train(client, 0, 3)
+        client.checkpoint()
+        train(client, 3, 6)
+        client.checkpoint()
+        pages = [metrics(address) for address in servers.addresses]
+    first, second = pages
+    assert (first['tablebay_checkpoints_total{kind="Full"}'], first["tablebay_epoch"]) == (1, 1)
+    assert first['tablebay_checkpoints_total{kind="Delta"}'] == 1
+    assert first["tablebay_checkpoint_failures_total"] == 0
+    assert abs(time.time() - first["tablebay_checkpoint_last_success_timestamp_seconds"]) < 60
+    assert 0 < first["tablebay_checkpoint_pause_seconds"] < first["tablebay_checkpoint_duration_seconds"] < 60
+    assert first["tablebay_checkpoint_bytes"] > 1000
+    assert second["tablebay_checkpoint_last_success_timestamp_seconds"] == 0
+    assert first["tablebay_restore_duration_seconds"] > 0
+    assert second["tablebay_restore_duration_seconds"] > 0
+
+
+def metrics(address: str) -> dict[str, float]:
+    """The samples of a server's page."""
+    host, port = address.split(":")
+    with urllib.request.urlopen(f"http://{host}:{http_port(int(port))}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line[0] != "#"}

@@ -406,3 +406,82 @@ with tb.connect() as client:
     view = Heard()
     run_job(parse_job(job_of(script, workers=1, servers=1)), RunOptions(run_dir=tmp_path), view)
     assert any((found.step, found.examples, found.loss) == (7, 100, 0.25) for found in view.found)
+
+
+COUNTS = """
+import time
+import numpy as np, tablebay as tb
+
+keys = np.arange(50, dtype=np.uint64)
+with tb.connect() as client:
+    sums = client.table("sums", dim=1, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
+    for step in range(client.next_step, 40):
+        sums.push(keys, np.ones((50, 1), np.int64))
+        print("step", step, "done", flush=True)
+        time.sleep(0.05)
+    client.barrier("all")
+    if client.rank == 0:
+        print("sums", sorted(set(sums.pull(keys)[:, 0].tolist())), flush=True)
+"""
+
+
+def durable_job(**fields: Any) -> Any:
+    """Two workers that add 1 to each row at each of 40 steps, with checkpoints."""
+    job = job_of(COUNTS)
+    job["spec"]["checkpoint"] = {"destination": "pvc://rows/run", "everySeconds": 3600, **fields}
+    return job
+
+
+def test_a_killed_server_comes_back_where_there_are_checkpoints(tmp_path: Path) -> None:
+    """kill -9 in the middle: it is started again, no worker is, and every push is in the rows once."""
+    with running(tmp_path, durable_job()) as runner:
+        runner.wait_for_log("worker-0", "step 10 done")
+        os.kill(runner.pids("tablebay.ps_server.main")[0], signal.SIGKILL)
+        code, out, err = runner.end()
+    assert code == 0, err
+    assert "sums [80]" in err
+    assert (
+        "was killed by SIGKILL; it is started again and restores its rows (server restart 1 of this run)"
+        in err
+    )
+    report = json.loads((runner.run_dir / "report.json").read_text())
+    assert (report["restarts"], report["server_restarts"]) == (0, 1)
+    assert "server restarts" in out
+
+
+def test_an_interrupted_run_goes_on_and_one_that_ended_begins_anew(tmp_path: Path) -> None:
+    """Ctrl-C makes a last checkpoint; the next run takes it up; the one after a good end does not."""
+    with running(tmp_path, durable_job()) as runner:
+        runner.wait_for_log("worker-0", "step 10 done")
+        runner.process.send_signal(signal.SIGINT)
+        assert runner.end()[0] == 130
+    for note, first in (
+        ("going on from the newest checkpoint in run/volumes; delete that folder to begin anew", False),
+        (
+            "the run before this one has ended well: this one begins anew, and the checkpoints of the one before "
+            + "are in run/volumes-before",
+            True,
+        ),
+    ):
+        with running(tmp_path, durable_job()) as runner:
+            code, _, err = runner.end()
+        assert code == 0, err
+        assert note in err
+        assert "sums [80]" in err
+        assert ("step 5 done" in (tmp_path / "run/logs/worker-0.log").read_text()) == first
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_so_at_once(tmp_path: Path) -> None:
+    """The first server that finds it is not started again; file and byte are on the last line."""
+    with running(tmp_path, durable_job()) as runner:
+        runner.wait_for_log("worker-0", "step 10 done")
+        runner.process.send_signal(signal.SIGINT)
+        assert runner.end()[0] == 130
+    for path in (tmp_path / "run/volumes/rows/run/attempts").glob("*/*-rows-*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with running(tmp_path, durable_job()) as runner:
+        code, _, err = runner.end()
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert "cannot use its checkpoints (tablebay-server: " in last
+    assert "none of 1 checkpoints is whole" in last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from tablebay.client import metrics as worker
 from tablebay.client.tables import TableSpec
 from tablebay.operator.telemetry import Metrics, State
-from tablebay.ps_server.metrics import registry
+from tablebay.ps_server.metrics import CheckpointFigures, registry
 from tablebay.ps_server.service import Service
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def server_registry() -> CollectorRegistry:
-    return registry(Service(tables=[TableSpec(name="t", dim=1)]).snapshot)
+    """Of one with a destination, which has more to tell."""
+    service = Service(tables=[TableSpec(name="t", dim=1)])
+    figures = CheckpointFigures(restore_seconds=0.1, made={"Full": 1})
+    return registry(lambda: replace(service.snapshot(), checkpoints=figures))
 
 
 def worker_registry() -> CollectorRegistry:
