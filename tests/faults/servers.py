@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,8 +27,8 @@ _LOOK_EVERY_S = 0.02
 class Servers:
     """What a kubelet does for a StatefulSet: a server that ends is started again on its ports, at once.
 
-    options: of every server's command line. environment: beside this process's. killed: how often each index was
-    killed by `kill`.
+    options: of every server's command line. killed: how often each index was killed by `kill`. program: a Python file
+    in the server's place. within: what the command line begins with. environment: beside the usual.
     """
 
     def __init__(
@@ -38,17 +38,19 @@ class Servers:
         *options: str,
         restart: bool = True,
         program: str = "",
+        within: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.count = count
         self.destination = folder / "checkpoints"
+        self.environment = dict(environment or {})
+        self._within = within
         self.killed: Counter[int] = Counter()
         self._options = options
         self._restart = restart
         self._program = program
-        self._environment = {**(environment or {}), "TABLEBAY_LOG_FORMAT": "text"}
         port = free_block(PORTS_PER_SERVER * count, randomness=random.Random())
         assert port is not None
         self._ports = [port + PORTS_PER_SERVER * index for index in range(count)]
@@ -85,7 +87,14 @@ class Servers:
         """Start a server's next life."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TABLEBAY_")}
         program = [self._program] if self._program else ["-m", "tablebay.ps_server.main"]
-        command = [sys.executable, *program, "--data-port", str(self._ports[index]), "--exit-with-parent"]
+        command = [
+            *self._within,
+            sys.executable,
+            *program,
+            "--data-port",
+            str(self._ports[index]),
+            "--exit-with-parent",
+        ]
         command += ["--servers", ",".join(self.addresses), "--index", str(index), "--job", "faults"]
         command += ["--checkpoint", str(self.destination), *self._options]
         with self._lock, open(self.folder / f"server-{index}.log", "ab") as log:
@@ -94,7 +103,7 @@ class Servers:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={**clean, **self._environment},
+                env={**clean, "TABLEBAY_LOG_FORMAT": "text", **self.environment},
             )
 
     def kill(self, index: int, number: signal.Signals = signal.SIGKILL) -> int:
@@ -138,6 +147,18 @@ class Servers:
         """All that a server's lives have written."""
         return (self.folder / f"server-{index}.log").read_text(errors="replace")
 
+    def stop_keeping(self) -> None:
+        """From now on a server that ends stays away until `start`."""
+        self._restart = False
+
+    def wait(self, index: int) -> int:
+        """The exit code of the life that runs now."""
+        return self._processes[index].wait(READY_S)
+
+    def is_alive(self, index: int) -> bool:
+        """Whether its process runs."""
+        return self._processes[index].poll() is None
+
     def end_all(self, number: signal.Signals = signal.SIGTERM) -> list[int]:
         """Stop starting them again, send all a signal at once; their exit codes."""
         self._restart = False
@@ -150,3 +171,11 @@ class Servers:
             for index, process in list(self._processes.items()):
                 if self._restart and process.poll() is not None and not self._ended.is_set():
                     self.start(index)
+
+
+def wait_for(condition: Callable[[], object], what: str, within_s: float = READY_S) -> None:
+    """Return once something is so; fails saying what was waited for."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"
+        time.sleep(_LOOK_EVERY_S)
