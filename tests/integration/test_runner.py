@@ -424,6 +424,12 @@ with tb.connect() as client:
         print("sums", sorted(set(sums.pull(keys)[:, 0].tolist())), flush=True)
 """
 
+GOES_ON = "going on from the newest checkpoint in run/volumes; delete that folder to begin anew"
+BEGINS_ANEW = (
+    "the run before this one has ended well: this one begins anew, and the checkpoints of the one before are in "
+    "run/volumes-before"
+)
+
 
 def durable_job(**fields: Any) -> Any:
     """Two workers that add 1 to each row at each of 40 steps, with checkpoints."""
@@ -455,20 +461,20 @@ def test_an_interrupted_run_goes_on_and_one_that_ended_begins_anew(tmp_path: Pat
         runner.wait_for_log("worker-0", "step 10 done")
         runner.process.send_signal(signal.SIGINT)
         assert runner.end()[0] == 130
-    for note, first in (
-        ("going on from the newest checkpoint in run/volumes; delete that folder to begin anew", False),
-        (
-            "the run before this one has ended well: this one begins anew, and the checkpoints of the one before "
-            + "are in run/volumes-before",
-            True,
-        ),
-    ):
+    for note, first in ((GOES_ON, False), (BEGINS_ANEW, True)):
         with running(tmp_path, durable_job()) as runner:
             code, _, err = runner.end()
         assert code == 0, err
         assert note in err
         assert "sums [80]" in err
         assert ("step 5 done" in (tmp_path / "run/logs/worker-0.log").read_text()) == first
+    # As on a cluster, where the same job given again goes on from its end.
+    (tmp_path / "run/volumes/finished").unlink()
+    with running(tmp_path, durable_job()) as runner:
+        code, _, err = runner.end()
+    assert code == 0, err
+    assert "sums [80]" in err
+    assert "done" not in (tmp_path / "run/logs/worker-0.log").read_text()
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_says_so_at_once(tmp_path: Path) -> None:

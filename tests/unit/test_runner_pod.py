@@ -152,6 +152,24 @@ def test_a_plain_job_needs_no_cluster() -> None:
     assert pod.cluster_only(job_with(env=[{"name": "A", "value": "1"}], args=["x"])) == []
 
 
+def test_of_checkpoints_only_what_needs_a_cluster_is_listed() -> None:
+    """A local run has a folder in place of the claim, always makes a last checkpoint, and is never suspended."""
+    job = job_with()
+    content = job.model_dump(by_alias=True, exclude_unset=True)
+    content["spec"]["suspend"] = True
+    content["spec"]["checkpoint"] = {
+        "destination": "pvc://rows/run",
+        "everySeconds": 5,
+        "claim": {"size": "1Gi"},
+        "on": [],
+    }
+    assert pod.cluster_only(parse_job(content)) == [
+        "spec.suspend",
+        "spec.checkpoint.claim",
+        "spec.checkpoint.on",
+    ]
+
+
 def test_a_free_block_has_no_port_in_use() -> None:
     """With one port of a candidate block taken, another block is found."""
     first = ports.free_block(3, randomness=random.Random(1))
