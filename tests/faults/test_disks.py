@@ -21,7 +21,6 @@ from faults.workers import JOB, Worker, expected, held, repro, require_equal, ta
 import tablebay as tb
 from tablebay.client.control import Control
 
-DEEP = bool(os.environ.get("TABLEBAY_DEEP"))
 SEED = int(os.environ.get("TABLEBAY_SEED", "1"))
 WHERE = repro(__file__, SEED)
 PROGRAM = faulty_server.__file__

@@ -16,15 +16,22 @@ from faults.workers import Worker, batch, expected, held, repro, require_equal
 import tablebay as tb
 from tablebay.examples.flights.oracle import additions
 
-DEEP = bool(os.environ.get("TABLEBAY_DEEP"))
 SEED = int(os.environ.get("TABLEBAY_SEED", "1"))
 WHERE = repro(__file__, SEED)
 
 
-@pytest.mark.parametrize("every_s", [0.3, 3600.0], ids=["checkpoints", "replay alone"])
-def test_t1_g1_g3_servers_killed_at_random_lose_and_double_nothing(tmp_path: Path, every_s: float) -> None:
+@pytest.mark.parametrize(
+    ("every_s", "kills"),
+    [
+        pytest.param(0.3, 6, id="checkpoints"),
+        pytest.param(3600.0, 2, id="replay alone"),
+        pytest.param(0.3, 60, id="checkpoints, long", marks=pytest.mark.deep),
+    ],
+)
+def test_t1_g1_g3_servers_killed_at_random_lose_and_double_nothing(
+    tmp_path: Path, every_s: float, kills: int
+) -> None:
     """2 servers, 3 workers, a random server killed again and again; no worker is restarted, every row is exact."""
-    kills = (60 if DEEP else 6) if every_s < 10 else 2
     chance = random.Random(SEED)
     workers, steps = 3, 150 * max(1, kills // 6) + 100
     with Servers(tmp_path, 2, "--checkpoint-every-seconds", str(every_s)) as servers:
@@ -46,7 +53,7 @@ def test_t1_g1_g3_servers_killed_at_random_lose_and_double_nothing(tmp_path: Pat
         require_equal(held(servers.addresses), expected(workers, steps), WHERE)
 
 
-def test_g13_servers_that_are_told_to_end_keep_all(tmp_path: Path) -> None:
+def test_t16_g13_servers_that_are_told_to_end_keep_all(tmp_path: Path) -> None:
     """SIGTERM to all servers after the last step: exit code 0, and what comes back holds every push."""
     with Servers(tmp_path, 2, "--checkpoint-every-seconds", "3600") as servers:
         worker = Worker(servers.addresses, 0, 1, 60)

@@ -209,7 +209,7 @@ def test_the_files_are_what_the_second_writer_writes(tmp_path: Path) -> None:
     assert _files(tmp_path) == _files(GOLDEN)
 
 
-def test_the_product_reads_version_1() -> None:
+def test_t24_g5_the_product_reads_version_1() -> None:
     """Rows with slots and versions, deletions, windows, cursor, state, barrier."""
     destination = Destination.open_source(str(GOLDEN))
     store = ReferenceStore()
@@ -253,7 +253,7 @@ def test_the_product_writes_what_version_1_has(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(_core.Store, "load"), reason="the native core cannot load yet")
-def test_the_native_store_reads_version_1() -> None:
+def test_t24_g5_the_native_store_reads_version_1() -> None:
     """Where the core can: the same rows."""
     import numpy as np
 

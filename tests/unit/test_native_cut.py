@@ -64,7 +64,7 @@ def cut_rows(cut: Any, table: int) -> tuple[dict[int, int], list[int]]:
 
 
 def test_a_cut_is_of_one_moment() -> None:
-    """G5: rows changed, made and deleted after it are in it as they were."""
+    """G6: rows changed, made and deleted after it are in it as they were."""
     store, table = int64_store()
     add(store, table, range(10_000), 7)
     cut = store.take([], 0.0, True)
@@ -120,8 +120,8 @@ def test_after_a_cut_that_was_given_up_the_next_is_full(ends: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_cuts_under_load_are_of_one_moment_and_their_sum_is_all(seed: int) -> None:
-    """G5: each push adds 1 to all keys of one shard, in one lock's time; a cut never has half a push of a stripe.
+def test_t7_g6_cuts_under_load_are_of_one_moment_and_their_sum_is_all(seed: int) -> None:
+    """G6: each push adds 1 to all keys of one shard, in one lock's time; a cut never has half a push of a stripe.
 
     A full cut, then deltas, while threads push and delete: the chain gives the rows that the store has at the end.
     """
