@@ -155,7 +155,9 @@ def test_t8_g5_g14_a_damaged_file_is_named_and_nothing_of_it_is_used(
                     assert numbers[index] in ((1, 2) if link == 2 or how == "swap" else (2,)), (
                         f"{numbers}, {where}"
                     )
-                    assert name in refused, f"{refused!r}, {where}"
+                    # Of two files that were swapped either may be found first.
+                    found = name in refused or (how == "swap" and "/attempts/" in refused)
+                    assert found, f"{refused!r}, {where}"
                     if how in ("truncate", "zero", "flip"):
                         assert re.search(rf"{name}: at byte \d+", refused), f"{refused!r}, {where}"
             shutil.rmtree(root)
