@@ -93,11 +93,10 @@ def cluster_only(job: TrainingJob) -> list[str]:
         if name in ("ttlSecondsAfterFinished", "cleanPolicy")
     ]
     found += [f"spec.scheduling.{name}" for name in _set(spec.scheduling)]
-    found += ["spec.suspend"] if spec.suspend else []
     found += [f"spec.monitoring.{name}" for name in _set(spec.monitoring)]
     found += ["spec.suspend"] if spec.suspend else []
     if spec.checkpoint is not None:
-        found += [f"spec.checkpoint.{name}" for name in _set(spec.checkpoint) if name in ("claim", "on")]
+        found += [f"spec.checkpoint.{name}" for name in _set(spec.checkpoint) if name in ("claim", "when")]
     found += _of_template("spec.servers.template", spec.servers.template, server_container(job), {"env"})
     return found + _of_template(
         "spec.workers.template", spec.workers.template, spec.workers.container, _USED_OF_CONTAINER
