@@ -91,7 +91,7 @@ def test_a_server_that_ends_fails_the_job_and_says_that_its_rows_are_lost(code: 
     assert "\n" not in action.reason
 
 
-@pytest.mark.parametrize("code", [0, 3, -signal.SIGKILL])
+@pytest.mark.parametrize("code", [0, 1, -signal.SIGKILL])
 def test_a_server_that_makes_checkpoints_is_started_again(code: int) -> None:
     """Whatever ended it, sooner at first; the workers' restarts are not touched."""
     waits = []
@@ -116,10 +116,10 @@ def test_a_server_that_never_becomes_ready_again_fails_the_job() -> None:
         restarts_of_rank=0,
         workers_left=2,
     )
-    action = decide(Ended(role="server", number=1, code=3, log="l", said="no checkpoint"), now)
+    action = decide(Ended(role="server", number=1, code=1, log="l", said="no port"), now)
     assert isinstance(action, Fail)
     assert action.reason == (
-        "server 1 exited with code 3 (no checkpoint), the 4th time before it was ready again; its log is l"
+        "server 1 exited with code 1 (no port), the 4th time before it was ready again; its log is l"
     )
 
 
