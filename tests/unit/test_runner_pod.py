@@ -159,7 +159,7 @@ def test_of_checkpoints_only_what_needs_a_cluster_is_listed() -> None:
         "destination": "pvc://rows/run",
         "everySeconds": 5,
         "claim": {"size": "1Gi"},
-        "on": [],
+        "on": ["Delete"],
     }
     assert pod.cluster_only(parse_job(content)) == [
         "spec.suspend",
