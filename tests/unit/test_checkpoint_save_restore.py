@@ -326,6 +326,13 @@ def test_t8_g5_missing_files_are_passed_over_and_all_damaged_is_an_error(tmp_pat
         read_all(root)
 
 
+def refusal(root: Path) -> str:
+    """Why the only checkpoint that has rows is not restored; the empty one before it is not taken for it."""
+    with pytest.raises(CheckpointInvalid, match="none of 1 checkpoints is whole") as caught:
+        read_all(root)
+    return str(caught.value)
+
+
 def test_a_link_or_a_directory_in_a_files_place_is_refused(tmp_path: Path) -> None:
     """What lies elsewhere is not read, whoever put the link there."""
     root = tmp_path / "d"
@@ -335,12 +342,10 @@ def test_a_link_or_a_directory_in_a_files_place_is_refused(tmp_path: Path) -> No
     path = next(path for path in files_of(root) if path.name == "0-steps")
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    _, restored = read_all(root)
-    assert "symbolic link" in restored[0].refused[0]
+    assert "symbolic link" in refusal(root)
     path.unlink()
     path.mkdir()
-    _, restored = read_all(root)
-    assert "no regular file" in restored[0].refused[0]
+    assert "no regular file" in refusal(root)
 
 
 def test_t24_g5_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -352,14 +357,12 @@ def test_t24_g5_a_newer_format_is_refused_with_both_numbers(tmp_path: Path) -> N
     path = root / "manifests" / "0000000001.json"
     whole = path.read_text()
     path.write_text(whole.replace('"format": 1', '"format": 9', 1))
-    _, restored = read_all(root)
-    assert "format: found 9, wanted at most 1; a newer Tablebay wrote it" in restored[0].refused[0]
+    assert "format: found 9, wanted at most 1; a newer Tablebay wrote it" in refusal(root)
     path.write_text(whole)
     rows = next(path for path in files_of(root) if path.name.startswith("0-rows"))
     content = rows.read_bytes()
     rows.write_bytes(content[:8] + b"\2\0\0\0" + content[12:])
-    _, restored = read_all(root)
-    assert "at byte 8: found format 2, wanted at most 1" in restored[0].refused[0]
+    assert "at byte 8: found format 2, wanted at most 1" in refusal(root)
 
 
 def test_t8_g5_a_file_of_another_attempt_is_refused(tmp_path: Path) -> None:
@@ -462,16 +465,14 @@ def test_t9_g5_a_power_cut_in_the_middle_of_a_save_loses_that_save_alone(tmp_pat
 
 
 def test_t8_g14_a_bit_flipped_when_read_is_found(tmp_path: Path) -> None:
-    """The medium gives back something else: the checkpoint before is used."""
+    """The medium gives back something else: it is named by its byte, and not taken."""
     world = filled(tmp_path / "d", servers=1)
     assert world.save() == ""
     world.end()
     system = FaultySystem(Faults(flips=[("0-rows", 150, 3)]))
-    again = World(tmp_path / "d", servers=1, system=system)
+    with pytest.raises(CheckpointInvalid, match="none of 1 checkpoints is whole.*0-rows.*at byte 96"):
+        World(tmp_path / "d", servers=1, system=system)
     assert system.faults.strikes > 0
-    assert again.restored[0].manifest.number == 0
-    assert "at byte 96" in again.restored[0].refused[0]
-    again.end()
 
 
 def test_a_read_that_fails_for_a_while_is_not_taken_for_damage(tmp_path: Path) -> None:
@@ -506,7 +507,7 @@ def test_a_cut_abandoned_while_it_is_written_says_so(tmp_path: Path) -> None:
 
 
 def test_a_job_that_begins_anew_never_goes_back_to_an_earlier_run(tmp_path: Path) -> None:
-    """Its empty checkpoint is the floor; a later life of the same generation goes on."""
+    """Not even where all of its own are damaged; a later life of the same generation goes on."""
     root = tmp_path / "d"
     world = filled(root)
     assert world.save() == ""
@@ -523,6 +524,8 @@ def test_a_job_that_begins_anew_never_goes_back_to_an_earlier_run(tmp_path: Path
     for path in files_of(root):
         if path.parent.name.startswith("3-"):
             path.write_bytes(b"")
+    assert "0-rows" in refusal(root)
+    (root / "manifests" / "0000000003.json").unlink()
     assert read_all(root)[1][0].manifest.number == 2
     (root / "manifests" / "0000000002.json").write_bytes(b"{}")
     with pytest.raises(CheckpointInvalid, match="is whole"):
