@@ -151,9 +151,9 @@ class Servers:
         """From now on a server that ends stays away until `start`."""
         self._restart = False
 
-    def wait(self, index: int) -> int:
-        """The exit code of the life that runs now."""
-        return self._processes[index].wait(READY_S)
+    def wait(self, index: int, within_s: float = READY_S) -> int:
+        """The exit code of the life that runs now. Raises TimeoutExpired."""
+        return self._processes[index].wait(within_s)
 
     def is_alive(self, index: int) -> bool:
         """Whether its process runs."""
