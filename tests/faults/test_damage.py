@@ -181,3 +181,30 @@ def test_t8_g5_g14_a_server_begins_with_the_checkpoint_before_a_damaged_one(
             assert client.next_step == MIDDLE, WHERE
             take_steps(client, 0, NEWER, dim=DIM)
         require_equal(sums_of(servers.addresses), expected(1, NEWER), WHERE)
+
+
+def test_g3_a_server_that_comes_back_with_less_than_it_announced_is_lost(tmp_path: Path) -> None:
+    """Its newest checkpoint, of which the client keeps nothing more, is damaged: no later step covers the hole."""
+    with Servers(tmp_path, 1, "--checkpoint-every-seconds", "0", restart=False) as servers:
+        with tb.connect(servers.addresses, rank=0, job=JOB, timeout=60) as client:
+            for steps in (OLDER, MIDDLE):
+                take_steps(client, 0, steps, dim=DIM)
+                client.checkpoint(full=True)
+            # Its answer says what is durable.
+            take_steps(client, 0, NEWER, dim=DIM)
+            replay = client._session.replay
+            assert replay is not None
+            assert [kept.step for kept in replay.since(0, 0)] == list(range(MIDDLE, NEWER)), WHERE
+            servers.kill(0)
+            (path,) = (servers.destination / "attempts").glob("2-*/*-rows-*")
+            assert damage(random.Random(SEED), "flip", path, path)
+            servers.start(0)
+            servers.wait_until_ready()
+            assert "server.restored number=1 " in servers.log(0), WHERE
+            with pytest.raises(tb.ServerLost, match="the steps between are lost"):
+                take_steps(client, 0, NEWER + 1, dim=DIM)
+        require_equal(sums_of(servers.addresses), expected(1, OLDER), WHERE)
+        with tb.connect(servers.addresses, rank=0, job=JOB) as client:
+            assert client.next_step == OLDER, WHERE
+            take_steps(client, 0, NEWER, dim=DIM)
+        require_equal(sums_of(servers.addresses), expected(1, NEWER), WHERE)
