@@ -101,7 +101,7 @@ MANIFEST = "manifests/0000000003.json"
 
 
 @pytest.mark.parametrize(
-    "each", [3, pytest.param(200, marks=pytest.mark.deep)], ids=["few places", "many places"]
+    "each", [2, pytest.param(200, marks=pytest.mark.deep)], ids=["few places", "many places"]
 )
 @pytest.mark.parametrize("how", KINDS)
 def test_t8_g5_g14_a_damaged_file_is_named_and_nothing_of_it_is_used(
@@ -138,7 +138,8 @@ def test_t8_g5_g14_a_damaged_file_is_named_and_nothing_of_it_is_used(
             1 if how == "delete" else min(each, len(others)) if how in ("swap", "older") else each
         ):
             shutil.copytree(made, root)
-            done = damage(chance, how, root / target, root / chance.choice(others))
+            other = chance.choice(others)
+            done = damage(chance, how, root / target, root / other)
             where = f"{how} {target}: {done}\n{WHERE}"
             if done:
                 struck[target] += 1
@@ -155,7 +156,9 @@ def test_t8_g5_g14_a_damaged_file_is_named_and_nothing_of_it_is_used(
                     assert numbers[index] in ((1, 2) if link == 2 or how == "swap" else (2,)), (
                         f"{numbers}, {where}"
                     )
-                    assert name in refused, f"{refused!r}, {where}"
+                    # Of two that were swapped the first to be read is named.
+                    named = name in refused or (how == "swap" and Path(other).name in refused)
+                    assert named, f"{refused!r}, {where}"
                     if how in ("truncate", "zero", "flip"):
                         assert re.search(rf"{name}: at byte \d+", refused), f"{refused!r}, {where}"
             shutil.rmtree(root)
