@@ -18,6 +18,8 @@ from tablebay.ps_server.telemetry import Events
 HOLD_S = 3.0
 # For how long a cut waits for steps that some server has begun to come here as well.
 ALIGN_S = 1.0
+# For how long an attempt given up is waited for: who still writes would make its directory anew.
+GIVE_UP_S = 2.0
 
 _EVENTS = Events(__name__)
 
@@ -155,7 +157,9 @@ class Participant:
     def _abandon(self, request: tablebay_pb2.CutRequest) -> tablebay_pb2.CutResponse:
         self._rows.release()
         if self._attempt is not None and self._attempt.name == request.attempt:
-            self._give_up(self._attempt, "the coordinator gave it up")
+            attempt = self._attempt
+            self._give_up(attempt, "the coordinator gave it up")
+            attempt.wait(GIVE_UP_S)
         return tablebay_pb2.CutResponse()
 
     def _give_up(self, attempt: _Attempt, why: str) -> None:
@@ -210,6 +214,10 @@ class _Attempt:
     def abandon(self) -> None:
         """Stop writing. The copier finds no more rows, and ends."""
         self.cut.abandon()
+
+    def wait(self, seconds: float) -> None:
+        """Until nothing is written any more, or so long: a disk may not answer at all."""
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         began = time.monotonic()

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,7 +28,8 @@ class Servers:
     """What a kubelet does for a StatefulSet: a server that ends is started again on its ports, at once.
 
     options: of every server's command line. killed: how often each index was killed by `kill`. program: a Python file
-    in the server's place. within: what the command line begins with. environment: beside the usual.
+    in the server's place. within: what the command line begins with. environment: beside the usual, of the servers
+    `odd`, by default all.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Servers:
         program: str = "",
         within: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        odd: Collection[int] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.count = count
         self.destination = folder / "checkpoints"
-        self.environment = dict(environment or {})
+        self._environment = dict(environment or {})
+        self._odd = range(count) if odd is None else odd
         self._within = within
         self.killed: Counter[int] = Counter()
         self._options = options
@@ -86,6 +89,7 @@ class Servers:
     def start(self, index: int) -> None:
         """Start a server's next life."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TABLEBAY_")}
+        more = self._environment if index in self._odd else {}
         program = [self._program] if self._program else ["-m", "tablebay.ps_server.main"]
         command = [
             *self._within,
@@ -103,7 +107,7 @@ class Servers:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={**clean, "TABLEBAY_LOG_FORMAT": "text", **self.environment},
+                env={**clean, "TABLEBAY_LOG_FORMAT": "text", **more},
             )
 
     def kill(self, index: int, number: signal.Signals = signal.SIGKILL) -> int:
@@ -151,9 +155,9 @@ class Servers:
         """From now on a server that ends stays away until `start`."""
         self._restart = False
 
-    def wait(self, index: int) -> int:
-        """The exit code of the life that runs now."""
-        return self._processes[index].wait(READY_S)
+    def wait(self, index: int, within_s: float = READY_S) -> int:
+        """The exit code of the life that runs now. Raises TimeoutExpired."""
+        return self._processes[index].wait(within_s)
 
     def is_alive(self, index: int) -> bool:
         """Whether its process runs."""

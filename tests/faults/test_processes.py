@@ -103,7 +103,7 @@ def test_t3_g1_a_retry_that_lands_after_a_restart_is_applied_once(tmp_path: Path
 def test_t5_g9_g1_a_worker_that_was_stopped_and_replaced_changes_nothing_more(tmp_path: Path) -> None:
     """SIGSTOP of a rank in its steps, a successor takes the rank, SIGCONT: the old one is told, and ends."""
     steps = 400
-    with Servers(tmp_path, 2, *NEVER) as servers:
+    with Servers(tmp_path, 1, *NEVER) as servers:
         command = [sys.executable, workers.__file__, ",".join(servers.addresses), "0", "1", "1000000"]
         with open(tmp_path / "old.txt", "wb") as out:
             old = subprocess.Popen(command, stdout=out, stderr=out)
@@ -173,14 +173,16 @@ def test_t14_g1_the_wall_clock_of_one_server_decides_nothing(tmp_path: Path, jum
     day = 86_400.0
     skew = Skew(tmp_path)
     wrong = [(-day, 0.0), (day, 0.001), (0.0, 0.001), (-30 * 365 * day, 0.0), (3 * day, 0.0)]
-    with Servers(tmp_path / "servers", 2, *NEVER, "--checkpoint-retain-last", "2") as servers:
-        servers.environment |= skew.environment
-        servers.kill(0)  # its next life has the clock
-        wait_for(lambda: skew.reads > 0, f"the clock is read\n{WHERE}")
-        servers.wait_until_ready()
-        servers.environment.clear()
-        servers.kill(1)
-        servers.wait_until_ready()
+    with Servers(
+        tmp_path / "servers",
+        2,
+        *NEVER,
+        "--checkpoint-retain-last",
+        "2",
+        environment=skew.environment,
+        odd=[0],
+    ) as servers:
+        assert skew.reads > 0, WHERE
         with tb.connect(servers.addresses, rank=0, job=JOB, timeout=60) as client:
             take_steps(client, 0, 5)
             for offset_s, back_s in wrong[:jumps]:
@@ -195,10 +197,8 @@ def test_t14_g1_the_wall_clock_of_one_server_decides_nothing(tmp_path: Path, jum
                 assert abs(off.total_seconds() - offset_s) < 3600, f"{stored['created']}\n{WHERE}"
                 take_steps(client, 0, client.next_step + 5)
                 # The next life begins at the time that the jump has left.
-                servers.environment |= skew.environment
                 servers.kill(0)
                 servers.wait_until_ready()
-                servers.environment.clear()
                 take_steps(client, 0, client.next_step + 5)
             client.checkpoint()
             newest = client.checkpoint(full=True).number
@@ -337,20 +337,18 @@ def test_t16_g13_sigterm_loses_nothing_whenever_it_comes(tmp_path: Path, moment:
 def test_t16_g13_sigkill_after_sigterm_is_as_a_crash(tmp_path: Path) -> None:
     """TERM, then KILL while the last checkpoint is written: the worker's steps are sent again to what comes back."""
     board = Board(tmp_path / "board")
-    with Servers(tmp_path / "servers", 2, *NEVER, program=PROGRAM, environment=board.environment) as servers:
+    with Servers(tmp_path / "servers", 1, *NEVER, program=PROGRAM, environment=board.environment) as servers:
         with tb.connect(servers.addresses, rank=0, job=JOB, timeout=120) as client:
             take_steps(client, 0, 10)
             client.checkpoint()
             take_steps(client, 0, 20)
             board.set(Rule(name="held", call="write", path="-rows-", hold=True))
-            for index in range(2):
-                servers.send(index, signal.SIGTERM)
-            wait_for(lambda: len({one.pid for one in board.strikes("held")}) == 2, f"both write\n{WHERE}")
-            for index in range(2):
-                servers.kill(index)
+            servers.send(0, signal.SIGTERM)
+            wait_for(lambda: board.strikes("held"), f"it writes\n{WHERE}")
+            servers.kill(0)
             board.set()
             servers.wait_until_ready()
-            assert "server.drained" not in servers.log(0) + servers.log(1), WHERE
+            assert "server.drained" not in servers.log(0), WHERE
             take_steps(client, 0, 30)
         require_equal(held(servers.addresses), expected(1, 30), WHERE)
 
@@ -381,3 +379,69 @@ def test_t16_g13_g5_sigterm_while_rows_are_read_leaves_the_checkpoint_as_it_was(
         servers.start(0)
         servers.wait_until_ready()
         require_equal(held(servers.addresses), expected(1, 30), WHERE)
+
+
+@pytest.mark.deep
+@pytest.mark.xfail(
+    strict=True, raises=subprocess.TimeoutExpired, reason="SIGTERM is looked at only once a server is ready"
+)
+@pytest.mark.parametrize("waits_for", ["server 0", "its rows"])
+def test_t16_g13_sigterm_ends_a_server_that_is_not_ready_within_its_grace(
+    tmp_path: Path, waits_for: str
+) -> None:
+    """Nothing has been pushed to it, so there is nothing to wait for: it ends with 0."""
+    board = Board(tmp_path / "board")
+    grace = ("--grace-seconds", "5")
+    servers = Servers(tmp_path / "servers", 2, *NEVER, *grace, program=PROGRAM, environment=board.environment)
+    index = 1
+    if waits_for == "its rows":
+        with servers:
+            pass
+        board.set(Rule(name="held", call="open", path="manifests", hold=True))
+        index = 0
+    servers.start(index)
+    try:
+        epoch = servers.destination / "epochs" / str(index)
+        wait_for(lambda: board.strikes("held") if index == 0 else epoch.exists(), f"it waits\n{WHERE}")
+        servers.send(index, signal.SIGTERM)
+        # Its grace, and as much again for a slow machine.
+        assert servers.wait(index, 10.0) == 0, WHERE
+    finally:
+        if servers.is_alive(index):
+            servers.kill(index)
+
+
+@pytest.mark.deep
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="rows kept for a checkpoint under way are not held to the memory limit",
+)
+def test_t15_g12_rows_kept_for_a_checkpoint_count_towards_the_memory_limit(tmp_path: Path) -> None:
+    """At the limit, with a checkpoint whose disk is stuck, every row is changed: memory stays near the limit."""
+    limit, dim, count = 48 * 1024 * 1024, 64, 4000
+    board = Board(tmp_path / "board")
+    options = ("--memory-limit-bytes", str(limit))
+    with (
+        Servers(
+            tmp_path / "servers", 1, *NEVER, *options, program=PROGRAM, environment=board.environment
+        ) as servers,
+        tb.connect(servers.addresses, rank=0, job=JOB, timeout=60) as client,
+    ):
+        sums = table(client, dim)
+        batches = []
+        with pytest.raises(tb.ResourceExhausted):
+            while True:
+                first = count * len(batches)
+                keys = np.arange(first, first + count, dtype=np.uint64)
+                sums.push(keys, np.zeros((count, dim), np.int64))
+                batches.append(keys)
+        board.set(Rule(name="held", call="write", path="-rows-", hold=True))
+        with Control(servers.addresses) as control:
+            control.checkpoint(begin=True, full=True, timeout=10.0)
+            wait_for(lambda: board.strikes("held"), f"it writes\n{WHERE}")
+            for keys in batches:
+                sums.push(keys, np.ones((count, dim), np.int64))
+            held_bytes = control.stats(10.0)[0].counters["bytes"]
+        board.set()
+        assert held_bytes < 1.2 * limit, f"{held_bytes} bytes\n{WHERE}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -500,6 +501,63 @@ def test_a_cut_abandoned_while_it_is_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointFailed, match="abandoned"):
         world._writer(0)(cut, 1, attempt, None)
     assert world.destination.storage.list(f"attempts/{attempt}") == []
+    world.end()
+
+
+class LateSystem(FaultySystem):
+    """Server 1's disk is full; server 0's first file takes until `go` to be synced. late: how often it did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strikes = False
+        self.late = 0
+        self.go = threading.Event()
+
+    def open(self, name: str, flags: int, directory: int) -> int:
+        """openat(2)."""
+        if self.strikes and flags & os.O_CREAT and name.startswith("1-rows"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().open(name, flags, directory)
+
+    def fsync(self, file: int) -> None:
+        """fsync(2)."""
+        if self.strikes and "/0-rows" in os.readlink(f"/proc/self/fd/{file}"):
+            self.late += 1
+            assert self.go.wait(60)
+        super().fsync(file)
+
+
+def test_t10_g5_an_attempt_that_is_given_up_leaves_no_directory(tmp_path: Path) -> None:
+    """One server's disk is full while another still writes, whose next file would make the directory anew."""
+    system = LateSystem()
+    world = filled(tmp_path / "d", system=system)
+    assert world.save() == ""
+    kept = set(world.destination.attempts())
+    late = world.participants[0]
+    give_up = late._give_up
+
+    def given_up(attempt: Any, why: str) -> None:
+        give_up(attempt, why)
+        threading.Timer(0.2, system.go.set).start()
+
+    late._give_up = given_up  # type: ignore[method-assign]
+    system.strikes = True
+    writers = late._write
+
+    def write(*given: Any) -> Any:
+        try:
+            return writers(*given)
+        finally:
+            ended.set()
+
+    ended = threading.Event()
+    late._write = write
+    assert "ENOSPC" in world.save(full=True)
+    assert ended.wait(60)
+    assert system.late > 0
+    assert set(world.destination.attempts()) == kept
+    system.strikes = False
+    assert world.save(full=True) == ""
     world.end()
 
 
