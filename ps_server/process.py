@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import threading
 import time
+from typing import NoReturn
 
 from tablebay.client.environment import NO_CHECKPOINT_EXIT, VERSION, control_port, http_port
 from tablebay.ps_server import telemetry
@@ -21,6 +23,7 @@ DONE, FAILED = 0, 1
 _LOOK_EVERY_S = 10.0
 _DRAINED_EVERY_S = 0.01
 _FENCED = "fenced"
+_RESTORED = "restored"
 
 _EVENTS = telemetry.Events(__name__)
 
@@ -32,23 +35,14 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
     Raises CannotListen naming the port, CheckpointInvalid, CheckpointMismatch or CheckpointFailed where no
     checkpoint can be used, and another TablebayError where the job's tables cannot be made.
     """
-    durability = _durability(config, told_to_end)
-    if durability is not None:
-        telemetry.add_context(epoch=durability.epoch)
-    service = Service(
-        index=config.index,
-        servers=len(config.servers),
-        job=config.job,
-        generation=config.generation,
-        epoch=epoch,
-        tables=config.tables,
-        message_bytes_max=config.message_bytes_max,
-        memory_limit=config.memory_limit_bytes,
-        keys_max=config.keys_max,
-        clients_max=config.clients_max,
-        threads=config.threads,
-        durability=durability,
-    )
+    start = _Start(config, epoch, told_to_end)
+    reason = start.wait()
+    if reason is not None:
+        # Nothing was answered yet, and whatever files it was about to write may be cut off anywhere. What it waits
+        # for, a disk or another server, may never come, so it is not waited for.
+        _EVENTS.info("server.drained", reason=reason, ready=False)
+        _exit(DONE)
+    service, durability = start.made()
     readiness = _Readiness(service)
     http = _http_server(config, service, readiness)
     try:
@@ -81,6 +75,55 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
         return _end(service, ports, config.grace_s, reason, durability)
     finally:
         http.close()
+
+
+class _Start:
+    """Makes a server's rows and service in a thread, so that a signal is seen whatever that waits for."""
+
+    def __init__(self, config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> None:
+        self._config, self._epoch, self._told = config, epoch, told_to_end
+        self._made: tuple[Service, Durability | None] | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="start", daemon=True).start()
+
+    def wait(self) -> str | None:
+        """Until it is done: None; or until a signal has come: its name."""
+        word = self._told.get()
+        return None if word == _RESTORED else word
+
+    def made(self) -> tuple[Service, Durability | None]:
+        """After `wait`. Raises what became of it."""
+        if self._error is not None:
+            raise self._error
+        assert self._made is not None
+        return self._made
+
+    def _run(self) -> None:
+        try:
+            durability = _durability(self._config, self._told)
+            if durability is not None:
+                telemetry.add_context(epoch=durability.epoch)
+            self._made = _service(self._config, self._epoch, durability), durability
+        except BaseException as error:  # noqa: BLE001 - raised in the main thread
+            self._error = error
+        self._told.put(_RESTORED)
+
+
+def _service(config: Config, epoch: int, durability: Durability | None) -> Service:
+    return Service(
+        index=config.index,
+        servers=len(config.servers),
+        job=config.job,
+        generation=config.generation,
+        epoch=epoch,
+        tables=config.tables,
+        message_bytes_max=config.message_bytes_max,
+        memory_limit=config.memory_limit_bytes,
+        keys_max=config.keys_max,
+        clients_max=config.clients_max,
+        threads=config.threads,
+        durability=durability,
+    )
 
 
 def _durability(config: Config, told_to_end: queue.SimpleQueue[str]) -> Durability | None:
@@ -172,8 +215,12 @@ def _end(
         duplicates=counters["duplicates"],
         rows=counters["rows"],
     )
-    if done:
-        return DONE
-    # The interpreter would wait for their threads, past the time that was given.
+    if not done:
+        _exit(FAILED)
+    return DONE
+
+
+def _exit(code: int) -> NoReturn:
+    """At once: the interpreter would wait for threads, past the time that was given."""
     logging.shutdown()
-    os._exit(FAILED)
+    os._exit(code)

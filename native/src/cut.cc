@@ -127,6 +127,12 @@ ClientImage ReadClient(std::string_view payload) {
 
 void Cut::RequireActive() const {
   if (abandoned_.load()) throw StatusError("CheckpointFailed", "this cut was given up");
+  if (store_->crowded_out_.load()) {
+    throw StatusError("CheckpointFailed",
+                      Format("rows that changed while it was written are kept as they were, and found no room in this "
+                             "server's memory limit of %llu bytes; wanted a higher one, or more servers",
+                             static_cast<unsigned long long>(store_->limits_.memory_bytes)));
+  }
 }
 
 size_t Cut::Read(std::optional<uint32_t> table_id, char* out, size_t size) {
@@ -314,6 +320,8 @@ std::shared_ptr<Cut> Store::Take(const std::vector<ClientStep>& limits, double w
     cut->aligned_ = Aligned(limits);
     cut->full_ = full || must_be_full_;
     must_be_full_ = true;  // until it is committed
+    crowded_out_.store(false);
+    cutting_.store(true);
     cut_ = cut;
     const std::shared_lock<std::shared_mutex> tables(tables_lock_);
     for (const auto& [id, table] : tables_) cut->tables_.push_back(table.get());
@@ -359,6 +367,7 @@ ClientImage Store::ImageOf(const ClientKey& key, ClientSteps& client) {
 void Store::Commit(const Cut& cut) {
   const std::lock_guard<std::mutex> lock(cut_mutex_);
   if (cut_.get() != &cut) throw StatusError("CheckpointFailed", "this cut was given up");
+  cut.RequireActive();
   for (const ClientImage& image : cut.clients_) {
     const std::shared_lock<std::shared_mutex> clients(clients_lock_);
     const auto found = clients_.find({image.high, image.low});
@@ -384,11 +393,30 @@ void Store::AbandonActive() {
 
 // REQUIRES cut_mutex_.
 void Store::EndActive() {
+  cutting_.store(false);
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     for (Table* const table : cut_->tables_) table->EndCut(stripe);
   }
   cut_.reset();
+}
+
+// Ends the cut under way, and gives back what it kept; whether there was one. Without cut_mutex_: Take holds that
+// while it waits for steps such as the caller's.
+bool Store::CrowdOut() {
+  if (!cutting_.load()) return false;
+  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+    const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+    if (stripe == 0) {
+      if (!cutting_.load()) return false;
+      crowded_out_.store(true);
+    }
+    // Else another cut has begun meanwhile.
+    if (!crowded_out_.load()) break;
+    const std::shared_lock<std::shared_mutex> tables(tables_lock_);
+    for (const auto& [id, table] : tables_) table->EndCut(stripe);
+  }
+  return true;
 }
 
 uint64_t Store::HighestStep() const {

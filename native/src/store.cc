@@ -376,7 +376,7 @@ void Store::CheckGradients(Piece& piece) {
 }
 
 // Before the first row is made: the limit is soft by what calls at the same moment take.
-void Store::CheckMemory(const std::vector<Piece>& pieces) const {
+void Store::CheckMemory(const std::vector<Piece>& pieces) {
   if (limits_.memory_bytes == 0) return;
   uint64_t wanted = 0;
   for (const Piece& piece : pieces) {
@@ -399,6 +399,8 @@ void Store::CheckMemory(const std::vector<Piece>& pieces) const {
     wanted += piece.table->BytesForNew(rows);
   }
   if (missing == 0 || bytes() + wanted <= limits_.memory_bytes) return;
+  // Training goes before a checkpoint.
+  if (CrowdOut() && bytes() + wanted <= limits_.memory_bytes) return;
   throw StatusError("ResourceExhausted",
                     Format("%llu new rows want %llu bytes; this server holds %llu of its limit of "
                            "%llu",
@@ -561,10 +563,19 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
   exchange.duplicate += duplicates;
 }
 
+// Before a step changes its first row: the rows that it may have saved count towards the memory limit.
+void Store::MakeRoomForImages(const Exchange& exchange) {
+  if (limits_.memory_bytes == 0 || !cutting_.load(std::memory_order_relaxed)) return;
+  uint64_t wanted = 0;
+  for (const Piece& piece : exchange.pushes) wanted += uint64_t{piece.count} * piece.table->layout().row_bytes;
+  if (bytes() + wanted > limits_.memory_bytes) CrowdOut();
+}
+
 void Store::ApplyPushes(Exchange& exchange) {
   const Request& request = exchange.request;
   ClientSteps& client = *exchange.client;
   TABLEBAY_FAILPOINT("push.after_validate");
+  MakeRoomForImages(exchange);
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
     bool touched = false;
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) touched = touched || exchange.shards[stripe * kShardsPerStripe + i];

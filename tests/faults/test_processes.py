@@ -381,10 +381,6 @@ def test_t16_g13_g5_sigterm_while_rows_are_read_leaves_the_checkpoint_as_it_was(
         require_equal(held(servers.addresses), expected(1, 30), WHERE)
 
 
-@pytest.mark.deep
-@pytest.mark.xfail(
-    strict=True, raises=subprocess.TimeoutExpired, reason="SIGTERM is looked at only once a server is ready"
-)
 @pytest.mark.parametrize("waits_for", ["server 0", "its rows"])
 def test_t16_g13_sigterm_ends_a_server_that_is_not_ready_within_its_grace(
     tmp_path: Path, waits_for: str
@@ -411,12 +407,6 @@ def test_t16_g13_sigterm_ends_a_server_that_is_not_ready_within_its_grace(
             servers.kill(index)
 
 
-@pytest.mark.deep
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="rows kept for a checkpoint under way are not held to the memory limit",
-)
 def test_t15_g12_rows_kept_for_a_checkpoint_count_towards_the_memory_limit(tmp_path: Path) -> None:
     """At the limit, with a checkpoint whose disk is stuck, every row is changed: memory stays near the limit."""
     limit, dim, count = 48 * 1024 * 1024, 64, 4000

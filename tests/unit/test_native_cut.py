@@ -119,6 +119,56 @@ def test_after_a_cut_that_was_given_up_the_next_is_full(ends: str) -> None:
     assert cut_rows(third, table)[0] == {**dict.fromkeys(range(10), 1), 1: 2}
 
 
+@pytest.mark.parametrize("by", ["rows that change", "new rows"])
+def test_g12_a_cut_gives_way_to_training_at_the_memory_limit(by: str) -> None:
+    """Its rows kept are given back, and it says why it cannot go on; the next is full."""
+    limit, rows, dim = 20 << 20, 60_000, 16
+    store = _core.Store(memory_limit=limit)
+    table = store.create_table("t", dim, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
+    store.hello(HIGH, 0, 1, 0)
+    number = 0
+
+    def push(first: int, count: int) -> None:
+        nonlocal number
+        for begin in range(first, first + count, 1000):
+            keys = np.arange(begin, min(begin + 1000, first + count), dtype=np.uint64)
+            part = messages.Part(
+                table_id=table,
+                dim=dim,
+                keys=keys.tobytes(),
+                rows=np.ones((len(keys), dim), np.int64).tobytes(),
+            )
+            store.handle_push(
+                messages.PushRequest(
+                    sender=messages.Sender(client_high=HIGH, client_low=0, incarnation=1),
+                    step=number,
+                    oldest_step=number,
+                    part=part,
+                ).SerializeToString()
+            )
+            number += 1
+
+    push(0, rows)
+    before = store.counters()["bytes"]
+    cut = store.take([], 0.0, True)
+    push(0, rows if by == "rows that change" else rows // 2)
+    if by == "new rows":
+        assert store.counters()["bytes"] > before + (1 << 20), "rows were kept"
+        push(rows, 40_000)
+    assert store.counters()["bytes"] <= 1.1 * limit
+    with pytest.raises(_core.StatusError, match=f"memory limit of {limit} bytes") as error:
+        cut.read(table, bytearray(2 << 20))
+    assert error.value.args[0] == "CheckpointFailed"
+    with pytest.raises(_core.StatusError, match="memory limit"):
+        cut.commit()
+    following = store.take([], 0.0, False)
+    assert following.full
+    values = cut_rows(following, table)[0]
+    assert values == {
+        key: 2 if key < (rows if by == "rows that change" else rows // 2) else 1 for key in values
+    }
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_t7_g6_cuts_under_load_are_of_one_moment_and_their_sum_is_all(seed: int) -> None:
     """G6: each push adds 1 to all keys of one shard, in one lock's time; a cut never has half a push of a stripe.

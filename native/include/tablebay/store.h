@@ -136,7 +136,7 @@ class Store {
   void Arrange(Piece& piece) const;
   void MergeRepeats(Piece& piece) const;
   void CheckGradients(Piece& piece);
-  void CheckMemory(const std::vector<Piece>& pieces) const;
+  void CheckMemory(const std::vector<Piece>& pieces);
   void RunPull(const Piece& piece, char* out);
   void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run);
   void ApplyPushes(Exchange& exchange);
@@ -148,6 +148,8 @@ class Store {
   static ClientImage ImageOf(const ClientKey& key, ClientSteps& client);
   void EndActive();
   void AbandonActive();
+  void MakeRoomForImages(const Exchange& exchange);
+  bool CrowdOut();
 
   const uint64_t epoch_;
   const Limits limits_;
@@ -184,6 +186,10 @@ class Store {
   mutable std::mutex cut_mutex_;
   std::shared_ptr<Cut> cut_;  // under way
   bool must_be_full_ = true;
+  // Written under every stripe's lock: a cut is under way, whose rows are kept as they were.
+  std::atomic<bool> cutting_{false};
+  // The cut under way was ended for the memory it took.
+  std::atomic<bool> crowded_out_{false};
 };
 
 }  // namespace tablebay
