@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults.servers import Servers
-from faults.test_recovery import Worker, expected, held, require_equal
+from faults.workers import Worker, expected, held, repro, require_equal
 
 from tablebay.native import _core
 
@@ -56,7 +56,7 @@ def test_T2_G1_G3_G5_a_server_killed_at_the_worst_place_loses_nothing(tmp_path: 
     chance = random.Random(f"{SEED} {point}")
     environment = {"TABLEBAY_FAILPOINT": f"{point}:{armed}"}
     with Servers(tmp_path, 2, "--checkpoint-every-seconds", "0.3", environment=environment) as servers:
-        workers = [Worker(servers, rank, WORKERS, STEPS) for rank in range(WORKERS)]
+        workers = [Worker(servers.addresses, rank, WORKERS, STEPS) for rank in range(WORKERS)]
         for worker in workers:
             worker.start()
         time.sleep(chance.uniform(0.3, 1.0))
@@ -72,4 +72,4 @@ def test_T2_G1_G3_G5_a_server_killed_at_the_worst_place_loses_nothing(tmp_path: 
         for worker in workers:
             worker.check()
         assert [servers.pid(index) for index in range(2)] != before, f"nobody died at {point}"
-        require_equal(held(servers), expected(WORKERS, STEPS), SEED)
+        require_equal(held(servers.addresses), expected(WORKERS, STEPS), repro(__file__, SEED))
