@@ -6,6 +6,7 @@ under build/, on whatever disk that is.
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 import measure
 import numpy as np
 from measure import Figure, figure, interleave
-from workload import DIM, KEYS
+from workload import DIM, KEYS, Workload
 
 import tablebay as tb
 from tablebay.client.checkpoint.destination import Destination
@@ -35,7 +36,7 @@ ROWS = 5_000_000
 ROUNDS = 5
 CHECKPOINTS = 8
 PAIRS = 10
-SLICE_S = 12.0
+SLICE_S = 20.0
 EVERY_S = 10
 # What the client keeps between two checkpoints at full speed.
 REPLAY_BYTES = 10 << 30
@@ -246,10 +247,12 @@ def _cpu_s(servers: _Servers) -> float:
 
 
 def _cost(folder: Path) -> dict[str, Figure]:
-    """CPU seconds for a million rows pushed, one push after the other, with a checkpoint every EVERY_S and without."""
-    gradients = _gradients()
-    random = np.random.default_rng(2)
-    rows = 2_000_000
+    """CPU seconds for a million rows pushed, one push after the other, with a checkpoint every EVERY_S and without.
+
+    ROWS rows, of which the workload's calls touch about 0.67 million between two checkpoints.
+    """
+    workload = Workload.make()
+    others = _keys(0, ROWS - len(workload.all_keys))
     every = ("--checkpoint-every-seconds", str(EVERY_S))
     with (
         _servers(folder / "with", 1, *every) as ours,
@@ -258,14 +261,17 @@ def _cost(folder: Path) -> dict[str, Figure]:
         _connect(plain, rank=0) as without,
     ):
         for client in (with_checkpoints, without):
-            _fill(client, rows)
+            for keys in (workload.all_keys, others):
+                for at in range(0, len(keys), 100_000):
+                    _table(client).pull(keys[at : at + 100_000])  # type: ignore[attr-defined]
+        with_checkpoints.checkpoint(full=True)
 
         def slice_of(servers: _Servers, client: tb.Client) -> float:
             table = _table(client)
             began, before, pushed = time.perf_counter(), _cpu_s(servers), 0
+            calls = itertools.cycle(workload.calls)
             while time.perf_counter() - began < SLICE_S:
-                first = int(random.integers(0, rows - KEYS))
-                table.push(_keys(first, KEYS), gradients)  # type: ignore[attr-defined]
+                table.push(next(calls), workload.gradients)  # type: ignore[attr-defined]
                 pushed += KEYS
             return (_cpu_s(servers) - before) / (pushed / 1e6)
 

@@ -75,6 +75,12 @@ class LoadFile:
         """
         Takes the whole blocks at the beginning; how many bytes those are.
         """
+    def join(self, rest: LoadFile) -> None:
+        ...
+    def rest(self, start: int) -> LoadFile:
+        """
+        Its blocks from byte `start` on, for another thread; join puts them behind these.
+        """
     @property
     def crc(self) -> int:
         ...
@@ -91,7 +97,7 @@ class Loader:
     """
     Tables read from a checkpoint, beside those of a store until finish().
     """
-    def begin(self, table_id: int | None, layout: tuple[int, int, int, int, int, int] | None, delta: bool, weights_only: bool = False, start: int = 0) -> LoadFile:
+    def begin(self, table_id: int | None, layout: tuple[int, int, int, int, int, int] | None, delta: bool, weights_only: bool = False, start: int = 0, rows: int = 0) -> LoadFile:
         """
         A file of a table's rows, or with None of steps.
         """

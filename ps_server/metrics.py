@@ -32,6 +32,9 @@ class Counted:
         return cls(*figures.read(method))
 
 
+CHECKPOINT_KINDS = ("Delta", "Full")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFigures:
     """Of the server that makes checkpoints, server 0; restore_seconds of any. last_*: of the newest complete one."""
@@ -175,8 +178,8 @@ def _of_checkpoints(found: CheckpointFigures) -> Iterator[Metric]:
         "tablebay_restore_duration_seconds", "Time to restore rows at the start", found.restore_seconds
     )
     made = CounterMetricFamily("tablebay_checkpoints", "Checkpoints made in this life", labels=("kind",))
-    for kind, number in sorted(found.made.items()):
-        made.add_metric((kind,), number)
+    for kind in CHECKPOINT_KINDS:
+        made.add_metric((kind,), found.made.get(kind, 0))
     yield made
     yield CounterMetricFamily("tablebay_checkpoint_failures", "Checkpoints given up", value=found.failures)
     yield _gauge(

@@ -324,6 +324,7 @@ class ReferenceLoader:
         delta: bool,
         weights_only: bool = False,
         start: int = 96,
+        rows: int = 0,
     ) -> ReferencePart:
         return ReferencePart(self, table_id, layout, weights_only, start)
 

@@ -6,16 +6,16 @@ turns out damaged in its last byte has changed nothing, and the one before it is
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from tablebay.client.checkpoint.destination import Destination
 from tablebay.client.checkpoint.files import (
     BLOCK_HEADER_BYTES,
-    BUFFER_BYTES,
     HEADER_BYTES,
     PAYLOAD_BYTES_MAX,
     Header,
@@ -43,7 +43,13 @@ from tablebay.client.tables import TableSpec, differences
 from tablebay.native import _core
 
 _PART_BYTES = 1024 * 1024
-_BLOCK_BYTES_MAX = BLOCK_HEADER_BYTES + PAYLOAD_BYTES_MAX
+# Blocks are taken while they are in the cache.
+_BUFFER_BYTES = BLOCK_HEADER_BYTES + PAYLOAD_BYTES_MAX
+# A file is read by several threads where each has so much of it.
+_PART_BYTES_MIN = 16 * 1024 * 1024
+_THREADS_MAX = 4
+
+_Result = TypeVar("_Result")
 
 
 class Part(Protocol):
@@ -67,6 +73,12 @@ class Part(Protocol):
 
     def feed(self, data: memoryview, /) -> int:
         """Take whole blocks; how many bytes they were."""
+
+    def rest(self, start: int, /) -> Part:
+        """The blocks from byte `start` on, which another thread may feed meanwhile."""
+
+    def join(self, rest: Part, /) -> None:
+        """Put what the rest took behind what this took. Raises StatusError."""
 
 
 class Loader(Protocol):
@@ -101,8 +113,12 @@ class Loader(Protocol):
         delta: bool,
         weights_only: bool,
         start: int,
+        rows: int,
     ) -> Part:
-        """A file's blocks come next. layout: of the rows in the file. start: where its first block is."""
+        """A file's blocks come next. layout: of the rows in the file. start: where its first block is.
+
+        rows: that it is said to have, for which room is made.
+        """
 
     def finish(self) -> None:
         """Put all into the store."""
@@ -329,20 +345,14 @@ def _load(
         for id, spec in wanted.items():
             ids[id] = _create(loader, spec)
             same_layouts = same_layouts and tuple(loader.layout(ids[id])) == manifest.table(id).layout
-        largest = max((file.bytes for one in entries for link in one.chain for file in link.files), default=0)
-        size = _BLOCK_BYTES_MAX + min(BUFFER_BYTES, largest)
-        one, other = (memoryview(bytearray(size)) for _ in range(2))
-        buffers = (one, other)
         for server in entries:
             for link in server.chain:
                 for file in link.files:
                     if file.kind == STEPS and steps:
-                        _read_file(source, server, link, file, loader, None, None, buffers, weights_only)
+                        _read_file(source, server, link, file, loader, None, None, weights_only)
                     elif file.table in ids:
                         table = manifest.table(file.table)
-                        _read_file(
-                            source, server, link, file, loader, ids[file.table], table, buffers, weights_only
-                        )
+                        _read_file(source, server, link, file, loader, ids[file.table], table, weights_only)
         rows = loader.rows
         loader.finish()
     except _core.StatusError as error:
@@ -372,7 +382,6 @@ def _read_file(
     loader: Loader,
     table_id: int | None,
     table: TableEntry | None,
-    buffers: tuple[memoryview, memoryview],
     weights_only: bool,
 ) -> None:
     path = f"{source.attempt_path(link.attempt)}/{file.name}"
@@ -385,8 +394,15 @@ def _read_file(
             delta=is_delta(link, file),
             weights_only=weights_only and table is not None,
             start=HEADER_BYTES,
+            # No more than there can be.
+            rows=0
+            if table is None or is_delta(link, file)
+            else min(file.rows, file.bytes // table.layout.row_bytes),
         )
-        _feed(reader, part, where, file, buffers)
+        # Of a delta the deletions come first, for what was deleted may have come back.
+        whole = file.kind == STEPS or is_delta(link, file)
+        begins = [HEADER_BYTES] if whole else _begins(reader, file.bytes)
+        _feed_parts(reader, part, where, [*begins, file.bytes])
     found, wanted = (part.crc, part.rows, part.deleted), (file.crc, file.rows, file.deleted)
     if found != wanted:
         raise CheckpointInvalid(
@@ -427,35 +443,64 @@ def check_head(
     return header
 
 
-def _feed(reader: Reader, part: Part, where: str, file: File, buffers: tuple[memoryview, memoryview]) -> None:
-    """Give all blocks of a file to a part. What a block lacks of its end is put before the next buffer's content."""
-    # One buffer is read into while the blocks of the other are taken.
-    with ThreadPoolExecutor(1) as ahead:
-        offset, rest = HEADER_BYTES, b""
-        coming = ahead.submit(reader.read_into, buffers[0][_BLOCK_BYTES_MAX:], offset)
-        for turn in itertools.count(1):
-            count = coming.result()
-            if not count:
-                break
-            coming = ahead.submit(
-                reader.read_into, buffers[turn % 2][_BLOCK_BYTES_MAX:], offset + len(rest) + count
-            )
-            content = buffers[(turn - 1) % 2][_BLOCK_BYTES_MAX - len(rest) : _BLOCK_BYTES_MAX + count]
-            content[: len(rest)] = rest
-            taken = 0 if part.ended else _take(part, content, where)
-            offset += taken
-            rest = bytes(content[taken:])
-            if len(rest) >= _BLOCK_BYTES_MAX:
-                break
+def _begins(reader: Reader, size: int) -> list[int]:
+    """Where the blocks begin that cut a file into parts of about the same size, one for each thread."""
+    count = min(len(os.sched_getaffinity(0)), _THREADS_MAX, size // _PART_BYTES_MIN)
+    begins, at = [HEADER_BYTES], HEADER_BYTES
+    head = bytearray(BLOCK_HEADER_BYTES)
+    while len(begins) < count:
+        if reader.read_into(head, at) < len(head):
+            break
+        at += len(head) + int.from_bytes(head[8:12], "little")
+        if at >= len(begins) * size // count:
+            begins.append(at)
+    # What a damaged head leads to is no part; who reads the blocks finds it.
+    return [begin for begin in begins if begin < size or begin == HEADER_BYTES]
+
+
+def _feed_parts(reader: Reader, part: Part, where: str, bounds: Sequence[int]) -> None:
+    """Give all blocks to a part, those between two bounds by a thread of their own."""
+    parts = [part, *(part.rest(begin) for begin in bounds[1:-1])]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        coming = [
+            threads.submit(_feed, reader, one, where, begin, end)
+            for one, begin, end in zip(parts, bounds[:-1], bounds[1:], strict=True)
+        ]
+    failed = [error for future in coming if (error := future.exception()) is not None]
+    if failed:
+        # When one part has failed the loader takes no more of the others, which says less.
+        raise next((error for error in failed if not isinstance(error, BadRequest)), failed[0])
+    for rest in parts[1:]:
+        _named(partial(part.join, rest), where)
     if not part.ended:
-        raise CheckpointInvalid(f"{where}: at byte {offset + len(rest)}: found the end, wanted a footer")
-    if rest or offset != file.bytes:
-        raise CheckpointInvalid(f"{where}: at byte {offset}: found more after the footer, wanted the end")
+        raise CheckpointInvalid(f"{where}: at byte {bounds[-1]}: found the end, wanted a footer")
 
 
-def _take(part: Part, content: memoryview, where: str) -> int:
+def _feed(reader: Reader, part: Part, where: str, begin: int, end: int) -> None:
+    """Give the blocks from one byte to another to a part."""
+    buffer = memoryview(bytearray(min(_BUFFER_BYTES, end - begin)))
+    offset, size = begin, len(buffer)
+    while offset < end:
+        count = reader.read_into(buffer[: min(size, end - offset)], offset)
+        # Whole blocks alone are taken.
+        taken = 0 if part.ended else _named(partial(part.feed, buffer[:count]), where)
+        if taken == 0 and size < len(buffer) and not part.ended:
+            size = len(buffer)
+            continue
+        if taken == 0:
+            found, wanted = (
+                ("more after the footer", "the end") if part.ended else ("the end", "a whole block")
+            )
+            raise CheckpointInvalid(f"{where}: at byte {offset}: found {found}, wanted {wanted}")
+        offset += taken
+        # The blocks that follow are mostly as long: so nothing is read twice.
+        size = taken
+
+
+def _named(call: Callable[[], _Result], where: str) -> _Result:
+    """What a call of the native core answers. Raises its errors with the file's name."""
     try:
-        return part.feed(content)
+        return call()
     except _core.StatusError as error:
         kind, text = error.args
         if kind == "CheckpointInvalid":

@@ -586,6 +586,9 @@ void BindCheckpoints(py::module_& m) {
             return file.Feed(buffer.view());
           },
           py::arg("bytes"), "Takes the whole blocks at the beginning; how many bytes those are.")
+      .def("rest", &Loader::File::Rest, py::arg("start"),
+           "Its blocks from byte `start` on, for another thread; join puts them behind these.")
+      .def("join", &Loader::File::Join, py::arg("rest"))
       .def_property_readonly("ended", &Loader::File::ended)
       .def_property_readonly("crc", &Loader::File::crc)
       .def_property_readonly("rows", &Loader::File::rows)
@@ -609,17 +612,18 @@ void BindCheckpoints(py::module_& m) {
       .def(
           "begin",
           [](const std::shared_ptr<Loader>& loader, std::optional<uint32_t> table_id,
-             const std::optional<LayoutTuple>& layout, bool delta, bool weights_only, uint64_t start) {
+             const std::optional<LayoutTuple>& layout, bool delta, bool weights_only, uint64_t start, uint64_t rows) {
             Loader::FileOptions options;
             options.table_id = table_id;
             if (layout) options.layout = ToLayout(*layout);
             options.delta = delta;
             options.weights_only = weights_only;
             options.start = start;
+            options.rows = rows;
             return Loader::Begin(loader, options);
           },
           py::arg("table_id"), py::arg("layout"), py::arg("delta"), py::arg("weights_only") = false,
-          py::arg("start") = 0, "A file of a table's rows, or with None of steps.")
+          py::arg("start") = 0, py::arg("rows") = 0, "A file of a table's rows, or with None of steps.")
       .def_property_readonly("rows", &Loader::rows)
       .def("finish", &Loader::Finish, py::call_guard<py::gil_scoped_release>(), "Puts all tables in the store.");
 

@@ -1,9 +1,7 @@
 #include "tablebay/loader.h"
 
 #include <cstring>
-#include <exception>
 #include <string>
-#include <thread>
 
 #include "tablebay/crc32c.h"
 #include "tablebay/failpoints.h"
@@ -97,14 +95,14 @@ Loader::File::File(std::shared_ptr<Loader> loader, const FileOptions& options)
                  name, layout_.row_bytes, layout_.slot_bytes, table.layout().row_bytes, table.layout().slot_bytes));
     }
   }
+  if (options.table_id && options.rows > 0) {
+    Table& table = loader_->FindTable(*options.table_id);
+    const uint64_t rows = options.rows * loader_->owned_.count() / kShards;
+    loader_->RequireMemory(table, rows);
+    table.ReserveRows(rows);
+  }
   ++loader_->open_files_;
 }
-
-// A block that is there to its end, as its head says; nothing else has been looked at.
-struct Loader::File::Whole {
-  std::string_view bytes;
-  uint64_t place;
-};
 
 size_t Loader::File::Feed(std::string_view bytes) {
   if (loader_->failed_ || loader_->finished_) {
@@ -118,63 +116,18 @@ size_t Loader::File::Feed(std::string_view bytes) {
   }
 }
 
-// Blocks of rows are taken by two threads, the rest in order.
 size_t Loader::File::Take(std::string_view bytes) {
   size_t taken = 0;
-  std::vector<Whole> rows;
-  const auto take_rows = [&] {
-    const size_t half = rows.size() / 2;
-    std::exception_ptr failed;
-    std::thread helper;
-    if (half > 0) {
-      helper = std::thread([&] {
-        try {
-          TakeRows(rows, half, rows.size());
-        } catch (...) {
-          failed = std::current_exception();
-        }
-      });
-    }
-    try {
-      TakeRows(rows, 0, half > 0 ? half : rows.size());
-    } catch (...) {
-      if (helper.joinable()) helper.join();
-      throw;  // of the earlier blocks
-    }
-    if (helper.joinable()) helper.join();
-    if (failed) std::rethrow_exception(failed);
-    for (const Whole& one : rows) {
-      Block block;
-      ReadHead(one.bytes, &block);
-      Count(block);
-    }
-    rows.clear();
-  };
-  while (!ended_) {
-    Block block;
-    const std::string_view rest = bytes.substr(taken);
-    if (!ReadHead(rest, &block)) break;
-    // What is no block of rows, or too long to be one, is looked at whole and in its turn.
-    if (block.kind == BlockKind::kRows && options_.table_id) {
-      rows.push_back({rest.substr(0, block.size()), place_});
+  Block block;
+  while (!ended_ && ReadBlock(bytes.substr(taken), place_, &block)) {
+    if (block.kind == BlockKind::kFooter) {
+      TakeFooter(block);
     } else {
-      take_rows();
-      if (!ReadBlock(rest, place_, &block)) break;
-      if (block.kind == BlockKind::kFooter) {
-        TakeFooter(block);
-      } else {
-        TakeBlock(block, place_);
-        Count(block);
-      }
+      TakeBlock(block, place_);
+      Count(block);
     }
     taken += block.size();
     place_ += block.size();
-  }
-  take_rows();
-  if (!ended_) {
-    // A head that no writer makes is an error now: the rest of such a block would be waited for in vain.
-    Block block;
-    ReadBlock(bytes.substr(taken), place_, &block);
   }
   if (ended_ && taken < bytes.size()) {
     throw StatusError("CheckpointInvalid", Format("at byte %llu: bytes after the footer", Wide(place_)));
@@ -182,19 +135,48 @@ size_t Loader::File::Take(std::string_view bytes) {
   return taken;
 }
 
-void Loader::File::TakeRows(const std::vector<Whole>& blocks, size_t begin, size_t end) {
-  for (size_t i = begin; i < end; ++i) {
-    Block block;
-    ReadBlock(blocks[i].bytes, blocks[i].place, &block);
-    TakeBlock(block, blocks[i].place);
+std::unique_ptr<Loader::File> Loader::File::Rest(uint64_t start) const {
+  FileOptions options = options_;
+  options.start = start;
+  options.rows = 0;
+  std::unique_ptr<File> rest(new File(loader_, options));
+  rest->is_rest_ = true;
+  return rest;
+}
+
+void Loader::File::Join(const File& rest) {
+  if (ended_ || is_rest_ || !rest.is_rest_ || rest.options_.start != place_) {
+    throw StatusError("CheckpointInvalid", Format("at byte %llu: blocks end here, and the next begin at byte %llu",
+                                                  Wide(place_), Wide(rest.options_.start)));
   }
+  sums_.rows += rest.sums_.rows;
+  sums_.deleted += rest.sums_.deleted;
+  sums_.blocks += rest.sums_.blocks;
+  for (const uint32_t crc : rest.crcs_) sums_.crc = Crc32c(&crc, sizeof crc, sums_.crc);
+  place_ = rest.footer_place_.value_or(rest.place_);
+  --loader_->open_files_;
+  if (!rest.ended_) return;
+  try {
+    CheckFooter(rest.footer_);
+  } catch (...) {
+    loader_->failed_ = true;
+    throw;
+  }
+  place_ = rest.place_;
+  ended_ = true;
+  footer_crc_ = rest.footer_crc_;
+  --loader_->open_files_;
 }
 
 void Loader::File::Count(const Block& block) {
   if (block.kind == BlockKind::kRows) sums_.rows += block.count;
   if (block.kind == BlockKind::kDeleted) sums_.deleted += block.count;
   ++sums_.blocks;
-  sums_.crc = Crc32c(&block.crc, sizeof block.crc, sums_.crc);
+  if (is_rest_) {
+    crcs_.push_back(block.crc);
+  } else {
+    sums_.crc = Crc32c(&block.crc, sizeof block.crc, sums_.crc);
+  }
 }
 
 void Loader::File::TakeBlock(const Block& block, uint64_t place) {
@@ -245,24 +227,31 @@ void Loader::File::TakeBlock(const Block& block, uint64_t place) {
 }
 
 void Loader::File::TakeFooter(const Block& block) {
-  uint64_t counts[3];
-  uint32_t rest[2];
   if (block.payload.size() != kFooterPayload || block.count != 0) {
     throw StatusError("CheckpointInvalid", Format("at byte %llu: a footer of %zu bytes, wanted %zu", Wide(place_),
                                                   block.payload.size(), kFooterPayload));
   }
-  std::memcpy(counts, block.payload.data(), sizeof counts);
-  std::memcpy(rest, block.payload.data() + sizeof counts, sizeof rest);
-  if (counts[0] != sums_.rows || counts[1] != sums_.deleted || counts[2] != sums_.blocks || rest[0] != sums_.crc) {
+  std::memcpy(&footer_, block.payload.data(), sizeof footer_);
+  footer_crc_ = Crc32c(block.payload.data(), block.payload.size());
+  if (is_rest_) {
+    // What it says is of all blocks: who joins the parts of the file looks at it.
+    footer_place_ = place_;
+  } else {
+    CheckFooter(footer_);
+    --loader_->open_files_;
+  }
+  ended_ = true;
+}
+
+void Loader::File::CheckFooter(const Footer& footer) const {
+  if (footer.rows != sums_.rows || footer.deleted != sums_.deleted || footer.blocks != sums_.blocks ||
+      footer.crc != sums_.crc) {
     throw StatusError("CheckpointInvalid",
                       Format("at byte %llu: the footer says %llu rows, %llu deletions and %llu blocks of CRC-32C %08x; "
                              "found %llu, %llu and %llu of %08x",
-                             Wide(place_), Wide(counts[0]), Wide(counts[1]), Wide(counts[2]), rest[0], Wide(sums_.rows),
-                             Wide(sums_.deleted), Wide(sums_.blocks), sums_.crc));
+                             Wide(place_), Wide(footer.rows), Wide(footer.deleted), Wide(footer.blocks), footer.crc,
+                             Wide(sums_.rows), Wide(sums_.deleted), Wide(sums_.blocks), sums_.crc));
   }
-  footer_crc_ = Crc32c(block.payload.data(), block.payload.size());
-  ended_ = true;
-  --loader_->open_files_;
 }
 
 void Loader::RequireMemory(const Table& table, uint64_t rows) const {

@@ -332,14 +332,27 @@ void Table::Initialise(uint64_t key, char* weights) const {
   }
 }
 
-// REQUIRES: room, and the key is absent. All but the key is yet to be filled in.
+// Counts the rows that a stripe has got meanwhile: once, since threads share the count.
+class Table::Added {
+ public:
+  Added(Rows* all, const Stripe& stripe) : all_(all), stripe_(stripe), before_(stripe.rows) {}
+  ~Added() { all_->count.fetch_add(stripe_.rows - before_, std::memory_order_relaxed); }
+  Added(const Added&) = delete;
+  Added& operator=(const Added&) = delete;
+
+ private:
+  Rows* const all_;
+  const Stripe& stripe_;
+  const uint32_t before_;
+};
+
+// REQUIRES: room, the key is absent, and an Added around it. All but the key is yet to be filled in.
 char* Table::Append(Stripe& stripe, uint64_t hash, uint64_t key) {
   const uint32_t position = stripe.rows++;
   if (position >> slab_shift_ == stripe.slabs.size()) stripe.slabs.push_back(all_->arena.TakeSlab());
   char* const row = Row(stripe, position);
   std::memcpy(row, &key, sizeof key);
   stripe.index.Insert(hash, position, HashAt{*this, stripe});
-  all_->count.fetch_add(1, std::memory_order_relaxed);
   return row;
 }
 
@@ -368,6 +381,7 @@ void Table::FetchDirty(const Stripe& stripe, uint32_t rows) {
 
 void Table::Create(uint32_t stripe_index, const Run& run) {
   Stripe& stripe = all_->stripes[stripe_index];
+  const Added added(all_.get(), stripe);
   ++stripe.version;
   ForBlocks(stripe, run, sizeof(uint64_t),
             [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t* hashes,
@@ -383,6 +397,7 @@ void Table::Create(uint32_t stripe_index, const Run& run) {
 
 void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) {
   Stripe& stripe = all_->stripes[stripe_index];
+  const Added added(all_.get(), stripe);
   ++stripe.version;
   const RowLayout& at = layout();
   const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
@@ -426,6 +441,7 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
 
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
   Stripe& stripe = all_->stripes[stripe_index];
+  const Added added(all_.get(), stripe);
   ++stripe.version;
   const RowLayout& at = layout();
   ForBlocks(stripe, run, at.row_bytes,
@@ -588,6 +604,13 @@ void Table::EndCut(uint32_t stripe_index) {
   stripe.cutting = false;
 }
 
+void Table::ReserveRows(uint64_t rows) {
+  for (Stripe& stripe : all_->stripes) {
+    stripe.index.Reserve(rows / kStripes, HashAt{*this, stripe});
+    stripe.dirty.reserve((stripe.rows + rows / kStripes + 63) / 64);
+  }
+}
+
 uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, const std::bitset<kShards>& owned,
                      bool replace, bool weights_only, std::mutex* stripe_locks) {
   constexpr uint32_t kAhead = 24;  // keys
@@ -613,6 +636,7 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
     while (end < n && StripeOfHash(hashes[end]) == stripe_index) ++end;
     const std::lock_guard<std::mutex> lock(stripe_locks[stripe_index]);
     Stripe& stripe = all_->stripes[stripe_index];
+    const Added added(all_.get(), stripe);
     const Room room(this, stripe_index, Run{reinterpret_cast<const char*>(keys.data()), nullptr, begin, end});
     for (uint32_t i = begin; i < std::min(end, begin + kAhead); ++i) Index::View(stripe.index).Prefetch(hashes[i]);
     for (uint32_t i = begin; i < end; ++i) {

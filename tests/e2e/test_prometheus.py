@@ -186,7 +186,7 @@ def test_a_prometheus_knows_every_metric(
     families = {kind: documented(kind) for kind in KINDS}
     for kind, listed in families.items():
         assert listed, f"docs/metrics.md lists no metric of a {kind}"
-    flights = job(steps_per_second=0.7)
+    flights = job(durable=True, steps_per_second=0.7)
     flights.until_step(3)
     training = {kind: flights.pods(kind) for kind in ("server", "worker")}
     replicas = operators(system)

@@ -106,6 +106,10 @@ class Table {
 
   // -- loading --
 
+  // Index room for so many rows more, spread evenly: without it the index grows, and moves its entries, as they come.
+  // Throws StatusError(ResourceExhausted).
+  void ReserveRows(uint64_t rows);
+
   // Adds `count` rows that lie at `rows` as a checkpoint has them, where `owned` has their shard; how many. A key
   // that is there already is replaced with `replace`, else refused: StatusError(CheckpointInvalid).
   // weights_only: slots and step counts are a new row's. layout: of the rows given. stripe_locks: of each stripe, the
@@ -159,6 +163,7 @@ class Table {
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
   void SaveImage(Stripe& stripe, uint32_t position);
   struct HashAt;
+  class Added;
 
   // Calls visit(first, count, rows, positions, keys, hashes, ahead) for blocks of the run; a missing key's row is
   // null. `visit` fetches the rows of `ahead`.
