@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,10 @@ class Replay:
 
     bytes_max: what `full` and `half_full` are about; a step under way is kept all the same, so that nothing
         that was sent is ever dropped.
+
+    What need not be kept any more is let go of a step at a time, as others are kept: so their memory goes from the
+    one to the other. Let go of all at once it would go back to the system, which clears each page that it gives
+    out again, and that took a fifth of a push.
     """
 
     def __init__(self, servers: int, bytes_max: int = BYTES_MAX) -> None:
@@ -36,6 +41,7 @@ class Replay:
         self._kept: list[dict[int, Kept]] = [{} for _ in range(servers)]
         self._durable = [0] * servers
         self._bytes = 0
+        self._spent: list[deque[Kept]] = [deque() for _ in range(servers)]
 
     @property
     def bytes(self) -> int:
@@ -60,6 +66,9 @@ class Replay:
                 return
             self._kept[server][kept.step] = kept
             self._bytes += kept.bytes
+            spent, let_go = self._spent[server], 0
+            while spent and let_go < kept.bytes:
+                let_go += spent.popleft().bytes
 
     def durable(self, server: int, next_step: int) -> None:
         """A committed checkpoint of the server has every step below `next_step`: they are dropped."""
@@ -68,8 +77,9 @@ class Replay:
         with self._lock:
             self._durable[server] = max(self._durable[server], next_step)
             mine = self._kept[server]
-            for step in [step for step in mine if step < next_step]:
-                self._bytes -= mine.pop(step).bytes
+            # Those of the checkpoint before for which there was no use are not held any longer.
+            spent = self._spent[server] = deque(mine.pop(step) for step in sorted(mine) if step < next_step)
+            self._bytes -= sum(kept.bytes for kept in spent)
 
     def durable_next(self, server: int) -> int:
         """The highest that `durable` was told."""
