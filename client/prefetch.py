@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from tablebay.client import errors
 from tablebay.client.arrays import Rows
 from tablebay.client.native import native
-from tablebay.client.session import Outgoing, Part, Session
-from tablebay.client.transport import Answer
+from tablebay.client.session import Part, Sent, Session
 from tablebay.native import _core
 
 # Each holds its rows until result() is called.
@@ -37,7 +36,7 @@ class Prefetch:
         self._cancelled = False
         # Keys pushed since the requests were sent, or just before: their rows may be old in the answers.
         self._noted: list[tuple[int, _core.Plan]] = []
-        self._under_way: list[tuple[Outgoing, Answer]] = []
+        self._under_way: list[Sent] = []
         if not parts:
             self._done = True
             return
@@ -81,8 +80,8 @@ class Prefetch:
             if not self._done:
                 self._cancelled = True
                 self._session.unregister(self)
-                for _, answer in self._under_way:
-                    answer.cancel()
+                for sent in self._under_way:
+                    sent.answer.cancel()
 
     def _pull_again(self) -> None:
         stale = [self._stale(part) for part in self._parts]

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -50,11 +50,11 @@ _Result = TypeVar("_Result")
 
 
 class Outgoing:
-    """The requests of one call to one server, sent in order: the last tells it that a push is whole.
+    """What one call asks of one server: some requests, which may be under way side by side.
 
-    encode: makes the requests for an epoch of the server when the first is wanted, so that one server's are
-        under way while the next's are made. It reads the caller's arrays, so it must have run when the caller
-        has them back.
+    pieces: how many. encode: makes one of them for an epoch of the server when it is wanted, so that the server
+        works on one while the next is made. It reads the caller's arrays, so it must have run for all when the
+        caller has them back.
     epoch: that the requests name.
     accept: keeps an answer to request number `piece`; the server's epoch, and the step below which all is
         durable. step: of a push, else None.
@@ -64,49 +64,74 @@ class Outgoing:
         self,
         server: int,
         method: str,
-        encode: Callable[[int], Sequence[bytes]],
+        pieces: int,
+        encode: Callable[[int, int], bytes],
         accept: Callable[[int, int, bytes], tuple[int, int]],
         step: int | None,
     ):
         self.server = server
         self.method = method
         self.step = step
-        self.answered = 0
-        self.done = False
+        self.epoch = 0
         self._encode = encode
         self._accept = accept
-        self._requests: Sequence[bytes] | None = None
-        self.epoch = 0
+        self._requests: list[bytes | None] = [None] * pieces
+        self._answered: set[int] = set()
 
-    def requests(self, epoch: int) -> Sequence[bytes]:
-        """Made once, and the same for ever but for the server's epoch in them."""
-        if self._requests is None:
-            self._requests = self._encode(epoch)
-        elif self.epoch != epoch:
-            self._requests = [readdressed(request, epoch) for request in self._requests]
-        self.epoch = epoch
-        return self._requests
+    @property
+    def done(self) -> bool:
+        """Whether each request has been answered."""
+        return len(self._answered) == len(self._requests)
 
-    def accept(self, response: bytes, epoch: int) -> tuple[int, int]:
-        """Keep an answer to the request last sent, if a server of that epoch gave it.
+    @property
+    def due(self) -> list[int]:
+        """Requests without an answer."""
+        return [piece for piece in range(len(self._requests)) if piece not in self._answered]
+
+    def request(self, piece: int, epoch: int) -> bytes:
+        """Made once, and the same for ever but for the server's epoch in it."""
+        if self.epoch != epoch:
+            # What an earlier life has of a push is sent again with the rest.
+            self.begin_again()
+            self._requests = [one and readdressed(one, epoch) for one in self._requests]
+            self.epoch = epoch
+        request = self._requests[piece]
+        if request is None:
+            request = self._requests[piece] = self._encode(epoch, piece)
+        return request
+
+    def encode(self, epoch: int) -> None:
+        """Make all requests that were not made yet."""
+        for piece in range(len(self._requests)):
+            self.request(piece, epoch)
+
+    def accept(self, piece: int, response: bytes, epoch: int) -> tuple[int, int]:
+        """Keep an answer to a request, if a server of that epoch gave it.
 
         Returns the server's epoch, and the step below which all is durable. Raises CorruptMessage.
         """
-        found, durable_next = self._accept(self.server, self.answered, response)
+        found, durable_next = self._accept(self.server, piece, response)
         if found == epoch:
-            self.answered += 1
-            self.done = self._requests is not None and self.answered == len(self._requests)
+            self._answered.add(piece)
         return found, durable_next
 
     def begin_again(self) -> None:
         """The server that answered some of a push's requests is gone: it is sent whole to its successor."""
         if self.step is not None and not self.done:
-            self.answered = 0
+            self._answered.clear()
 
     def kept(self) -> Kept:
         """Of a push that the server has applied."""
-        assert self.step is not None and self._requests is not None
-        return Kept(self.step, self.method, self._requests)
+        assert self.step is not None
+        return Kept(self.step, self.method, [request for request in self._requests if request is not None])
+
+
+class Sent(NamedTuple):
+    """A request that is under way."""
+
+    out: Outgoing
+    piece: int
+    answer: Answer
 
 
 @dataclass(eq=False)
@@ -369,7 +394,7 @@ class Session:
     def _keep(self, letter: Letter) -> None:
         for out in letter.outgoing:
             # Made now: the caller may change its gradients from here on.
-            out.requests(self._epochs[out.server])
+            out.encode(self._epochs[out.server])
         with self._lock:
             if letter not in self._unsettled:
                 self._unsettled.append(letter)
@@ -383,7 +408,7 @@ class Session:
                 self._unsettled.remove(letter)
 
     def _empty(self, server: int, step: int, oldest_step: int, cursor: bytes) -> Outgoing:
-        def encode(epoch: int) -> list[bytes]:
+        def encode(epoch: int, piece: int) -> bytes:
             request = tablebay_pb2.StepRequest(
                 sender=tablebay_pb2.Sender(
                     client_high=self.identity.client_high,
@@ -396,9 +421,10 @@ class Session:
                 oldest_step=oldest_step,
                 cursor=cursor,
             )
-            return [request.SerializeToString()]
+            content: bytes = request.SerializeToString()
+            return content
 
-        return Outgoing(server, "Step", encode, _accept_step, step)
+        return Outgoing(server, "Step", 1, encode, _accept_step, step)
 
     def _outgoing(
         self,
@@ -418,9 +444,10 @@ class Session:
 
         who = self.identity
 
-        def encode(server: int, epoch: int) -> list[bytes]:
-            return call.requests(
+        def encode(server: int, epoch: int, piece: int) -> bytes:
+            request: bytes = call.request(
                 server,
+                piece,
                 who.client_high,
                 who.client_low,
                 who.incarnation,
@@ -430,29 +457,33 @@ class Session:
                 oldest_step,
                 cursor,
             )
+            return request
 
-        return [Outgoing(server, method, partial(encode, server), accept, step) for server in servers]
+        return [
+            Outgoing(server, method, call.pieces(server), partial(encode, server), accept, step)
+            for server in servers
+        ]
 
     # -- the exchange --
 
-    def send_first(
-        self, outgoing: Sequence[Outgoing], deadline: Deadline, wait: bool = False
-    ) -> list[tuple[Outgoing, Answer]]:
-        """Send the next request of each. wait: the last of them is waited for."""
+    def send_first(self, outgoing: Sequence[Outgoing], deadline: Deadline, wait: bool = False) -> list[Sent]:
+        """Send each request that has no answer. wait: the last of them is waited for."""
         remaining = deadline.remaining()
-        due = [out for out in outgoing if not out.done]
-        answers = []
-        for out in due:
-            request = out.requests(self._epochs[out.server])[out.answered]
-            last = wait and out is due[-1]
-            answers.append((out, self.transport.call(out.server, out.method, request, remaining, last)))
-        return answers
+        due = [(out, piece) for out in outgoing for piece in out.due]
+        sent = []
+        for number, (out, piece) in enumerate(due, 1):
+            request = out.request(piece, self._epochs[out.server])
+            last = wait and number == len(due)
+            sent.append(
+                Sent(out, piece, self.transport.call(out.server, out.method, request, remaining, last))
+            )
+        return sent
 
     def deliver(
         self,
         outgoing: Sequence[Outgoing],
         deadline: Deadline,
-        under_way: list[tuple[Outgoing, Answer]] | None = None,
+        under_way: list[Sent] | None = None,
     ) -> None:
         """Send every request, to all servers at once, and again while one is unavailable and time is left.
 
@@ -471,16 +502,16 @@ class Session:
         self,
         outgoing: Sequence[Outgoing],
         deadline: Deadline,
-        under_way: list[tuple[Outgoing, Answer]] | None,
+        under_way: list[Sent] | None,
     ) -> None:
         attempt = 0
         before: errors.Unavailable | None = None
         while True:
-            answers = self.send_first(outgoing, deadline, wait=True) if under_way is None else under_way
+            sent = self.send_first(outgoing, deadline, wait=True) if under_way is None else under_way
             under_way = None
-            if not answers:
+            if not sent:
                 return
-            cause = self._collect(answers, deadline)
+            cause = self._collect(sent, deadline)
             if cause is None:
                 attempt = 0
                 continue
@@ -494,17 +525,15 @@ class Session:
             with self._lock:
                 self._retries += 1
 
-    def _collect(
-        self, answers: list[tuple[Outgoing, Answer]], deadline: Deadline
-    ) -> errors.Unavailable | None:
+    def _collect(self, sent: Sequence[Sent], deadline: Deadline) -> errors.Unavailable | None:
         """Take every answer. Returns the error of one that may be had by sending again; raises any other."""
         again: errors.Unavailable | None = None
         refused: errors.TablebayError | None = None
         lost: list[tuple[Outgoing, str]] = []
         try:
-            for out, answer in answers:
+            for out, piece, answer in sent:
                 try:
-                    said = self._accept(out, answer.result())
+                    said = self._accept(out, piece, answer.result())
                     if said is not None:
                         lost.append((out, said))
                 except errors.Unavailable as error:
@@ -524,19 +553,19 @@ class Session:
                 except errors.Unavailable as error:
                     again = again or error
         except BaseException:
-            for _, answer in answers:
-                answer.cancel()
+            for one in sent:
+                one.answer.cancel()
             raise
         if refused is not None:
             raise refused
         return again
 
-    def _accept(self, out: Outgoing, response: bytes) -> str | None:
+    def _accept(self, out: Outgoing, piece: int, response: bytes) -> str | None:
         """Keep an answer, and the push that it answers; what is wrong with one of another life of its server."""
         # Together, so that a server that comes back is either sent this step by _rejoin, or by its caller.
         with self._accepting:
             epoch = self._epochs[out.server]
-            found, durable_next = out.accept(response, epoch)
+            found, durable_next = out.accept(piece, response, epoch)
             if found == epoch and out.done and out.step is not None and self.replay is not None:
                 self.replay.keep(out.server, out.kept())
         if found < epoch:

@@ -239,7 +239,11 @@ class Call:
         """
     def finish(self) -> None:
         ...
-    def requests(self, server: int, client_high: int, client_low: int, incarnation: int, shard_map_version: int, epoch: int, step: int, oldest_step: int, cursor: bytes) -> list:
+    def pieces(self, server: int) -> int:
+        """
+        How many requests a server's share is.
+        """
+    def request(self, server: int, piece: int, client_high: int, client_low: int, incarnation: int, shard_map_version: int, epoch: int, step: int, oldest_step: int, cursor: bytes) -> typing.Any:
         ...
     def servers(self) -> list[int]:
         ...

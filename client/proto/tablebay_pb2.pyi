@@ -61,20 +61,22 @@ class PullResponse(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., rows: _Optional[bytes] = ...) -> None: ...
 
 class PushRequest(_message.Message):
-    __slots__ = ("sender", "step", "oldest_step", "more", "cursor", "part")
+    __slots__ = ("sender", "step", "oldest_step", "pieces", "cursor", "part", "piece")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     OLDEST_STEP_FIELD_NUMBER: _ClassVar[int]
-    MORE_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
     sender: Sender
     step: int
     oldest_step: int
-    more: bool
+    pieces: int
     cursor: bytes
     part: Part
-    def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., more: bool = ..., cursor: _Optional[bytes] = ..., part: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
+    piece: int
+    def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., pieces: _Optional[int] = ..., cursor: _Optional[bytes] = ..., part: _Optional[_Union[Part, _Mapping]] = ..., piece: _Optional[int] = ...) -> None: ...
 
 class PushResponse(_message.Message):
     __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards", "durable_next")
@@ -93,22 +95,24 @@ class PushResponse(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., shard_map_version: _Optional[int] = ..., step: _Optional[int] = ..., applied_shards: _Optional[int] = ..., duplicate_shards: _Optional[int] = ..., durable_next: _Optional[int] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("sender", "step", "oldest_step", "more", "cursor", "pushes", "pulls")
+    __slots__ = ("sender", "step", "oldest_step", "pieces", "cursor", "pushes", "pulls", "piece")
     SENDER_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     OLDEST_STEP_FIELD_NUMBER: _ClassVar[int]
-    MORE_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     PUSHES_FIELD_NUMBER: _ClassVar[int]
     PULLS_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
     sender: Sender
     step: int
     oldest_step: int
-    more: bool
+    pieces: int
     cursor: bytes
     pushes: _containers.RepeatedCompositeFieldContainer[Part]
     pulls: _containers.RepeatedCompositeFieldContainer[Part]
-    def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., more: bool = ..., cursor: _Optional[bytes] = ..., pushes: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., pulls: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
+    piece: int
+    def __init__(self, sender: _Optional[_Union[Sender, _Mapping]] = ..., step: _Optional[int] = ..., oldest_step: _Optional[int] = ..., pieces: _Optional[int] = ..., cursor: _Optional[bytes] = ..., pushes: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., pulls: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., piece: _Optional[int] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("epoch", "shard_map_version", "step", "applied_shards", "duplicate_shards", "durable_next", "pulled")

@@ -238,22 +238,21 @@ class PyCall {
 
   std::vector<uint32_t> Servers() const { return call_->Servers(); }
 
-  py::list Requests(uint32_t server, uint64_t client_high, uint64_t client_low, uint32_t incarnation,
-                    uint32_t shard_map_version, uint64_t epoch, uint64_t step, uint64_t oldest_step,
-                    const py::bytes& cursor) {
+  size_t Pieces(uint32_t server) const { return call_->Pieces(server); }
+
+  py::object Request(uint32_t server, size_t piece, uint64_t client_high, uint64_t client_low, uint32_t incarnation,
+                     uint32_t shard_map_version, uint64_t epoch, uint64_t step, uint64_t oldest_step,
+                     const py::bytes& cursor) {
+    if (piece >= call_->Pieces(server)) throw py::index_error("no such piece");
     const std::string_view cursor_view = cursor;
     const Call::Header header{
         {client_high, client_low, incarnation, shard_map_version, epoch}, step, oldest_step, cursor_view};
-    py::list requests;
-    for (size_t piece = 0; piece < call_->Pieces(server); ++piece) {
-      NewBytes request(call_->RequestSize(server, piece, cursor_view.size()));
-      {
-        const py::gil_scoped_release release;
-        call_->WriteRequest(server, piece, header, request.data());
-      }
-      requests.append(std::move(request.object));
+    NewBytes request(call_->RequestSize(server, piece, cursor_view.size()));
+    {
+      const py::gil_scoped_release release;
+      call_->WriteRequest(server, piece, header, request.data());
     }
-    return requests;
+    return std::move(request.object);
   }
 
   py::tuple Accept(uint32_t server, size_t piece, const py::bytes& message) {
@@ -716,9 +715,10 @@ void BindClient(py::module_& m) {
       .def(py::init<const std::string&, const py::list&, const py::list&, uint64_t>(), py::arg("kind"),
            py::arg("pulls"), py::arg("pushes"), py::arg("message_bytes_max"))
       .def("servers", &PyCall::Servers)
-      .def("requests", &PyCall::Requests, py::arg("server"), py::arg("client_high"), py::arg("client_low"),
-           py::arg("incarnation"), py::arg("shard_map_version"), py::arg("epoch"), py::arg("step"),
-           py::arg("oldest_step"), py::arg("cursor"))
+      .def("pieces", &PyCall::Pieces, py::arg("server"), "How many requests a server's share is.")
+      .def("request", &PyCall::Request, py::arg("server"), py::arg("piece"), py::arg("client_high"),
+           py::arg("client_low"), py::arg("incarnation"), py::arg("shard_map_version"), py::arg("epoch"),
+           py::arg("step"), py::arg("oldest_step"), py::arg("cursor"))
       .def("accept", &PyCall::Accept, py::arg("server"), py::arg("piece"), py::arg("response"),
            "(epoch, shard_map_version, applied_shards, duplicate_shards, durable_next) of an answer, which is kept for "
            "finish().")

@@ -13,6 +13,9 @@ namespace {
 // What a message has beside the bulk: the sender, steps, the cursor; and for each part its scalars.
 constexpr uint64_t kHeadBytes = 2048;
 constexpr uint64_t kPartHeadBytes = 64;
+// A message to the only server is halved where the halves have so much: while it works on the first, the second is
+// made.
+constexpr uint64_t kHalfBytes = uint64_t{1} << 20;
 // What the first-level cache holds beside what else is at work: a multiple of what Crc32c takes at once.
 constexpr size_t kNearBytes = 12 * 1024;
 
@@ -45,7 +48,7 @@ Call::Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uin
 
 void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
   const uint64_t head = kHeadBytes + kPartHeadBytes * (pulls_.size() + pushes_.size());
-  const auto fits = [&](uint32_t begin, uint32_t end) {
+  const auto size = [&](uint32_t begin, uint32_t end) {
     uint64_t request = head;
     uint64_t answer = head;
     for (const Pull& pull : pulls_) {
@@ -56,10 +59,14 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
     for (const Push& push : pushes_) {
       request += PositionsOf(*push.plan, begin, end).size() * (sizeof(uint64_t) + push.row_bytes);
     }
-    return request <= message_bytes_max && answer <= message_bytes_max;
+    return std::max(request, answer);
   };
   const uint32_t last = router_->ServerEnd(server);
   uint32_t begin = router_->ServerBegin(server);
+  uint64_t most = message_bytes_max;
+  // (Shards are not all of a size, and a third piece would be a small one.)
+  if (router_->servers() == 1) most = std::min(most, std::max(kHalfBytes, size(begin, last) / 32 * 17));
+  const auto fits = [&](uint32_t from, uint32_t to) { return size(from, to) <= most; };
   while (begin < last) {
     // The most places that fit: sizes grow with `end`, so bisection finds it.
     uint32_t end = last;
@@ -81,6 +88,12 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
     begin = end;
   }
   if (servers_[server].empty()) servers_[server].push_back(Piece{last, last, {}});
+  if (servers_[server].size() > kPiecesMax) {
+    throw StatusError("ResourceExhausted",
+                      Format("%zu messages of %llu bytes to one server, wanted at most %zu; give "
+                             "fewer keys at once",
+                             servers_[server].size(), static_cast<unsigned long long>(message_bytes_max), kPiecesMax));
+  }
 }
 
 std::vector<uint32_t> Call::Servers() const {
@@ -110,8 +123,7 @@ std::vector<size_t> Call::PartSizes(const Piece& piece) const {
 }
 
 size_t Call::RequestSize(uint32_t server, size_t piece, size_t cursor_bytes) const {
-  const bool last = piece + 1 == servers_[server].size();
-  return RequestBytes(method_, last ? cursor_bytes : 0, PartSizes(servers_[server][piece]));
+  return RequestBytes(method_, cursor_bytes, PartSizes(servers_[server][piece]));
 }
 
 const char* Call::SummedRows(size_t i) {
@@ -129,9 +141,8 @@ const char* Call::SummedRows(size_t i) {
 
 void Call::WriteRequest(uint32_t server, size_t index, const Header& header, char* out) {
   const Piece& piece = servers_[server][index];
-  const bool more = index + 1 < servers_[server].size();
-  RequestWriter writer(method_, out, header.sender, header.step, header.oldest_step, more,
-                       more ? std::string_view() : header.cursor);
+  RequestWriter writer(method_, out, header.sender, header.step, header.oldest_step, index, servers_[server].size(),
+                       header.cursor);
   // Writes the keys; their CRC-32C.
   const auto put_keys = [](const PartSpace& space, const Plan& plan, Span span) {
     const size_t keys_bytes = span.size() * sizeof(uint64_t);

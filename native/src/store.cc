@@ -133,6 +133,7 @@ Table& Store::FindTable(uint32_t id) const {
 
 Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t incarnation, uint32_t rank) {
   std::shared_ptr<ClientSteps> client;
+  bool newer;
   {
     const std::unique_lock<std::shared_mutex> lock(clients_lock_);
     std::shared_ptr<ClientSteps>& entry = clients_[{client_high, client_low}];
@@ -142,6 +143,7 @@ Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t
     }
     client = entry;
     const uint32_t known = client->incarnation.load();
+    newer = incarnation > known;
     if (incarnation < known) {
       throw StatusError("Fenced", Format("incarnation %u of this client says hello, and incarnation %u is known",
                                          incarnation, known));
@@ -153,6 +155,8 @@ Store::Greeting Store::Hello(uint64_t client_high, uint64_t client_low, uint32_t
   for (std::shared_mutex& stripe : stripe_locks_) const std::unique_lock<std::shared_mutex> lock(stripe);
   const std::lock_guard<std::mutex> lock(client->mutex);
   client->rank = rank;
+  // It may cut its steps otherwise than the one before did.
+  if (newer) client->pieces.fill({});
   Greeting greeting{client->whole.LowestOpen(), {}, client->durable_next.load()};
   if (greeting.next_step > 0) {
     const Cursor& cursor = client->cursors[(greeting.next_step - 1) % StepWindow::kSteps];
@@ -430,6 +434,10 @@ std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view 
                         Format("step %llu is %llu past oldest_step %llu, wanted less than 64", Wide(request.step),
                                Wide(request.step - request.oldest_step), Wide(request.oldest_step)));
     }
+    if (request.pieces > kPiecesMax || request.piece >= request.pieces) {
+      throw StatusError("BadRequest", Format("piece %u of %u of a step, wanted one below as many, and at most %zu",
+                                             request.piece, request.pieces, kPiecesMax));
+    }
     if (request.cursor.size() > kCursorBytes) {
       throw StatusError("BadRequest",
                         Format("a cursor of %zu bytes, wanted at most %zu", request.cursor.size(), kCursorBytes));
@@ -594,11 +602,16 @@ void Store::ApplyPushes(Exchange& exchange) {
     }
     if (client.whole.Applied(request.step)) {
       known = exchange.applied == 0;
-    } else if (!request.more) {
-      client.whole.Mark(request.step);
-      Cursor& cursor = client.cursors[request.step % StepWindow::kSteps];
-      cursor.step = request.step;
-      cursor.bytes.assign(request.cursor);
+    } else {
+      ClientSteps::Pieces& pieces = client.pieces[request.step % StepWindow::kSteps];
+      if (pieces.step != request.step) pieces = {request.step, 0};
+      pieces.applied |= uint64_t{1} << request.piece;
+      if (static_cast<uint32_t>(__builtin_popcountll(pieces.applied)) >= request.pieces) {
+        client.whole.Mark(request.step);
+        Cursor& cursor = client.cursors[request.step % StepWindow::kSteps];
+        cursor.step = request.step;
+        cursor.bytes.assign(request.cursor);
+      }
     }
   }
   if (holding_.load()) {

@@ -9,6 +9,8 @@ namespace {
 
 enum WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
+uint32_t Clamped(uint64_t value) { return static_cast<uint32_t>(std::min<uint64_t>(value, 0xffffffffu)); }
+
 constexpr size_t kParts = 4096;  // of one message; more is nonsense, and each costs memory
 
 class Reader {
@@ -206,10 +208,13 @@ Request ReadRequest(Method method, std::string_view message) {
         request.oldest_step = reader.Fixed<uint64_t>();
         break;
       case Tag(4, kVarint):
-        request.more = reader.Varint() != 0;
+        request.pieces = std::max(1u, Clamped(reader.Varint()));
         break;
       case Tag(5, kBytes):
         request.cursor = reader.Bytes();
+        break;
+      case Tag(8, kVarint):
+        request.piece = Clamped(reader.Varint());
         break;
       case Tag(kPushField, kBytes):
         request.pushes.push_back(ReadPart(message.data(), reader.Bytes()));
@@ -293,7 +298,7 @@ size_t PartBytes(size_t keys_bytes, size_t rows_bytes) { return BytesField(PartB
 size_t RequestBytes(Method method, size_t cursor_bytes, const std::vector<size_t>& part_bytes) {
   size_t bytes = BytesField(kSenderBody);
   if (method != Method::kPull) {
-    bytes += 2 * kFixed64Bytes + 2;  // steps, `more`
+    bytes += 2 * kFixed64Bytes + 4;  // steps, pieces
     if (cursor_bytes > 0) bytes += BytesField(cursor_bytes);
   }
   for (const size_t part : part_bytes) bytes += part;
@@ -301,7 +306,7 @@ size_t RequestBytes(Method method, size_t cursor_bytes, const std::vector<size_t
 }
 
 RequestWriter::RequestWriter(Method method, char* out, const Sender& sender, uint64_t step, uint64_t oldest_step,
-                             bool more, std::string_view cursor)
+                             size_t piece, size_t pieces, std::string_view cursor)
     : out_(out) {
   out_ = PutBytesHead(out_, 1, kSenderBody);
   out_ = PutFixed(out_, 1, sender.client_high);
@@ -313,7 +318,9 @@ RequestWriter::RequestWriter(Method method, char* out, const Sender& sender, uin
   out_ = PutFixed(out_, 2, step);
   out_ = PutFixed(out_, 3, oldest_step);
   *out_++ = static_cast<char>(Tag(4, kVarint));
-  *out_++ = more ? 1 : 0;
+  *out_++ = static_cast<char>(pieces);
+  *out_++ = static_cast<char>(Tag(8, kVarint));
+  *out_++ = static_cast<char>(piece);
   if (cursor.empty()) return;
   out_ = PutBytesHead(out_, 5, cursor.size());
   std::memcpy(out_, cursor.data(), cursor.size());

@@ -161,6 +161,7 @@ class Network:
         kind = messages.PushRequest if method == "Push" else messages.StepRequest
         push = kind.FromString(request)
         seen = self._seen.setdefault((server, push.sender.client_high, push.sender.client_low), set())
+        self.struck["cut"] += push.piece > 0
         ahead = max(seen, default=-1) - push.step
         if push.step not in seen and ahead > 0:
             self.struck["overtaken"] += 1

@@ -34,7 +34,7 @@ def requests() -> dict[str, list[bytes]]:
     """As the client writes them, and as others may."""
     found: dict[str, list[bytes]] = {"pull": [], "push": [], "step": []}
     for kind, name in (("Pull", "pull"), ("Push", "push"), ("Step", "step")):
-        found[name] += make_call(kind).requests(0, HIGH, LOW, 1, 0, 3, 5, 2, b"here")
+        found[name].append(make_call(kind).request(0, 0, HIGH, LOW, 1, 0, 3, 5, 2, b"here"))
     sender = messages.Sender(client_high=HIGH, client_low=LOW, incarnation=1)
     keys = KEYS.tobytes()
     for flags in (_core.READ_ONLY, _core.STATE, _core.CONTAINS):
@@ -43,7 +43,7 @@ def requests() -> dict[str, list[bytes]]:
     for flags in (_core.UNIQUE, _core.ASSIGN, _core.DELETE):
         rows = b"" if flags == _core.DELETE else np.ones((len(KEYS), 2), np.float32).tobytes()
         part = messages.Part(table_id=ROWS, dim=2, flags=flags, keys=keys, rows=rows)
-        push = messages.PushRequest(sender=sender, step=1, oldest_step=1, part=part, more=True)
+        push = messages.PushRequest(sender=sender, step=1, oldest_step=1, part=part, pieces=2, piece=1)
         found["push"].append(push.SerializeToString())
         found["step"].append(
             messages.StepRequest(sender=sender, step=1, oldest_step=1, pushes=[part]).SerializeToString()

@@ -449,8 +449,8 @@ def test_a_step_is_sent_again_with_the_same_bytes() -> None:
     assert client.table("sums").session.retries == 2
 
 
-def test_a_split_step_says_that_it_is_whole_with_its_last_message() -> None:
-    """The others are answered before: a server never takes half a step for a whole one."""
+def test_a_split_step_says_of_how_many_messages_it_is() -> None:
+    """So that a server never takes half a step for a whole one, whichever comes last."""
     transport = Meddler(services(2, message_bytes_max=4096))
     client = client_over(transport, rank=0, pace=Time().pace)
     sums = sums_of(client)
@@ -460,9 +460,10 @@ def test_a_split_step_says_that_it_is_whole_with_its_last_message() -> None:
     for server in range(2):
         requests = [tablebay_pb2.PushRequest.FromString(r) for at, _, r in transport.sent if at == server]
         assert len(requests) > 3
-        assert [request.more for request in requests] == [True] * (len(requests) - 1) + [False]
+        assert [request.piece for request in requests] == list(range(len(requests)))
+        assert {request.pieces for request in requests} == {len(requests)}
         assert {request.step for request in requests} == {0}
-        assert requests[-1].cursor == b"here"
+        assert {request.cursor for request in requests} == {b"here"}
     assert (sums.pull(np.arange(3000)) == 1).all()
 
 

@@ -83,13 +83,16 @@ def test_a_call_carries_sums_there_and_rows_back(seed: int, servers: int, limit:
         sums[key] = row.copy() if key not in sums else sums[key] + row
     seen: dict[int, NDArray[np.float32]] = {}
     for server in range(servers):
-        pieces = call.requests(server, 1, 2, 3, 4, 5, 6, 5, b"cursor")
+        pieces = [
+            call.request(server, piece, 1, 2, 3, 4, 5, 6, 5, b"cursor")
+            for piece in range(call.pieces(server))
+        ]
         assert (len(pieces) > 1) == (limit == 6000), where
         for number, piece in enumerate(pieces):
             assert len(piece) <= limit, where
             request = messages.StepRequest.FromString(piece)
-            last = number == len(pieces) - 1
-            assert (request.more, request.cursor) == (not last, b"cursor" if last else b""), where
+            assert (request.piece, request.pieces) == (number, len(pieces)), where
+            assert request.cursor == b"cursor", where
             assert (request.step, request.oldest_step, request.sender.incarnation) == (6, 5, 3), where
             pushed = np.frombuffer(request.pushes[0].keys, np.uint64)
             assert request.pulls[0].keys == request.pushes[0].keys, where
@@ -123,7 +126,7 @@ def test_an_answer_that_does_not_fit_its_request_is_corrupt() -> None:
         b"\xff\xff",
     ):
         call = _core.Call("Pull", [(7, 1, 4, 0, plan, out)], [], 10**6)
-        call.requests(0, 0, 0, 0, 0, 0, 0, 0, b"")
+        call.request(0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
         with pytest.raises(_core.StatusError) as caught:
             call.accept(0, 0, response)
         assert caught.value.args[0] == "CorruptMessage"

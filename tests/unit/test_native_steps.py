@@ -48,7 +48,8 @@ def push(
     oldest: int | None = None,
     incarnation: int = 1,
     cursor: bytes = b"",
-    more: bool = False,
+    piece: int = 0,
+    pieces: int = 1,
 ) -> messages.PushResponse:
     """One push."""
     request = messages.PushRequest(
@@ -57,7 +58,8 @@ def push(
         oldest_step=step if oldest is None else oldest,
         part=part(table, keys, rows),
         cursor=cursor,
-        more=more,
+        piece=piece,
+        pieces=pieces,
     )
     return messages.PushResponse.FromString(store.handle_push(request.SerializeToString()))
 
@@ -151,14 +153,38 @@ def test_hello_says_where_to_go_on() -> None:
     assert store.hello(*CLIENT, 3) == (4, b"after 3", 0)
 
 
-def test_a_step_in_several_requests_counts_when_the_last_has_come() -> None:
-    """`more` keeps the step open for Hello, though its shards have it."""
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 1, 2, 1, 0), (2, 0, 0, 1)])
+def test_a_step_in_several_requests_counts_when_each_has_come(order: tuple[int, ...]) -> None:
+    """In any order, and some of them again; until then the step is open for Hello, though shards have it."""
     store, table = make()
-    push(store, table, 0, [1], [1], more=True)
-    assert store.hello(*CLIENT, 1)[0] == 0
-    push(store, table, 0, [2], [1])
-    assert store.hello(*CLIENT, 1)[0] == 1
-    assert values(store, table, [1, 2]) == [1, 1]
+    push(store, table, 0, [9], [1])
+    for piece in order[:-1]:
+        push(store, table, 1, [piece], [1], piece=piece, pieces=3, cursor=b"whole")
+        assert store.hello(*CLIENT, 1)[:2] == (1, b""), order
+    push(store, table, 1, [order[-1]], [1], piece=order[-1], pieces=3, cursor=b"whole")
+    assert store.hello(*CLIENT, 1)[:2] == (2, b"whole"), order
+    assert values(store, table, [0, 1, 2]) == [1, 1, 1]
+
+
+def test_g1_a_successor_that_cuts_the_step_otherwise_completes_it() -> None:
+    """What its predecessor's requests had is in the shards' windows, and does not count as its own."""
+    store, table = make()
+    push(store, table, 0, [1], [1], piece=0, pieces=2)
+    assert store.hello(*CLIENT, 2)[0] == 0
+    push(store, table, 0, [2], [1], piece=1, pieces=2, incarnation=2)
+    assert store.hello(*CLIENT, 2)[0] == 0
+    push(store, table, 0, [1, 3], [1, 1], piece=0, pieces=2, incarnation=2)
+    assert store.hello(*CLIENT, 2)[0] == 1
+    assert values(store, table, [1, 2, 3]) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("piece", "pieces"), [(1, 0), (2, 2), (0, 65), (2**32 - 1, 2)])
+def test_a_piece_that_a_step_cannot_have_is_refused(piece: int, pieces: int) -> None:
+    """Before anything of it is applied."""
+    store, table = make()
+    with pytest.raises(_core.StatusError, match=f"piece {piece} of {max(1, pieces)} of a step"):
+        push(store, table, 0, [1], [1], piece=piece, pieces=pieces)
+    assert values(store, table, [1]) == [0]
 
 
 def test_an_older_incarnation_is_fenced() -> None:

@@ -1,7 +1,8 @@
 // One call of a client to all servers: its requests, its answers, and the rows gathered from them.
 //
 // A server's share is one request, or several, cut at shard borders, where request or answer would pass the message
-// limit; so a step stays whole on each shard. Not thread-safe: a call belongs to the thread that makes it.
+// limit, or so that the only server works on one while the next is made; so a step stays whole on each shard. Not
+// thread-safe: a call belongs to the thread that makes it.
 #pragma once
 
 #include <memory>
@@ -47,7 +48,7 @@ class Call {
     uint64_t oldest_step;
     std::string_view cursor;
   };
-  // At least one, empty of keys where none goes to the server. The last alone has `more` unset, and the cursor.
+  // At least one, empty of keys where none goes to the server. They may be sent in any order, and side by side.
   size_t Pieces(uint32_t server) const { return servers_[server].size(); }
   size_t RequestSize(uint32_t server, size_t piece, size_t cursor_bytes) const;
   void WriteRequest(uint32_t server, size_t piece, const Header& header, char* out);

@@ -39,6 +39,12 @@ struct ClientSteps {
   uint64_t begun = 0;  // the highest step of which a request has been let in, + 1
   uint64_t limit = 0;  // while steps are held up, those below it are not
   StepWindow whole;    // steps of which every request has been applied here
+  // Of a step that is not whole: which of its requests have been applied, a bit for each.
+  struct Pieces {
+    uint64_t step = 0;
+    uint64_t applied = 0;
+  };
+  std::array<Pieces, StepWindow::kSteps> pieces;
   std::array<Cursor, StepWindow::kSteps> cursors;
 };
 

@@ -40,6 +40,9 @@ struct Sender {
   uint64_t epoch = 0;
 };
 
+// Requests of one step for one server: a bit for each.
+inline constexpr size_t kPiecesMax = 64;
+
 enum class Method { kPull, kPush, kStep };
 
 // PullRequest, PushRequest and StepRequest share field numbers, so that one reader serves all three.
@@ -48,7 +51,8 @@ struct Request {
   Sender sender;
   uint64_t step = 0;
   uint64_t oldest_step = 0;
-  bool more = false;
+  uint32_t pieces = 1;
+  uint32_t piece = 0;
   std::string_view cursor;
   std::vector<Part> pushes;
   std::vector<Part> pulls;
@@ -85,8 +89,9 @@ struct PartSpace {
 
 class RequestWriter {
  public:
-  RequestWriter(Method method, char* out, const Sender& sender, uint64_t step, uint64_t oldest_step, bool more,
-                std::string_view cursor);
+  // `piece` of `pieces`, at most kPiecesMax, that the step is for a server.
+  RequestWriter(Method method, char* out, const Sender& sender, uint64_t step, uint64_t oldest_step, size_t piece,
+                size_t pieces, std::string_view cursor);
   // Pushes before pulls.
   PartSpace AddPush(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes, size_t rows_bytes);
   PartSpace AddPull(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes);
