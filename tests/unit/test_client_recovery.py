@@ -128,6 +128,57 @@ def test_a_server_that_comes_back_is_sent_what_it_lacks(job: Job) -> None:
     client.close()
 
 
+def test_g3_half_a_step_that_an_older_life_had_is_sent_again_with_the_rest(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server comes back between two of a step's requests, and another thread is the first to notice."""
+    client, sums = connect(job)
+    push(sums, 1)
+    # A few rows to a request.
+    client._session.message_bytes_max = 2300
+    call = job.call
+    sent: list[tuple[int, int]] = []
+
+    def meddle(server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
+        if method != "Push":
+            return call(server, method, request, timeout, wait)
+        piece = messages.PushRequest.FromString(request).piece
+        if server == 1:
+            sent.append((piece, client._session._epochs[1]))
+        if server == 1 and piece == 1 and len(sent) == 2:
+            return _Lost(threading.Thread(target=come_back))
+        return call(server, method, request, timeout, wait)
+
+    def come_back() -> None:
+        job.restart(1)
+        sums.pull(KEYS, create=False)
+
+    monkeypatch.setattr(job, "call", meddle)
+    push(sums, 10)
+    pieces = max(piece for piece, _ in sent) + 1
+    assert pieces > 1
+    first, second = sent[0][1], sent[-1][1]
+    assert first < second, sent
+    assert {piece for piece, epoch in sent if epoch == second} == set(range(pieces)), sent
+    assert np.all(sums.pull(KEYS) == 11)
+    client.close()
+
+
+class _Lost:
+    """An answer that does not come; something happens while it is waited for."""
+
+    def __init__(self, meanwhile: threading.Thread) -> None:
+        self._meanwhile = meanwhile
+
+    def result(self) -> bytes:
+        self._meanwhile.start()
+        self._meanwhile.join()
+        raise tb.Unavailable("lost")
+
+    def cancel(self) -> None:
+        """Nothing to do."""
+
+
 def test_an_answer_of_an_older_life_counts_for_nothing(job: Job) -> None:
     """G9: a life that was replaced and still answers is not believed, so no push is kept by it alone."""
     client, sums = connect(job)
