@@ -233,16 +233,7 @@ class _Converter:
                 if properties.setdefault(name, field) != field:
                     raise AssertionError(f"{name} has other bounds in {tag} than in {owners[name]}")
                 owners.setdefault(name, []).append(tag)
-        rules = [
-            _rule(
-                f"!has(self.{name}) || self.type in [{', '.join(map(repr, tags))}]",
-                f"{name} is a field of {', '.join(tags)} alone",
-                says=f"'{name} is a field of {', '.join(tags)}, not of ' + self.type",
-                field=f".{name}",
-                reason="FieldValueForbidden",
-            )
-            for name, tags in owners.items()
-        ]
+        rules = [_owned(name, tags, sorted(members)) for name, tags in owners.items()]
         rules += [
             _rule(
                 f"self.type != '{tag}' || has(self.{name})",
@@ -260,6 +251,21 @@ class _Converter:
             "properties": properties,
             "x-kubernetes-validations": rules,
         }
+
+
+def _owned(name: str, owners: list[str], members: list[str]) -> Schema:
+    """A rule: the field stands beside some types alone. The shorter list is the one shown."""
+    others = [tag for tag in members if tag not in owners]
+    few = others and len(others) < len(owners)
+    words = f"a field of all but {', '.join(others)}" if few else f"a field of {', '.join(owners)}"
+    listed = ", ".join(map(repr, others if few else owners))
+    return _rule(
+        f"!has(self.{name}) || {'!' if few else ''}(self.type in [{listed}])",
+        f"{name} is {words}" + ("" if few else " alone"),
+        says=f"'{name} is {words}, not of ' + self.type",
+        field=f".{name}",
+        reason="FieldValueForbidden",
+    )
 
 
 def _without(schema: Mapping[str, Any], *names: str) -> Schema:
@@ -524,16 +530,29 @@ def _durability_rules() -> list[Schema]:
 def _table_rules(table: Schema) -> list[Schema]:
     """What never changes of a table, or of the defaults; what an optimizer's fields say together."""
     optimizer, initializer = table["properties"]["optimizer"], table["properties"]["initializer"]
-    both = "has(self.initialAccumulator) && self.initialAccumulator == 0.0"
+    zero = "has(self.{0}) && self.{0} == 0.0"
+    none = "(!has(self.{0}) || self.{0} == 0.0)"
+    no_accumulator = zero.format("initialAccumulator")
     _put(
         optimizer,
         [
             *_fixed(optimizer),
             _rule(
-                "!has(self.epsilon) || self.epsilon > 0.0 || "
-                f"!(self.type == 'Adam' || (self.type == 'Adagrad' && {both}))",
+                "!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in ['Adam', 'AdamW'] "
+                f"|| (self.type in ['Adagrad', 'RowwiseAdagrad'] && {no_accumulator}))",
                 "epsilon is 0, so that a zero gradient would divide 0 by 0; wanted more than 0",
                 field=".epsilon",
+            ),
+            _rule(
+                f"!(self.type in ['FTRL'] && {zero.format('learningRate')})",
+                "learningRate is 0, and FTRL divides by it; wanted more than 0",
+                field=".learningRate",
+            ),
+            _rule(
+                f"!(self.type in ['FTRL'] && {zero.format('beta')} && {none.format('l2')} "
+                f"&& {none.format('initialAccumulator')})",
+                "beta, l2 and initialAccumulator are all 0, so that a zero gradient would divide 0 by 0",
+                field=".beta",
             ),
         ],
     )

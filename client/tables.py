@@ -7,191 +7,66 @@ native/src/table.cc; the ranges here are the ones that the native core checks ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
-from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from tablebay.client.errors import BadRequest
+from tablebay.client.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, Add, Optimizer
+from tablebay.client.options import CONFIG, Float, Named, Positive, bad_request
 
 if TYPE_CHECKING:
     from tablebay.client.proto import tablebay_pb2
+
+# What other modules, and tests, know by this one's name too.
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Add",
+    "Constant",
+    "Initializer",
+    "Normal",
+    "Optimizer",
+    "TableSpec",
+    "Uniform",
+    "Zeros",
+]
 
 TABLE_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$"
 TABLE_NAME_CHARACTERS_MAX = 63
 DIM_MAX = 65536
 
-_CONFIG = ConfigDict(
-    alias_generator=to_camel,
-    populate_by_name=True,
-    extra="forbid",
-    allow_inf_nan=False,
-)
-_Float = Annotated[float, Field(strict=True)]
-_Positive = Annotated[float, Field(strict=True, ge=0.0, le=1e30)]
-# Up to here Adam's bias corrections reach 1 within four million steps of a row, which is what the core keeps.
-_Beta = Annotated[float, Field(strict=True, ge=0.0, le=0.999995)]
 
-_Class = TypeVar("_Class", bound=type)
-
-
-def _bad_request(cls: _Class) -> _Class:
-    """Make a constructor raise BadRequest, by the field's Python name, not pydantic's ValidationError."""
-    validate: Callable[..., None] = cls.__init__  # type: ignore[misc]
-
-    @wraps(validate)
-    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            validate(self, *args, **kwargs)
-        except ValidationError as error:
-            raise BadRequest(f"{cls.__name__}: {_problems(error, cls)}") from None
-
-    cls.__init__ = construct  # type: ignore[misc]
-    return cls
-
-
-def _problems(error: ValidationError, cls: Any) -> str:
-    names = [field.name for field in dataclass_fields(cls)]
-    python_names = {to_camel(name): name for name in names}
-    problems = []
-    for problem in error.errors(include_url=False, include_context=False):
-        path = list(problem["loc"])
-        if path and isinstance(path[0], int):
-            path[0] = names[path[0]] if path[0] < len(names) else f"argument {path[0] + 1}"
-        where = ".".join(python_names.get(str(part), str(part)) for part in path)
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] in ("missing", "missing_argument"):
-            problems.append(f"{where} is missing")
-        elif where:
-            problems.append(f"{where} is {problem['input']!r}: {text}")
-        else:
-            problems.append(text)
-    return "; ".join(problems)
-
-
-def _parameters(value: Any) -> dict[str, float]:
-    return {
-        field.name: float(getattr(value, field.name))
-        for field in dataclass_fields(value)
-        if field.name != "type"
-    }
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class SGD:
-    """w -= learning_rate * g."""
-
-    learning_rate: _Positive = 0.01
-    type: Literal["SGD"] = Field(default="SGD", kw_only=True, repr=False)
-
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Adagrad:
-    """G += g²; w -= learning_rate * g / (√G + epsilon), element by element. Duchi, Hazan, Singer 2011.
-
-    G begins as `initial_accumulator`.
-    """
-
-    learning_rate: _Positive = 0.05
-    initial_accumulator: _Positive = 0.1
-    epsilon: _Positive = 1e-8
-    type: Literal["Adagrad"] = Field(default="Adagrad", kw_only=True, repr=False)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.initial_accumulator == 0.0 and self.epsilon == 0.0:
-            raise ValueError(
-                "initial_accumulator and epsilon are both 0, so a zero gradient would divide 0 by 0"
-            )
-        return self
-
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Adam:
-    """Adam with bias correction by a step count of each row. Kingma, Ba 2015, algorithm 1, with PyTorch's
-    epsilon.
-
-    Lazy: the moments of a row that a push does not name stay as they are.
-    """
-
-    learning_rate: _Positive = 0.001
-    beta1: _Beta = 0.9
-    beta2: _Beta = 0.999
-    epsilon: _Positive = 1e-8
-    type: Literal["Adam"] = Field(default="Adam", kw_only=True, repr=False)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.epsilon == 0.0:
-            raise ValueError("epsilon is 0, so a zero gradient would divide 0 by 0; wanted more than 0")
-        return self
-
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Add:
-    """w += g. The one optimizer of int64 tables, whose sums wrap; it has no learning rate."""
-
-    type: Literal["Add"] = Field(default="Add", kw_only=True, repr=False)
-
-    def parameters(self) -> dict[str, float]:
-        """Nothing."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Zeros:
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class Zeros(Named):
     """New rows are 0."""
 
     type: Literal["Zeros"] = Field(default="Zeros", kw_only=True, repr=False)
 
-    def parameters(self) -> dict[str, float]:
-        """Nothing."""
-        return _parameters(self)
 
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Constant:
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class Constant(Named):
     """New rows are `value`."""
 
-    value: _Float
+    value: Float
     type: Literal["Constant"] = Field(default="Constant", kw_only=True, repr=False)
 
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
 
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Uniform:
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class Uniform(Named):
     """New rows are drawn from [low, high), by (seed, table, key, column) alone."""
 
-    low: _Float = -0.05
-    high: _Float = 0.05
+    low: Float = -0.05
+    high: Float = 0.05
     type: Literal["Uniform"] = Field(default="Uniform", kw_only=True, repr=False)
 
     @model_validator(mode="after")
@@ -200,36 +75,26 @@ class Uniform:
             raise ValueError(f"low is {self.low}, above high, which is {self.high}; wanted low <= high")
         return self
 
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
 
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Normal:
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class Normal(Named):
     """New rows are drawn from a normal distribution, by (seed, table, key, column) alone."""
 
-    stddev: _Positive = 0.01
-    mean: _Float = 0.0
+    stddev: Positive = 0.01
+    mean: Float = 0.0
     type: Literal["Normal"] = Field(default="Normal", kw_only=True, repr=False)
 
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
 
-
-Optimizer = SGD | Adagrad | Adam | Add
 Initializer = Zeros | Constant | Uniform | Normal
 Dtype = Literal["float32", "int64"]
 NonFinite = Literal["Reject", "Zero", "Allow"]
 
-_OPTIMIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in (SGD, Adagrad, Adam, Add)}
 _INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in (Zeros, Constant, Uniform, Normal)}
 
 
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
 class TableSpec:
     """One table.
 
@@ -309,7 +174,7 @@ class TableSpec:
             values["non_finite"] = message.non_finite
         if message.optimizer:
             values["optimizer"] = _by_name(
-                "optimizer", _OPTIMIZERS, message.optimizer, message.optimizer_parameters
+                "optimizer", OPTIMIZERS, message.optimizer, message.optimizer_parameters
             )
         if message.initializer:
             values["initializer"] = _by_name(

@@ -428,7 +428,10 @@ class Service:
             raise BadRequest(
                 f"table '{spec.name}': its optimizer {spec.optimizer.type} has no learning_rate to change"
             )
-        self._store.set_learning_rate(table_id, given["learning_rate"])
+        try:
+            self._store.set_learning_rate(table_id, given["learning_rate"])
+        except _core.StatusError as error:
+            raise self._native_error(error) from None
         self._rates[spec.name] = given["learning_rate"]
         _EVENTS.info("table.updated", table=spec.name, learning_rate=given["learning_rate"])
         return self._table_message(spec, table_id)

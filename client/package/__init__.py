@@ -45,9 +45,19 @@ _HOME = {
     **dict.fromkeys(
         (
             "SGD",
+            "Momentum",
+            "Nesterov",
             "Adagrad",
+            "RowwiseAdagrad",
             "Adam",
+            "AdamW",
+            "FTRL",
             "Add",
+        ),
+        "client.optimizers",
+    ),
+    **dict.fromkeys(
+        (
             "Zeros",
             "Constant",
             "Uniform",
@@ -93,10 +103,15 @@ if TYPE_CHECKING:
     from tablebay.client.frozen import open as open
     from tablebay.client.inprocess import local as local
     from tablebay.client.local_table import Table as Table
-    from tablebay.client.tables import SGD as SGD
-    from tablebay.client.tables import Adagrad as Adagrad
-    from tablebay.client.tables import Adam as Adam
-    from tablebay.client.tables import Add as Add
+    from tablebay.client.optimizers import FTRL as FTRL
+    from tablebay.client.optimizers import SGD as SGD
+    from tablebay.client.optimizers import Adagrad as Adagrad
+    from tablebay.client.optimizers import Adam as Adam
+    from tablebay.client.optimizers import AdamW as AdamW
+    from tablebay.client.optimizers import Add as Add
+    from tablebay.client.optimizers import Momentum as Momentum
+    from tablebay.client.optimizers import Nesterov as Nesterov
+    from tablebay.client.optimizers import RowwiseAdagrad as RowwiseAdagrad
     from tablebay.client.tables import Constant as Constant
     from tablebay.client.tables import Normal as Normal
     from tablebay.client.tables import TableSpec as TableSpec

@@ -160,9 +160,17 @@ py::dict TableInfo(const Table& table) {
   info["row_bytes"] = table.layout().weight_bytes;
   info["state_bytes"] = table.layout().state_bytes();
   py::list names;
-  for (const std::string& name : table.checked().optimizer->slots) names.append(name);
-  if (table.layout().step != 0) names.append("step");
+  py::list widths;  // 4-byte numbers
+  for (const Slot& slot : table.checked().optimizer->slots) {
+    names.append(slot.name);
+    widths.append(slot.row_wise ? 1 : table.dim());
+  }
+  if (table.layout().step != 0) {
+    names.append("step");
+    widths.append(1);
+  }
   info["state_names"] = names;
+  info["state_widths"] = widths;
   info["learning_rate"] = table.learning_rate();
   return info;
 }
@@ -355,12 +363,7 @@ void BindStore(py::module_& m) {
           py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"))
       .def(
           "set_learning_rate",
-          [](Store& store, uint32_t table_id, double value) {
-            if (!(value >= 0 && value <= 1e30)) {
-              throw StatusError("BadRequest", Format("learning_rate is %g, wanted 0 to 1e30", value));
-            }
-            store.FindTable(table_id).set_learning_rate(static_cast<float>(value));
-          },
+          [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_learning_rate(value); },
           py::arg("table_id"), py::arg("value"))
       .def(
           "table_info", [](const Store& store, uint32_t table_id) { return TableInfo(store.FindTable(table_id)); },

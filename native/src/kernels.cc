@@ -183,6 +183,8 @@ void AddInt64(const Update& u) {
   FetchRest(u.ahead, u.count);
 }
 
+#include "update_rules.h"
+
 template <uint32_t kBytes>
 inline void CopyRow(char* out, const char* row, uint32_t bytes) {
   if constexpr (kBytes != 0) {
@@ -361,6 +363,11 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .sgd = Sgd,
     .adagrad = Adagrad,
     .adam = Adam,
+    .momentum = Momentum,
+    .nesterov = Nesterov,
+    .rowwise_adagrad = RowwiseAdagrad,
+    .adamw = AdamW,
+    .ftrl = Ftrl,
     .add_float32 = AddFloat32,
     .add_int64 = AddInt64,
     .copy_rows = CopyRows,

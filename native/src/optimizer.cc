@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstring>
 
 #include "tablebay/options.h"
 #include "tablebay/status.h"
@@ -10,6 +11,33 @@ float NoSlot(const Parameters&, size_t) { return 0.0f; }
 
 float AdagradSlot(const Parameters& parameters, size_t) {
   return static_cast<float>(parameters.at("initial_accumulator"));
+}
+
+float FtrlSlot(const Parameters& parameters, size_t slot) {
+  return slot == 0 ? 0.0f : static_cast<float>(parameters.at("initial_accumulator"));
+}
+
+float LoadFloat(const char* at) {
+  float value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// What FTRL multiplies a weight by to get its z, less l1.
+float FtrlScale(const Update& u, const char* slots, uint32_t d) {
+  const float n = LoadFloat(slots + (uint64_t{u.dim} + d) * sizeof(float));
+  return (u.beta + std::sqrt(n)) * (1.0f / u.learning_rate) + u.l2;
+}
+
+// z = -(w * scale + sign(w) * l1), n as it is.
+void AgreeFtrl(const Update& u, char* row) {
+  char* const slots = row + u.slots;
+  for (uint32_t d = 0; d < u.dim; ++d) {
+    const float w = LoadFloat(row + u.weights + d * sizeof w);
+    const float size = std::fabs(w) * FtrlScale(u, slots, d) + u.l1;
+    const float z = w == 0.0f ? 0.0f : std::copysign(size, -w);
+    std::memcpy(slots + d * sizeof z, &z, sizeof z);
+  }
 }
 
 const std::vector<Optimizer>& Optimizers() {
@@ -28,7 +56,7 @@ const std::vector<Optimizer>& Optimizers() {
        ElementType::kFloat32,
        false,
        false,
-       {"accumulator"},
+       {{"accumulator"}},
        {"learning_rate", "initial_accumulator", "epsilon"},
        AdagradSlot,
        [](const Kernels& kernels, ElementType) { return kernels.adagrad; }},
@@ -38,10 +66,57 @@ const std::vector<Optimizer>& Optimizers() {
        ElementType::kFloat32,
        false,
        true,
-       {"m", "v"},
+       {{"m"}, {"v"}},
        {"learning_rate", "beta1", "beta2", "epsilon"},
        NoSlot,
        [](const Kernels& kernels, ElementType) { return kernels.adam; }},
+      // n = mu n + g; w -= lr * n: Polyak 1964, the rate outside of n as in Sutskever et al. 2013 and PyTorch.
+      {"Momentum",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"momentum"}},
+       {"learning_rate", "momentum"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.momentum; }},
+      // n = mu n + g; w -= lr * (g + mu n): Nesterov 1983, in the form of Bengio et al. 2013 and PyTorch.
+      {"Nesterov",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"momentum"}},
+       {"learning_rate", "momentum"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.nesterov; }},
+      // G += mean(g^2); w -= lr * g / (sqrt(G) + epsilon), one G for a row: FBGEMM's EXACT_ROWWISE_ADAGRAD.
+      {"RowwiseAdagrad",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"accumulator", true}},
+       {"learning_rate", "initial_accumulator", "epsilon"},
+       AdagradSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.rowwise_adagrad; }},
+      // w -= lr * weight_decay * w, then Adam: Loshchilov, Hutter 2019, algorithm 2, scaled as PyTorch does.
+      {"AdamW",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v"}},
+       {"learning_rate", "beta1", "beta2", "epsilon", "weight_decay"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.adamw; }},
+      // McMahan et al. 2013, algorithm 1, alpha being the learning rate.
+      {"FTRL",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"z"}, {"n"}},
+       {"learning_rate", "beta", "l1", "l2", "initial_accumulator"},
+       FtrlSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.ftrl; },
+       AgreeFtrl,
+       true},
       // w += g; integers wrap.
       {"Add",
        ElementType::kFloat32,
@@ -149,6 +224,13 @@ CheckedOptions Check(const TableOptions& options) {
   // Up to here the bias corrections reach 1 within four million steps (table.cc keeps one for each).
   CheckRange(options, "beta1", 0, 0.999995);
   CheckRange(options, "beta2", 0, 0.999995);
+  CheckRange(options, "momentum", 0, 1);
+  for (const char* parameter : {"weight_decay", "beta", "l1", "l2"}) CheckRange(options, parameter, 0, 1e30);
+  if (optimizer.divides_by_learning_rate && options.optimizer_parameters.at("learning_rate") == 0) {
+    throw StatusError("BadRequest",
+                      Format("table '%s': %s divides by its learning_rate, which is 0; wanted more than 0",
+                             options.name.c_str(), optimizer.name));
+  }
   const Initializer& initializer = FindInitializer(options.initializer);
   CheckParameters(options, "initializer", options.initializer, initializer.parameters, options.initializer_parameters);
   if (checked.element_type == ElementType::kInt64 && options.initializer != "Zeros") {
@@ -167,7 +249,7 @@ CheckedOptions Check(const TableOptions& options) {
   layout.weights = offset;
   layout.weight_bytes = options.dim * (wide ? 8 : 4);
   layout.slots = layout.weights + layout.weight_bytes;
-  layout.slot_bytes = static_cast<uint32_t>(optimizer.slots.size()) * options.dim * 4;
+  for (const Slot& slot : optimizer.slots) layout.slot_bytes += (slot.row_wise ? 1 : options.dim) * 4;
   layout.row_bytes = (layout.slots + layout.slot_bytes + 7) / 8 * 8;
   return checked;
 }

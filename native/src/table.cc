@@ -80,7 +80,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   };
   learning_rate_.store(static_cast<float>(parameter("learning_rate")));
   for (size_t slot = 0; slot < checked_.optimizer->slots.size(); ++slot) {
-    initial_slots_.insert(initial_slots_.end(), dim(), checked_.optimizer->initial_slot(parameters, slot));
+    initial_slots_.insert(initial_slots_.end(), checked_.optimizer->slots[slot].row_wise ? 1 : dim(),
+                          checked_.optimizer->initial_slot(parameters, slot));
   }
   update_.dim = dim();
   update_.weights = layout().weights;
@@ -89,6 +90,11 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.epsilon = static_cast<float>(parameter("epsilon"));
   update_.beta1 = static_cast<float>(parameter("beta1"));
   update_.beta2 = static_cast<float>(parameter("beta2"));
+  update_.momentum = static_cast<float>(parameter("momentum"));
+  update_.weight_decay = static_cast<float>(parameter("weight_decay"));
+  update_.beta = static_cast<float>(parameter("beta"));
+  update_.l1 = static_cast<float>(parameter("l1"));
+  update_.l2 = static_cast<float>(parameter("l2"));
   if (checked_.optimizer->counts_steps) {
     for (uint64_t t = 0;; ++t) {
       const double first = 1.0 - Power(parameter("beta1"), t);
@@ -101,6 +107,15 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.corrections1 = corrections1_.data();
   update_.corrections2 = corrections2_.data();
   update_.corrections = static_cast<uint32_t>(corrections1_.size());
+}
+
+void Table::set_learning_rate(double value) {
+  const bool zero = value == 0 && !checked_.optimizer->divides_by_learning_rate;
+  if (!(value > 0 || zero) || value > 1e30) {
+    throw StatusError("BadRequest", Format("table '%s': learning_rate is %g, wanted %s0 to 1e30", name().c_str(), value,
+                                           checked_.optimizer->divides_by_learning_rate ? "more than " : ""));
+  }
+  learning_rate_.store(static_cast<float>(value), std::memory_order_relaxed);
 }
 
 uint64_t Table::bytes() const {
@@ -235,14 +250,22 @@ void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_
 void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
   const RowLayout& at = layout();
   const uint64_t state_bytes = at.state_bytes();
+  std::vector<char> fresh;  // where slots follow from weights: a new row
+  if (checked_.optimizer->agree != nullptr) fresh.resize(at.row_bytes);
   ForBlocks(all_->stripes[stripe_index], run, at.row_bytes,
-            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
+            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t*,
                 const Ahead& ahead) {
               Prefetch(ahead);
               for (uint32_t j = 0; j < n; ++j) {
                 char* state = out + run.At(first + j) * state_bytes;
                 const char* slots =
                     rows[j] == nullptr ? reinterpret_cast<const char*>(initial_slots_.data()) : rows[j] + at.slots;
+                if (rows[j] == nullptr && !fresh.empty()) {
+                  Initialise(keys[j], fresh.data() + at.weights);
+                  std::memcpy(fresh.data() + at.slots, initial_slots_.data(), at.slot_bytes);
+                  Agree(fresh.data());
+                  slots = fresh.data() + at.slots;
+                }
                 if (at.slot_bytes != 0) std::memcpy(state, slots, at.slot_bytes);
                 if (at.step == 0) continue;
                 if (rows[j] == nullptr) {
@@ -351,7 +374,14 @@ uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
   if (at.step != 0) std::memset(row + at.step, 0, 4);
   Initialise(key, row + at.weights);
   if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
+  if (checked_.optimizer->agree != nullptr) Agree(row);
   return stripe.rows - 1;
+}
+
+void Table::Agree(char* row) const {
+  Update update = update_;
+  update.learning_rate = learning_rate();
+  checked_.optimizer->agree(update, row);
 }
 
 void Table::Touch(Stripe& stripe, uint32_t position, char* row) {
@@ -441,6 +471,7 @@ void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) 
                 }
                 std::memcpy(rows[j] + at.weights, new_rows + uint64_t{run.At(first + j)} * at.weight_bytes,
                             at.weight_bytes);
+                if (checked_.optimizer->agree != nullptr) Agree(rows[j]);
                 Touch(stripe, positions[j], rows[j]);
               }
             });
@@ -634,6 +665,7 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
       if (at.step != 0) std::memset(row + at.step, 0, 4);
       std::memcpy(row + at.weights, sources[i] + from.weights, at.weight_bytes);
       if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
+      if (checked_.optimizer->agree != nullptr) Agree(row);
     }
   }
   return n;

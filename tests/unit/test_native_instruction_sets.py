@@ -6,15 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from optimizer_references import REFERENCES
 
 from tablebay.native import _core
-
-OPTIMIZERS = {
-    "SGD": {"learning_rate": 0.1},
-    "Adagrad": {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8},
-    "Adam": {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
-    "Add": {},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +25,17 @@ def train(instruction_set: str, optimizer: str, initializer: str, dim: int) -> b
     random = np.random.default_rng(dim)
     store = _core.Store()
     parameters = {"mean": 0.1, "stddev": 0.5} if initializer == "Normal" else {"low": -0.3, "high": 0.7}
-    options = ("t", dim, "float32", optimizer, OPTIMIZERS[optimizer], initializer, parameters, 5, "Zero")
+    options = (
+        "t",
+        dim,
+        "float32",
+        optimizer,
+        REFERENCES[optimizer].parameters,
+        initializer,
+        parameters,
+        5,
+        "Zero",
+    )
     table = store.create_table(*options)
     space = random.integers(0, 2**64, 500, dtype=np.uint64)
     for step in range(40):
@@ -46,7 +50,7 @@ def train(instruction_set: str, optimizer: str, initializer: str, dim: int) -> b
 
 @pytest.mark.parametrize("dim", [1, 7, 8, 16, 31, 64, 130])
 @pytest.mark.parametrize("initializer", ["Normal", "Uniform"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", REFERENCES)
 def test_every_instruction_set_gives_the_same_bits(optimizer: str, initializer: str, dim: int) -> None:
     """Training on each set that this CPU can run ends with identical rows and optimizer state."""
     sets = _core.instruction_sets()

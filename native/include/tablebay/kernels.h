@@ -32,6 +32,12 @@ struct Update {
   float epsilon;
   float beta1;
   float beta2;
+  float momentum;
+  float weight_decay;
+  // FTRL's beta, and what it divides by beside.
+  float beta;
+  float l1;
+  float l2;
   // Adam: for a row at its t-th update, lr / (1 - beta1^t) is learning_rate / corrections1[t], and
   // sqrt(1 - beta2^t) is corrections2[t]; beyond the arrays both are 1 to the last bit.
   const float* corrections1;
@@ -53,6 +59,11 @@ struct Kernels {
   UpdateKernel sgd;
   UpdateKernel adagrad;
   UpdateKernel adam;
+  UpdateKernel momentum;
+  UpdateKernel nesterov;
+  UpdateKernel rowwise_adagrad;
+  UpdateKernel adamw;
+  UpdateKernel ftrl;
   UpdateKernel add_float32;
   UpdateKernel add_int64;
 

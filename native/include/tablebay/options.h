@@ -19,7 +19,7 @@ struct TableOptions {
   std::string name;
   uint32_t dim = 0;
   std::string element_type;  // float32 | int64
-  std::string optimizer;     // SGD | Adagrad | Adam | Add
+  std::string optimizer;     // a name of the registry in optimizer.cc
   Parameters optimizer_parameters;
   std::string initializer;  // Zeros | Constant | Uniform | Normal
   Parameters initializer_parameters;
@@ -40,16 +40,25 @@ struct RowLayout {
   uint32_t state_bytes() const { return slot_bytes + (step != 0 ? 4 : 0); }
 };
 
+// A slot of an optimizer: float32[dim], or one float32 for the row.
+struct Slot {
+  const char* name;
+  bool row_wise = false;
+};
+
 // An update rule. A new optimizer is a new entry of the registry in optimizer.cc and a kernel; nothing else knows.
 struct Optimizer {
   const char* name;
   ElementType element_type_only;  // with `any_element_type` false: the one it works on
   bool any_element_type;
   bool counts_steps;
-  std::vector<std::string> slots;  // names; float32[dim] each
+  std::vector<Slot> slots;
   std::vector<std::string> parameters;
   float (*initial_slot)(const Parameters&, size_t slot);
   UpdateKernel (*kernel)(const Kernels&, ElementType);
+  // Where weights follow from slots: makes the slots those from which the row's weights follow.
+  void (*agree)(const Update&, char* row) = nullptr;
+  bool divides_by_learning_rate = false;  // so that it must not be 0
 };
 
 // Throws StatusError(BadRequest) naming the optimizers that exist.

@@ -48,7 +48,7 @@ class Table {
   uint64_t rows() const { return all_->count.load(std::memory_order_relaxed); }
   uint64_t bytes() const;
   float learning_rate() const { return learning_rate_.load(std::memory_order_relaxed); }
-  void set_learning_rate(float value) { learning_rate_.store(value, std::memory_order_relaxed); }
+  void set_learning_rate(double value);  // throws StatusError(BadRequest)
 
   // Copies `bytes` at `offset` of each key's row to out + i * bytes, i the key's index in the run's arrays.
   // A missing key reads as zeros, and its index is appended to `missing` unless that is null.
@@ -80,7 +80,7 @@ class Table {
   void Create(uint32_t stripe, const Run& run);
   // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes.
   void Apply(uint32_t stripe, const Run& run, const char* gradients);
-  // Replaces weights; slots stay.
+  // Replaces weights; slots stay, but for those that follow from weights.
   void Assign(uint32_t stripe, const Run& run, const char* rows);
   // Returns the number of rows removed.
   uint64_t Delete(uint32_t stripe, const Run& run);
@@ -155,6 +155,7 @@ class Table {
   uint32_t Insert(Stripe& stripe, uint64_t key, uint64_t hash);
   void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
   static void FetchDirty(const Stripe& stripe, uint32_t rows);
+  void Agree(char* row) const;
   void Touch(Stripe& stripe, uint32_t position, char* row);
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
   void SaveImage(Stripe& stripe, uint32_t position);

@@ -1,0 +1,162 @@
+"""Each optimizer as its source has it, in float64 and one row at a time: what the native kernels are held against.
+
+A rule takes the row's weights, the gradient (sums of repeats already), the row's own state, which begins empty, and
+the parameters; it gives the new weights. Nothing here is shared with the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = NDArray[np.float64]
+State = dict[str, Any]
+Parameters = dict[str, float]
+
+
+def sgd(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """Robbins, Monro 1951: w - lr g."""
+    return w - p["learning_rate"] * g
+
+
+def momentum(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """Polyak 1964, as Sutskever et al. 2013 write it with the rate outside: n = mu n + g; w - lr n."""
+    state["n"] = p["momentum"] * state.get("n", np.zeros_like(w)) + g
+    return w - p["learning_rate"] * state["n"]
+
+
+def nesterov(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """Nesterov 1983, in the form of Bengio et al. 2013: n = mu n + g; w - lr (g + mu n)."""
+    state["n"] = p["momentum"] * state.get("n", np.zeros_like(w)) + g
+    return w - p["learning_rate"] * (g + p["momentum"] * state["n"])
+
+
+def adagrad(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """Duchi, Hazan, Singer 2011, diagonal form: G += g g; w - lr g / (sqrt(G) + eps)."""
+    state["G"] = state.get("G", np.full_like(w, p["initial_accumulator"])) + g * g
+    return w - p["learning_rate"] * g / (np.sqrt(state["G"]) + p["epsilon"])
+
+
+def rowwise_adagrad(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """FBGEMM, EXACT_ROWWISE_ADAGRAD: one G for a row, G += mean(g g); w - lr g / (sqrt(G) + eps)."""
+    state["G"] = state.get("G", p["initial_accumulator"]) + np.mean(g * g)
+    return w - p["learning_rate"] * g / (np.sqrt(state["G"]) + p["epsilon"])
+
+
+def adam(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """Kingma, Ba 2015, algorithm 1; t counts the row's own updates."""
+    t = state["t"] = state.get("t", 0) + 1
+    state["m"] = p["beta1"] * state.get("m", np.zeros_like(w)) + (1 - p["beta1"]) * g
+    state["v"] = p["beta2"] * state.get("v", np.zeros_like(w)) + (1 - p["beta2"]) * g * g
+    first = state["m"] / (1 - p["beta1"] ** t)
+    second = state["v"] / (1 - p["beta2"] ** t)
+    return w - p["learning_rate"] * first / (np.sqrt(second) + p["epsilon"])
+
+
+def adamw(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """Loshchilov, Hutter 2019, algorithm 2, with PyTorch's scale: the decay is lr times weight_decay, before Adam."""
+    return adam(w - p["learning_rate"] * p["weight_decay"] * w, g, state, p)
+
+
+def ftrl(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """McMahan et al. 2013, algorithm 1, one coordinate like the other; alpha is learning_rate.
+
+    A row that begins elsewhere than at 0 has the z that its weights follow from.
+    """
+    n = state.get("n", np.full_like(w, p["initial_accumulator"]))
+    if "z" not in state:
+        scale = (p["beta"] + np.sqrt(n)) / p["learning_rate"] + p["l2"]
+        state["z"] = -w * scale - np.sign(w) * p["l1"]
+    sigma = (np.sqrt(n + g * g) - np.sqrt(n)) / p["learning_rate"]
+    z = state["z"] = state["z"] + g - sigma * w
+    n = state["n"] = n + g * g
+    below = -(z - np.sign(z) * p["l1"]) / ((p["beta"] + np.sqrt(n)) / p["learning_rate"] + p["l2"])
+    return np.where(np.abs(z) <= p["l1"], 0.0, below)
+
+
+def add(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """w + g."""
+    return w + g
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A rule, parameters for random runs, and three steps worked by hand.
+
+    hand: gradients 1, 2, -1 on one weight of 0 with `hand_parameters`; the weights after each, by arithmetic on paper.
+    """
+
+    rule: Callable[[Row, Row, State, Parameters], Row]
+    parameters: Parameters
+    hand_parameters: Parameters
+    hand: tuple[float, float, float]
+    state: tuple[str, ...] = field(default=())
+
+
+_ADAM = {"learning_rate": 2e-4, "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8}
+_ADAM_BY_HAND = {"learning_rate": 1.0, "beta1": 0.5, "beta2": 0.5, "epsilon": 0.0}
+
+REFERENCES: dict[str, Reference] = {
+    "SGD": Reference(sgd, {"learning_rate": 1e-3}, {"learning_rate": 0.5}, (-0.5, -1.5, -1.0)),
+    # n: 1, 2.5, 0.25.
+    "Momentum": Reference(
+        momentum,
+        {"learning_rate": 1e-4, "momentum": 0.9},
+        {"learning_rate": 0.5, "momentum": 0.5},
+        (-0.5, -1.75, -1.875),
+        ("momentum",),
+    ),
+    # n: 1, 2.5, 0.25; g + n / 2: 1.5, 3.25, -0.875.
+    "Nesterov": Reference(
+        nesterov,
+        {"learning_rate": 1e-4, "momentum": 0.9},
+        {"learning_rate": 0.5, "momentum": 0.5},
+        (-0.75, -2.375, -1.9375),
+        ("momentum",),
+    ),
+    # G: 4, 8, 9 from 3: 1 / 2, 2 / 2.8284271, -1 / 3.
+    "Adagrad": Reference(
+        adagrad,
+        {"learning_rate": 1e-3, "initial_accumulator": 0.1, "epsilon": 1e-8},
+        {"learning_rate": 1.0, "initial_accumulator": 3.0, "epsilon": 0.0},
+        (-0.5, -1.2071068, -0.8737734),
+        ("accumulator",),
+    ),
+    # The same, since the mean over one weight is the square.
+    "RowwiseAdagrad": Reference(
+        rowwise_adagrad,
+        {"learning_rate": 1e-3, "initial_accumulator": 0.1, "epsilon": 1e-8},
+        {"learning_rate": 1.0, "initial_accumulator": 3.0, "epsilon": 0.0},
+        (-0.5, -1.2071068, -0.8737734),
+        ("accumulator",),
+    ),
+    # m: .5, 1.25, .125; v: .5, 2.25, 1.625; corrections 1/2, 3/4, 7/8:
+    # 1 / 1; 1.6666667 / 1.7320508 = .9622504; .1428571 / 1.3627703 = .1048285.
+    "Adam": Reference(adam, _ADAM, _ADAM_BY_HAND, (-1.0, -1.9622504, -2.0670789), ("m", "v", "step")),
+    # Adam's steps, with the weight halved before each: 0 - 1; -.5 - .9622504; -.7311252 - .1048285.
+    "AdamW": Reference(
+        adamw,
+        {**_ADAM, "weight_decay": 0.1},
+        {**_ADAM_BY_HAND, "weight_decay": 0.5},
+        (-1.0, -1.4622504, -0.8359537),
+        ("m", "v", "step"),
+    ),
+    # alpha = 2, beta = 1, l1 = .5, l2 = 1, n from 0.
+    # 1: sigma .5, z 1, n 1: w = -.5 / (1 + 1) = -.25.
+    # 2: n 5, sigma (2.236068 - 1) / 2 = .618034, z = 1 + 2 + .1545085 = 3.1545085:
+    #    w = -2.6545085 / (1.618034 + 1) = -1.0139320.
+    # 3: n 6, sigma (2.4494897 - 2.236068) / 2 = .1067109, z = 3.1545085 - 1 + .1081976 = 2.2627061:
+    #    w = -1.7627061 / (1.7247449 + 1) = -.6469252.
+    "FTRL": Reference(
+        ftrl,
+        {"learning_rate": 1e-3, "beta": 1.0, "l1": 0.5, "l2": 2.0, "initial_accumulator": 0.0},
+        {"learning_rate": 2.0, "beta": 1.0, "l1": 0.5, "l2": 1.0, "initial_accumulator": 0.0},
+        (-0.25, -1.0139320, -0.6469252),
+        ("z", "n"),
+    ),
+    "Add": Reference(add, {}, {}, (1.0, 3.0, 2.0)),
+}
