@@ -6,7 +6,7 @@ stays as it is, with its state.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -21,9 +21,17 @@ def require_divisor(initial_accumulator: float, epsilon: float) -> None:
 
 
 def require_epsilon(epsilon: float) -> None:
-    """Refuse an Adam that would divide 0 by 0."""
+    """Refuse an optimizer that would divide 0 by 0."""
     if epsilon == 0.0:
         raise ValueError("epsilon is 0, so a zero gradient would divide 0 by 0; wanted more than 0")
+
+
+def require_ftrl(learning_rate: float, beta: float, l2: float, initial_accumulator: float) -> None:
+    """Refuse an FTRL that would divide by 0."""
+    if learning_rate == 0.0:
+        raise ValueError("learning_rate is 0, and FTRL divides by it; wanted more than 0")
+    if beta == l2 == initial_accumulator == 0.0:
+        raise ValueError("beta, l2 and initial_accumulator are all 0, so a zero gradient would divide 0 by 0")
 
 
 @bad_request
@@ -166,12 +174,155 @@ class FTRL(Named):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.learning_rate == 0.0:
-            raise ValueError("learning_rate is 0, and FTRL divides by it; wanted more than 0")
-        if self.beta == self.l2 == self.initial_accumulator == 0.0:
-            raise ValueError(
-                "beta, l2 and initial_accumulator are all 0, so a zero gradient would divide 0 by 0"
-            )
+        require_ftrl(self.learning_rate, self.beta, self.l2, self.initial_accumulator)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class DecayedAdagrad(Named):
+    """G = rho * G + g²; w -= learning_rate * g / (√G + epsilon). PERSIA, its g_square_momentum being rho.
+
+    The sum is updated first, and epsilon is outside of the root, as in Adagrad here; PERSIA has both the other way.
+    G begins as `initial_accumulator`. State: "accumulator".
+    """
+
+    learning_rate: Positive = 0.05
+    rho: Unit = 0.99
+    initial_accumulator: Positive = 0.1
+    epsilon: Positive = 1e-8
+    type: Literal["DecayedAdagrad"] = Field(default="DecayedAdagrad", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_epsilon(self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class AMSGrad(Named):
+    """Adam with the largest v so far in place of v. Reddi, Kale, Kumar 2018, algorithm 2.
+
+    With Adam's corrections, as in PyTorch: the largest is taken of v before its correction. State: "m", "v", "v_max",
+    "step".
+    """
+
+    learning_rate: Positive = 0.001
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    epsilon: Positive = 1e-8
+    type: Literal["AMSGrad"] = Field(default="AMSGrad", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_epsilon(self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class RMSProp(Named):
+    """v = rho * v + (1 - rho) * g²; w -= learning_rate * g / (√v + epsilon). Tieleman, Hinton 2012, lecture 6e.
+
+    Neither centred nor with momentum. State: "v".
+    """
+
+    learning_rate: Positive = 0.01
+    rho: Unit = 0.99
+    epsilon: Positive = 1e-8
+    type: Literal["RMSProp"] = Field(default="RMSProp", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_epsilon(self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class AdaDelta(Named):
+    """Zeiler 2012, algorithm 1; the step is multiplied by learning_rate, which the paper has as 1.
+
+    v = rho * v + (1 - rho) * g²; d = √(delta + epsilon) / √(v + epsilon) * g; delta = rho * delta + (1 - rho) * d²;
+    w -= learning_rate * d. State: "v", "delta".
+    """
+
+    learning_rate: Positive = 1.0
+    rho: Unit = 0.9
+    epsilon: Positive = 1e-6
+    type: Literal["AdaDelta"] = Field(default="AdaDelta", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_epsilon(self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class PartialRowwiseAdam(Named):
+    """Adam whose v is one number for the row, of mean(g²). FBGEMM, PARTIAL_ROWWISE_ADAM.
+
+    The corrections are by the row's own updates, as in Adam here. State: "m", "v" (one a row), "step".
+    """
+
+    learning_rate: Positive = 0.001
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    epsilon: Positive = 1e-8
+    OF_A_ROW: ClassVar[tuple[str, ...]] = ("v",)
+    type: Literal["PartialRowwiseAdam"] = Field(default="PartialRowwiseAdam", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_epsilon(self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class GroupFTRL(Named):
+    """FTRL that makes whole rows 0. Yue et al. 2021, "Adaptive optimizers with sparse group lasso", Group FTRL.
+
+    z and n as in FTRL; s = z less l1 towards 0; then the row is 0 where |s| <= l21 * √dim, else
+    w = -s * (1 - l21 * √dim / |s|) / ((beta + √n) / learning_rate + l2), |s| the length of the whole row.
+    State: "z", "n".
+    """
+
+    learning_rate: Positive = 0.05
+    beta: Positive = 1.0
+    l1: Positive = 0.0
+    l2: Positive = 0.0
+    l21: Positive = 0.0
+    initial_accumulator: Positive = 0.0
+    type: Literal["GroupFTRL"] = Field(default="GroupFTRL", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_ftrl(self.learning_rate, self.beta, self.l2, self.initial_accumulator)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
+class LAMB(Named):
+    """Adam's step and weight decay, scaled to the length of the row. You et al. 2020, algorithm 2.
+
+    u = m̂ / (√v̂ + epsilon) + weight_decay * w; w -= learning_rate * |w| / |u| * u, with 1 for the ratio where either
+    length is 0. The row stands for the paper's layer. State: "m", "v", "step".
+    """
+
+    learning_rate: Positive = 0.001
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    epsilon: Positive = 1e-6
+    weight_decay: Positive = 0.01
+    type: Literal["LAMB"] = Field(default="LAMB", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_epsilon(self.epsilon)
         return self
 
 
@@ -183,7 +334,22 @@ class Add(Named):
     type: Literal["Add"] = Field(default="Add", kw_only=True, repr=False)
 
 
-Optimizer = SGD | Momentum | Nesterov | Adagrad | RowwiseAdagrad | Adam | AdamW | FTRL | Add
-OPTIMIZERS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (SGD, Momentum, Nesterov, Adagrad, RowwiseAdagrad, Adam, AdamW, FTRL, Add)
-}
+Optimizer = (
+    SGD
+    | Momentum
+    | Nesterov
+    | Adagrad
+    | RowwiseAdagrad
+    | DecayedAdagrad
+    | Adam
+    | AdamW
+    | AMSGrad
+    | PartialRowwiseAdam
+    | LAMB
+    | RMSProp
+    | AdaDelta
+    | FTRL
+    | GroupFTRL
+    | Add
+)
+OPTIMIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Optimizer)}

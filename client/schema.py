@@ -25,6 +25,7 @@ from tablebay.client.job import (
     JobName,
     TrainingJob,
 )
+from tablebay.client.optimizers import OPTIMIZERS
 from tablebay.client.tables import Uniform
 
 PLURAL = "trainingjobs"
@@ -532,24 +533,28 @@ def _table_rules(table: Schema) -> list[Schema]:
     optimizer, initializer = table["properties"]["optimizer"], table["properties"]["initializer"]
     zero = "has(self.{0}) && self.{0} == 0.0"
     none = "(!has(self.{0}) || self.{0} == 0.0)"
+    sums = {"Adagrad", "RowwiseAdagrad"}
+    divided = ", ".join(
+        repr(name) for name, cls in OPTIMIZERS.items() if hasattr(cls, "epsilon") and name not in sums
+    )
     no_accumulator = zero.format("initialAccumulator")
     _put(
         optimizer,
         [
             *_fixed(optimizer),
             _rule(
-                "!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in ['Adam', 'AdamW'] "
+                f"!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in [{divided}] "
                 f"|| (self.type in ['Adagrad', 'RowwiseAdagrad'] && {no_accumulator}))",
                 "epsilon is 0, so that a zero gradient would divide 0 by 0; wanted more than 0",
                 field=".epsilon",
             ),
             _rule(
-                f"!(self.type in ['FTRL'] && {zero.format('learningRate')})",
+                f"!(self.type in ['FTRL', 'GroupFTRL'] && {zero.format('learningRate')})",
                 "learningRate is 0, and FTRL divides by it; wanted more than 0",
                 field=".learningRate",
             ),
             _rule(
-                f"!(self.type in ['FTRL'] && {zero.format('beta')} && {none.format('l2')} "
+                f"!(self.type in ['FTRL', 'GroupFTRL'] && {zero.format('beta')} && {none.format('l2')} "
                 f"&& {none.format('initialAccumulator')})",
                 "beta, l2 and initialAccumulator are all 0, so that a zero gradient would divide 0 by 0",
                 field=".beta",

@@ -40,6 +40,23 @@ void AgreeFtrl(const Update& u, char* row) {
   }
 }
 
+// As AgreeFtrl, with the threshold on the row's length undone first.
+void AgreeGroupFtrl(const Update& u, char* row) {
+  char* const slots = row + u.slots;
+  const auto beyond = [&](uint32_t d) {
+    return std::fabs(LoadFloat(row + u.weights + d * sizeof(float))) * FtrlScale(u, slots, d);
+  };
+  float squares = 0;
+  for (uint32_t d = 0; d < u.dim; ++d) squares += beyond(d) * beyond(d);
+  const float threshold = u.l21 * std::sqrt(static_cast<float>(u.dim));
+  const float grown = squares > 0 ? 1 + threshold / std::sqrt(squares) : 1;
+  for (uint32_t d = 0; d < u.dim; ++d) {
+    const float w = LoadFloat(row + u.weights + d * sizeof w);
+    const float z = w == 0.0f ? 0.0f : std::copysign(beyond(d) * grown + u.l1, -w);
+    std::memcpy(slots + d * sizeof z, &z, sizeof z);
+  }
+}
+
 const std::vector<Optimizer>& Optimizers() {
   static const std::vector<Optimizer> all = {
       // w -= lr * g
@@ -117,6 +134,71 @@ const std::vector<Optimizer>& Optimizers() {
        [](const Kernels& kernels, ElementType) { return kernels.ftrl; },
        AgreeFtrl,
        true},
+      // G = rho G + g^2; w -= lr * g / (sqrt(G) + epsilon): PERSIA's g_square_momentum, accumulated first.
+      {"DecayedAdagrad",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"accumulator"}},
+       {"learning_rate", "rho", "initial_accumulator", "epsilon"},
+       AdagradSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.decayed_adagrad; }},
+      // Adam by the largest v so far: Reddi, Kale, Kumar 2018, algorithm 2, with PyTorch's corrections.
+      {"AMSGrad",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v"}, {"v_max"}},
+       {"learning_rate", "beta1", "beta2", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.amsgrad; }},
+      // v = rho v + (1 - rho) g^2; w -= lr * g / (sqrt(v) + epsilon): Tieleman, Hinton 2012, lecture 6e.
+      {"RMSProp",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"v"}},
+       {"learning_rate", "rho", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.rmsprop; }},
+      // Zeiler 2012, algorithm 1, the step times the learning rate.
+      {"AdaDelta",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"v"}, {"delta"}},
+       {"learning_rate", "rho", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.adadelta; }},
+      // Adam with one v for a row, of mean(g^2): FBGEMM's PARTIAL_ROWWISE_ADAM.
+      {"PartialRowwiseAdam",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v", true}},
+       {"learning_rate", "beta1", "beta2", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.partial_rowwise_adam; }},
+      // Yue et al. 2021, Group FTRL, the row being the group.
+      {"GroupFTRL",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"z"}, {"n"}},
+       {"learning_rate", "beta", "l1", "l2", "l21", "initial_accumulator"},
+       FtrlSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.group_ftrl; },
+       AgreeGroupFtrl,
+       true},
+      // Adam's step plus weight_decay * w, scaled to the length of the row: You et al. 2020, algorithm 2.
+      {"LAMB",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v"}},
+       {"learning_rate", "beta1", "beta2", "epsilon", "weight_decay"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.lamb; }},
       // w += g; integers wrap.
       {"Add",
        ElementType::kFloat32,
@@ -225,7 +307,8 @@ CheckedOptions Check(const TableOptions& options) {
   CheckRange(options, "beta1", 0, 0.999995);
   CheckRange(options, "beta2", 0, 0.999995);
   CheckRange(options, "momentum", 0, 1);
-  for (const char* parameter : {"weight_decay", "beta", "l1", "l2"}) CheckRange(options, parameter, 0, 1e30);
+  CheckRange(options, "rho", 0, 1);
+  for (const char* parameter : {"weight_decay", "beta", "l1", "l2", "l21"}) CheckRange(options, parameter, 0, 1e30);
   if (optimizer.divides_by_learning_rate && options.optimizer_parameters.at("learning_rate") == 0) {
     throw StatusError("BadRequest",
                       Format("table '%s': %s divides by its learning_rate, which is 0; wanted more than 0",

@@ -92,6 +92,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.beta2 = static_cast<float>(parameter("beta2"));
   update_.momentum = static_cast<float>(parameter("momentum"));
   update_.weight_decay = static_cast<float>(parameter("weight_decay"));
+  update_.rho = static_cast<float>(parameter("rho"));
+  update_.l21 = static_cast<float>(parameter("l21"));
   update_.beta = static_cast<float>(parameter("beta"));
   update_.l1 = static_cast<float>(parameter("l1"));
   update_.l2 = static_cast<float>(parameter("l2"));

@@ -133,12 +133,15 @@ def test_a_loaded_table_goes_on_as_if_never_interrupted(name: str) -> None:
     assert whole_run.state(table, keys).tobytes() == second.state(table, keys).tobytes(), f"seed {seed}"
 
 
-def test_ftrl_agrees_with_weights_that_it_did_not_make() -> None:
+@pytest.mark.parametrize("name", ["FTRL", "GroupFTRL"])
+def test_ftrl_agrees_with_weights_that_it_did_not_make(name: str) -> None:
     """First rows, assigned rows and rows loaded without state keep their weights until a gradient moves them."""
     parameters = {"learning_rate": 0.1, "beta": 1.0, "l1": 0.25, "l2": 2.0, "initial_accumulator": 0.5}
+    if name == "GroupFTRL":
+        parameters["l21"] = 0.75
     store = _core.Store()
     table = store.create_table(
-        "t", 4, "float32", "FTRL", parameters, "Normal", {"mean": 0.0, "stddev": 1.0}, 1, "Reject"
+        "t", 4, "float32", name, parameters, "Normal", {"mean": 0.0, "stddev": 1.0}, 1, "Reject"
     )
     keys = np.arange(50, dtype=np.uint64)
     zeros = np.zeros((50, 4), np.float32)
@@ -154,13 +157,38 @@ def test_ftrl_agrees_with_weights_that_it_did_not_make() -> None:
     np.testing.assert_allclose(after, before, rtol=1e-6)
     loaded = _core.Store(epoch=2)
     loader = loaded.load(ALL_SHARDS)
-    loader.create_table("t", 4, "float32", "FTRL", parameters, "Zeros", {}, 1, "Reject")
+    loader.create_table("t", 4, "float32", name, parameters, "Zeros", {}, 1, "Reject")
     cut = store.take([], 0.0, True)
     loader.begin(table, dict(cut.tables)[table], False, weights_only=True).feed(whole(cut, table))
     loader.finish()
     loaded.push(table, keys, zeros)
     loaded.pull(table, keys, after, False)
     np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
+def test_group_ftrl_makes_whole_rows_zero() -> None:
+    """A row of small gradients is 0 in all columns, one of large gradients in none; FTRL with l1 zeroes columns."""
+    parameters = {
+        "learning_rate": 0.1,
+        "beta": 1.0,
+        "l1": 0.0,
+        "l2": 1.0,
+        "l21": 1.0,
+        "initial_accumulator": 0.0,
+    }
+    store, table = make("GroupFTRL", parameters, 4)
+    keys = np.arange(2, dtype=np.uint64)
+    gradients = np.array([[0.9, -0.9, 0.9, 0.1], [1.5, -1.5, 1.5, 0.1]], np.float32)
+    store.push(table, keys, gradients)
+    rows = np.empty((2, 4), np.float32)
+    store.pull(table, keys, rows, False)
+    assert rows[0].tolist() == [0.0] * 4
+    assert (np.sign(rows[1]) == -np.sign(gradients[1])).all()
+    del parameters["l21"]
+    store, table = make("FTRL", {**parameters, "l1": 0.5}, 4)
+    store.push(table, keys, gradients)
+    store.pull(table, keys, rows, False)
+    assert [(row != 0).tolist() for row in rows] == [[True, True, True, False]] * 2
 
 
 def test_ftrl_refuses_a_learning_rate_of_zero() -> None:

@@ -33,11 +33,13 @@ struct Update {
   float beta1;
   float beta2;
   float momentum;
+  float rho;
   float weight_decay;
   // FTRL's beta, and what it divides by beside.
   float beta;
   float l1;
   float l2;
+  float l21;  // group lasso
   // Adam: for a row at its t-th update, lr / (1 - beta1^t) is learning_rate / corrections1[t], and
   // sqrt(1 - beta2^t) is corrections2[t]; beyond the arrays both are 1 to the last bit.
   const float* corrections1;
@@ -64,6 +66,13 @@ struct Kernels {
   UpdateKernel rowwise_adagrad;
   UpdateKernel adamw;
   UpdateKernel ftrl;
+  UpdateKernel decayed_adagrad;
+  UpdateKernel amsgrad;
+  UpdateKernel rmsprop;
+  UpdateKernel adadelta;
+  UpdateKernel partial_rowwise_adam;
+  UpdateKernel group_ftrl;
+  UpdateKernel lamb;
   UpdateKernel add_float32;
   UpdateKernel add_int64;
 
