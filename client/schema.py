@@ -363,7 +363,7 @@ def _fixed(schema: Schema) -> list[Schema]:
 
 def _fixed_field(name: str, schema: Schema, required: bool) -> Schema:
     words = f"{name} cannot change in a job that exists"
-    scalar = schema.get("type") in ("string", "integer", "number")
+    scalar = schema.get("type") in ("string", "integer", "number", "boolean")
 
     def shown(side: str) -> str:
         value = f"{side}.{name}" if schema["type"] == "string" else f"string({side}.{name})"
@@ -537,6 +537,7 @@ def _table_rules(table: Schema) -> list[Schema]:
     divided = ", ".join(
         repr(name) for name, cls in OPTIMIZERS.items() if hasattr(cls, "epsilon") and name not in sums
     )
+    constant = "(!has(self.schedule) || self.schedule == 'Constant')"
     no_accumulator = zero.format("initialAccumulator")
     _put(
         optimizer,
@@ -558,6 +559,28 @@ def _table_rules(table: Schema) -> list[Schema]:
                 f"&& {none.format('initialAccumulator')})",
                 "beta, l2 and initialAccumulator are all 0, so that a zero gradient would divide 0 by 0",
                 field=".beta",
+            ),
+            _rule(
+                f"{constant} || (has(self.scheduleSteps) && self.scheduleSteps > 0)",
+                "scheduleSteps is 0, wanted at least 1 with a schedule",
+                field=".scheduleSteps",
+            ),
+            _rule(
+                f"!{constant} || ({none.format('scheduleSteps').replace('0.0', '0')} "
+                f"&& {none.format('scheduleTo')})",
+                "scheduleSteps and scheduleTo say how a schedule ends, and schedule is Constant; wanted another",
+                field=".schedule",
+            ),
+            _rule(
+                "!(has(self.schedule) && self.schedule in ['Exponential', 'Staircase']) || "
+                "(has(self.scheduleTo) && self.scheduleTo > 0.0)",
+                "scheduleTo is 0, which no product reaches; wanted more than 0",
+                field=".scheduleTo",
+            ),
+            _rule(
+                "!(has(self.decoupled) && self.decoupled) || (has(self.weightDecay) && self.weightDecay > 0.0)",
+                "decoupled is set and weightDecay is 0; wanted more than 0",
+                field=".decoupled",
             ),
         ],
     )

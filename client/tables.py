@@ -44,7 +44,7 @@ DIM_MAX = 65536
 
 
 @bad_request
-@dataclass(frozen=True, config=CONFIG)
+@dataclass(frozen=True, config=CONFIG, repr=False)
 class Zeros(Named):
     """New rows are 0."""
 
@@ -52,7 +52,7 @@ class Zeros(Named):
 
 
 @bad_request
-@dataclass(frozen=True, config=CONFIG)
+@dataclass(frozen=True, config=CONFIG, repr=False)
 class Constant(Named):
     """New rows are `value`."""
 
@@ -61,7 +61,7 @@ class Constant(Named):
 
 
 @bad_request
-@dataclass(frozen=True, config=CONFIG)
+@dataclass(frozen=True, config=CONFIG, repr=False)
 class Uniform(Named):
     """New rows are drawn from [low, high), by (seed, table, key, column) alone."""
 
@@ -77,7 +77,7 @@ class Uniform(Named):
 
 
 @bad_request
-@dataclass(frozen=True, config=CONFIG)
+@dataclass(frozen=True, config=CONFIG, repr=False)
 class Normal(Named):
     """New rows are drawn from a normal distribution, by (seed, table, key, column) alone."""
 
@@ -186,7 +186,7 @@ class TableSpec:
 def _by_name(what: str, classes: Mapping[str, type[Any]], name: str, parameters: Mapping[str, float]) -> Any:
     if name not in classes:
         raise BadRequest(f"{what} is '{name}', wanted one of {', '.join(classes)}")
-    return classes[name](**dict(parameters))
+    return classes[name].from_parameters(parameters)
 
 
 def differences(found: TableSpec, wanted: TableSpec, fields: Collection[str] | None = None) -> list[str]:
@@ -199,7 +199,7 @@ def differences(found: TableSpec, wanted: TableSpec, fields: Collection[str] | N
         if left == right:
             continue
         if isinstance(left, Optimizer | Initializer) and left.type == right.type:
-            old, new = left.parameters(), right.parameters()
+            old, new = left.values(), right.values()
             result += [
                 f"{field.name}.{name}: found {old[name]}, wanted {new[name]}"
                 for name in old

@@ -6,6 +6,7 @@ the parameters; it gives the new weights. Nothing here is shared with the produc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,6 +156,43 @@ def lamb(w: Row, g: Row, state: State, p: Parameters) -> Row:
 def add(w: Row, g: Row, state: State, p: Parameters) -> Row:
     """w + g."""
     return w + g
+
+
+SCHEDULES = ("Constant", "Linear", "Cosine", "Exponential", "Staircase")
+
+
+def factor(step: int, p: Parameters) -> float:
+    """What the learning rate is multiplied by at a step, as docs/optimizers.md says."""
+    warmup = p.get("warmup_steps", 0)
+    if step < warmup:
+        return (step + 1) / warmup
+    shape, to = SCHEDULES[int(p.get("schedule", 0))], p.get("schedule_to", 0.0)
+    if shape == "Constant":
+        return 1.0
+    way = (step - warmup) / p["schedule_steps"]
+    if shape == "Linear":
+        return to + (1 - to) * (1 - min(way, 1))
+    if shape == "Cosine":
+        return to + (1 - to) * (1 + math.cos(math.pi * min(way, 1))) / 2
+    return float(to ** (way if shape == "Exponential" else math.floor(way)))
+
+
+def update(
+    rule: Callable[[Row, Row, State, Parameters], Row], w: Row, g: Row, state: State, p: Parameters, step: int
+) -> Row:
+    """A rule with what stands beside it, in the order of docs/optimizers.md."""
+    rate = p["learning_rate"] * factor(step, p)
+    if p.get("clip_value"):
+        g = np.clip(g, -p["clip_value"], p["clip_value"])
+    if p.get("clip_norm") and np.linalg.norm(g) > p["clip_norm"]:
+        g = g * (p["clip_norm"] / np.linalg.norm(g))
+    if rule not in (adamw, lamb):
+        if p.get("decoupled"):
+            w = w - rate * p["weight_decay"] * w
+        else:
+            g = g + p.get("weight_decay", 0.0) * w
+    w = rule(w, g, state, {**p, "learning_rate": rate})
+    return np.clip(w, -p["weight_bound"], p["weight_bound"]) if p.get("weight_bound") else w
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,12 @@ const std::vector<Optimizer>& Optimizers() {
        {{"m"}, {"v"}},
        {"learning_rate", "beta1", "beta2", "epsilon", "weight_decay"},
        NoSlot,
-       [](const Kernels& kernels, ElementType) { return kernels.adamw; }},
+       [](const Kernels& kernels, ElementType) { return kernels.adamw; },
+       nullptr,
+       false,
+       true,
+       true,
+       false},
       // McMahan et al. 2013, algorithm 1, alpha being the learning rate.
       {"FTRL",
        ElementType::kFloat32,
@@ -133,7 +138,10 @@ const std::vector<Optimizer>& Optimizers() {
        FtrlSlot,
        [](const Kernels& kernels, ElementType) { return kernels.ftrl; },
        AgreeFtrl,
-       true},
+       true,
+       true,
+       false,
+       false},
       // G = rho G + g^2; w -= lr * g / (sqrt(G) + epsilon): PERSIA's g_square_momentum, accumulated first.
       {"DecayedAdagrad",
        ElementType::kFloat32,
@@ -189,7 +197,10 @@ const std::vector<Optimizer>& Optimizers() {
        FtrlSlot,
        [](const Kernels& kernels, ElementType) { return kernels.group_ftrl; },
        AgreeGroupFtrl,
-       true},
+       true,
+       true,
+       false,
+       false},
       // Adam's step plus weight_decay * w, scaled to the length of the row: You et al. 2020, algorithm 2.
       {"LAMB",
        ElementType::kFloat32,
@@ -198,7 +209,12 @@ const std::vector<Optimizer>& Optimizers() {
        {{"m"}, {"v"}},
        {"learning_rate", "beta1", "beta2", "epsilon", "weight_decay"},
        NoSlot,
-       [](const Kernels& kernels, ElementType) { return kernels.lamb; }},
+       [](const Kernels& kernels, ElementType) { return kernels.lamb; },
+       nullptr,
+       false,
+       true,
+       true,
+       false},
       // w += g; integers wrap.
       {"Add",
        ElementType::kFloat32,
@@ -209,7 +225,12 @@ const std::vector<Optimizer>& Optimizers() {
        NoSlot,
        [](const Kernels& kernels, ElementType type) {
          return type == ElementType::kInt64 ? kernels.add_int64 : kernels.add_float32;
-       }},
+       },
+       nullptr,
+       false,
+       false,
+       false,
+       false},
   };
   return all;
 }
@@ -232,10 +253,12 @@ const Entry& FindByName(const std::vector<Entry>& entries, const char* what, con
 }
 
 void CheckParameters(const TableOptions& options, const char* what, const std::string& name,
-                     const std::vector<std::string>& wanted, const Parameters& found) {
+                     const std::vector<std::string>& wanted, const std::vector<std::string>& may,
+                     const Parameters& found) {
   for (const auto& [key, value] : found) {
     bool known = false;
     for (const std::string& parameter : wanted) known = known || parameter == key;
+    for (const std::string& parameter : may) known = known || parameter == key;
     if (!known) {
       throw StatusError("BadRequest", Format("table '%s': %s %s has no parameter '%s'", options.name.c_str(), what,
                                              name.c_str(), key.c_str()));
@@ -261,7 +284,72 @@ void CheckRange(const TableOptions& options, const char* parameter, double low, 
                                          found->second, low, high));
 }
 
+// Names of what an optimizer takes beside its rule's own parameters.
+std::vector<std::string> BesideTheRule(const Optimizer& optimizer) {
+  std::vector<std::string> names;
+  if (optimizer.clips) names = {"clip_value", "clip_norm", "weight_bound"};
+  if (optimizer.schedules) {
+    for (const char* name : {"schedule", "schedule_steps", "schedule_to", "warmup_steps"}) names.emplace_back(name);
+  }
+  if (optimizer.decays) {
+    for (const char* name : {"weight_decay", "decoupled"}) names.emplace_back(name);
+  }
+  return names;
+}
+
+double ValueOf(const Parameters& parameters, const char* name) {
+  const auto found = parameters.find(name);
+  return found == parameters.end() ? 0 : found->second;
+}
+
+void CheckWhole(const TableOptions& options, const char* parameter, double high) {
+  CheckRange(options, parameter, 0, high);
+  const double value = ValueOf(options.optimizer_parameters, parameter);
+  if (value == std::floor(value)) return;
+  throw StatusError("BadRequest",
+                    Format("table '%s': %s is %g, wanted a whole number", options.name.c_str(), parameter, value));
+}
+
+// What would be ignored is refused.
+void CheckBesideTheRule(const TableOptions& options) {
+  constexpr double kStepsMax = 9007199254740992.0;  // 2^53
+  const auto value = [&](const char* name) { return ValueOf(options.optimizer_parameters, name); };
+  const auto refuse = [&](const char* words) {
+    throw StatusError("BadRequest", Format("table '%s': %s", options.name.c_str(), words));
+  };
+  for (const char* parameter : {"clip_value", "clip_norm", "weight_bound"}) CheckRange(options, parameter, 0, 1e30);
+  CheckRange(options, "schedule_to", 0, 1);
+  CheckWhole(options, "decoupled", 1);
+  CheckWhole(options, "schedule", kScheduleShapes - 1);
+  CheckWhole(options, "schedule_steps", kStepsMax);
+  CheckWhole(options, "warmup_steps", kStepsMax);
+  if (value("decoupled") != 0 && value("weight_decay") == 0) {
+    refuse("decoupled is set and weight_decay is 0; wanted more than 0");
+  }
+  const Schedule schedule = ScheduleOf(options.optimizer_parameters);
+  if (schedule.shape == ScheduleShape::kConstant) {
+    if (schedule.steps > 0 || schedule.to > 0) {
+      refuse("schedule_steps and schedule_to say how a schedule ends, and schedule is Constant; wanted another");
+    }
+    return;
+  }
+  if (schedule.steps == 0) refuse("schedule_steps is 0, wanted at least 1 with a schedule");
+  if (schedule.to == 0 &&
+      (schedule.shape == ScheduleShape::kExponential || schedule.shape == ScheduleShape::kStaircase)) {
+    refuse("schedule_to is 0, which no product reaches; wanted more than 0 with schedule Exponential or Staircase");
+  }
+}
+
 }  // namespace
+
+Schedule ScheduleOf(const Parameters& parameters) {
+  Schedule schedule;
+  schedule.shape = static_cast<ScheduleShape>(static_cast<int>(ValueOf(parameters, "schedule")));
+  schedule.warmup_steps = ValueOf(parameters, "warmup_steps");
+  schedule.steps = ValueOf(parameters, "schedule_steps");
+  schedule.to = ValueOf(parameters, "schedule_to");
+  return schedule;
+}
 
 const Optimizer& FindOptimizer(const std::string& name) { return FindByName(Optimizers(), "optimizer", name); }
 const Initializer& FindInitializer(const std::string& name) { return FindByName(Initializers(), "initializer", name); }
@@ -299,7 +387,8 @@ CheckedOptions Check(const TableOptions& options) {
     throw StatusError("BadRequest", Format("table '%s': optimizer %s works on float32, dtype is %s; wanted Add",
                                            options.name.c_str(), optimizer.name, options.element_type.c_str()));
   }
-  CheckParameters(options, "optimizer", options.optimizer, optimizer.parameters, options.optimizer_parameters);
+  CheckParameters(options, "optimizer", options.optimizer, optimizer.parameters, BesideTheRule(optimizer),
+                  options.optimizer_parameters);
   CheckRange(options, "learning_rate", 0, 1e30);
   CheckRange(options, "initial_accumulator", 0, 1e30);
   CheckRange(options, "epsilon", 0, 1e30);
@@ -309,13 +398,15 @@ CheckedOptions Check(const TableOptions& options) {
   CheckRange(options, "momentum", 0, 1);
   CheckRange(options, "rho", 0, 1);
   for (const char* parameter : {"weight_decay", "beta", "l1", "l2", "l21"}) CheckRange(options, parameter, 0, 1e30);
+  CheckBesideTheRule(options);
   if (optimizer.divides_by_learning_rate && options.optimizer_parameters.at("learning_rate") == 0) {
     throw StatusError("BadRequest",
                       Format("table '%s': %s divides by its learning_rate, which is 0; wanted more than 0",
                              options.name.c_str(), optimizer.name));
   }
   const Initializer& initializer = FindInitializer(options.initializer);
-  CheckParameters(options, "initializer", options.initializer, initializer.parameters, options.initializer_parameters);
+  CheckParameters(options, "initializer", options.initializer, initializer.parameters, {},
+                  options.initializer_parameters);
   if (checked.element_type == ElementType::kInt64 && options.initializer != "Zeros") {
     throw StatusError("BadRequest", Format("table '%s': an int64 table begins with Zeros, found initializer %s",
                                            options.name.c_str(), options.initializer.c_str()));

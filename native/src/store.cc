@@ -477,7 +477,7 @@ size_t Store::ResponseBytes(const Exchange& exchange) {
 }
 
 // REQUIRES the stripe's lock, and the room of the run.
-void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run) {
+void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint64_t step) {
   Table& table = *piece.table;
   const uint32_t before = table.StripeRows(stripe);
   if ((piece.flags & kDelete) != 0) {
@@ -488,7 +488,7 @@ void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run) {
   if ((piece.flags & kAssign) != 0) {
     table.Assign(stripe, run, piece.rows);
   } else {
-    table.Apply(stripe, run, piece.rows);
+    table.Apply(stripe, run, piece.rows, step);
   }
   counters_.keys_pushed.fetch_add(run.size(), std::memory_order_relaxed);
   counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
@@ -545,7 +545,7 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
       if (!deletes) rooms.emplace_back(job.piece->table, stripe, job.run);
       job.piece->table->ReserveImages(stripe, uint64_t{job.run.size()} * (deletes ? 2 : 1));
     }
-    for (const Job& job : jobs) ApplyPiece(*job.piece, stripe, job.run);
+    for (const Job& job : jobs) ApplyPiece(*job.piece, stripe, job.run, request.step);
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) {
       if (!fresh[i]) continue;
       ShardSteps& steps = client.shards[first_shard + i];
@@ -686,6 +686,7 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
   CheckGradients(piece);
   Arrange(piece);
   CheckMemory(pieces);
+  const uint64_t step = table.NextOwnStep();
   uint64_t removed = 0;
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
     const Run run = piece.RunOf(stripe);
@@ -694,11 +695,11 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
     const uint32_t before = table.StripeRows(stripe);
     table.ReserveImages(stripe, 2 * uint64_t{run.size()});
     if ((flags & kDelete) != 0) {
-      ApplyPiece(piece, stripe, run);
+      ApplyPiece(piece, stripe, run, step);
       removed += before - table.StripeRows(stripe);
     } else {
       const Table::Room room(&table, stripe, run);
-      ApplyPiece(piece, stripe, run);
+      ApplyPiece(piece, stripe, run, step);
     }
   }
   counters_.pushes.fetch_add(1, std::memory_order_relaxed);

@@ -35,16 +35,18 @@ constexpr uint32_t kPrefetchBytesMax = 8 * kCacheLine;
   }
 }
 
-// base^exponent by squaring: the same bits everywhere, which std::pow does not promise.
-double Power(double base, uint64_t exponent) {
-  double result = 1.0;
-  for (; exponent != 0; exponent >>= 1, base *= base) {
-    if ((exponent & 1) != 0) result *= base;
-  }
-  return result;
-}
-
 constexpr size_t kTombstones = 1024;
+
+// Rows whose gradients are made ready together, so that they stay in the cache; at least one.
+constexpr uint32_t kConditionedFloats = 8192;
+uint32_t ConditionedRows(uint32_t dim) { return std::clamp(kConditionedFloats / dim, 1u, kBlock); }
+
+// Of the thread that applies a push.
+thread_local std::vector<float> conditioned_rows;
+void ReserveConditioned(uint32_t dim) {
+  const size_t wanted = size_t{ConditionedRows(dim)} * dim;
+  if (conditioned_rows.size() < wanted) conditioned_rows.resize(wanted);
+}
 
 void SortUnique(std::vector<uint64_t>* keys) {
   std::sort(keys->begin(), keys->end());
@@ -72,7 +74,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
       bytes_total_(bytes_total),
       all_(std::make_unique<Rows>(checked.layout.row_bytes, bytes_total)),
       slab_shift_(all_->arena.rows_per_slab_log2()),
-      slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1) {
+      slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1),
+      schedule_(ScheduleOf(checked.options.optimizer_parameters)) {
   const Parameters& parameters = checked_.options.optimizer_parameters;
   const auto parameter = [&](const char* name) {
     const auto found = parameters.find(name);
@@ -94,6 +97,14 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.weight_decay = static_cast<float>(parameter("weight_decay"));
   update_.rho = static_cast<float>(parameter("rho"));
   update_.l21 = static_cast<float>(parameter("l21"));
+  update_.clip_value = static_cast<float>(parameter("clip_value"));
+  update_.clip_norm = static_cast<float>(parameter("clip_norm"));
+  update_.weight_bound = static_cast<float>(parameter("weight_bound"));
+  if (checked_.optimizer->decays) {
+    (parameter("decoupled") != 0 ? update_.decoupled_decay : update_.coupled_decay) = update_.weight_decay;
+  }
+  conditions_ = update_.clip_value > 0 || update_.clip_norm > 0 || update_.coupled_decay > 0;
+  beside_the_rule_ = conditions_ || update_.decoupled_decay > 0 || update_.weight_bound > 0;
   update_.beta = static_cast<float>(parameter("beta"));
   update_.l1 = static_cast<float>(parameter("l1"));
   update_.l2 = static_cast<float>(parameter("l2"));
@@ -311,6 +322,7 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
     throw StatusError("ResourceExhausted", Format("table '%s': stripe %u has %u rows, and cannot hold %u more",
                                                   table->name().c_str(), stripe_index, stripe.rows, run.size()));
   }
+  if (table->conditions_) ReserveConditioned(table->dim());
   stripe.index.Advance(run.size() / 4 + 1, HashAt{*table, stripe});
   // Growing an index for keys that turn out to be there already would waste memory: count first.
   uint64_t new_entries = run.size();
@@ -413,13 +425,46 @@ void Table::Create(uint32_t stripe_index, const Run& run) {
             });
 }
 
-void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) {
+float Table::RateAt(uint64_t step) const {
+  if (!schedule_.active()) return learning_rate();
+  return static_cast<float>(learning_rate() * FactorAt(schedule_, step));
+}
+
+// The rule with what stands before and after it.
+void Table::UpdateBeside(UpdateKernel rule, Update update) const {
+  const Kernels& kernels = ActiveKernels();
+  const Ahead ahead = update.ahead;
+  char* const* const rows = update.rows;
+  const char* const* const gradients = update.gradients;
+  const uint32_t count = update.count;
+  const uint32_t together = ConditionedRows(dim());
+  const char* conditioned[kBlock];
+  for (uint32_t j = 0; j < together; ++j) {
+    conditioned[j] =
+        conditions_ ? reinterpret_cast<const char*>(conditioned_rows.data() + uint64_t{j} * dim()) : nullptr;
+  }
+  for (uint32_t first = 0; first < count; first += together) {
+    update.rows = rows + first;
+    update.gradients = gradients + first;
+    update.count = std::min(together, count - first);
+    update.ahead = first == 0 ? ahead : Ahead{};
+    if (conditions_) {
+      kernels.condition(update, conditioned_rows.data());
+      update.gradients = conditioned;
+    }
+    if (update.decoupled_decay > 0) kernels.shrink(update);
+    rule(update);
+    if (update.weight_bound > 0) kernels.bound(update);
+  }
+}
+
+void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step) {
   Stripe& stripe = all_->stripes[stripe_index];
   ++stripe.version;
   const RowLayout& at = layout();
   const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
   Update update = update_;
-  update.learning_rate = learning_rate();
+  update.learning_rate = RateAt(step);
   FetchDirty(stripe, run.size());
   const uint64_t weight_bytes = at.weight_bytes;
   const uint32_t version = stripe.version;
@@ -452,7 +497,11 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
               update.gradients = block;
               update.count = n;
               update.ahead = ahead;
-              kernel(update);
+              if (beside_the_rule_) [[unlikely]] {
+                UpdateBeside(kernel, update);
+              } else {
+                kernel(update);
+              }
             });
 }
 

@@ -36,6 +36,61 @@ inline float SumOfSquares(const Float* values, uint32_t dim) {
   FetchRest(u.ahead, u.count);
 
 template <uint32_t kDim>
+void ConditionDim(const Update& u, float* out) {
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;
+  for (uint32_t r = 0; r < u.count; ++r) {
+    const Float* __restrict w = reinterpret_cast<const Float*>(u.rows[r] + u.weights);
+    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
+    Float* __restrict to = out + uint64_t{r} * dim;
+    if (u.clip_value > 0.0f) {
+      const float most = u.clip_value;
+      for (uint32_t d = 0; d < dim; ++d) {
+        const float below = g[d] > most ? most : g[d];
+        to[d] = below < -most ? -most : below;
+      }
+    } else {
+      for (uint32_t d = 0; d < dim; ++d) to[d] = g[d];
+    }
+    if (u.clip_norm > 0.0f) {
+      const float norm = __builtin_sqrtf(SumOfSquares(to, dim));
+      if (norm > u.clip_norm) {
+        const float scale = u.clip_norm / norm;
+        for (uint32_t d = 0; d < dim; ++d) to[d] *= scale;
+      }
+    }
+    if (u.coupled_decay > 0.0f) {
+      for (uint32_t d = 0; d < dim; ++d) to[d] += u.coupled_decay * w[d];
+    }
+  }
+}
+void Condition(const Update& u, float* out) { TABLEBAY_FOR_DIM(u.dim, ConditionDim, u, out) }
+
+template <uint32_t kDim>
+void ShrinkDim(const Update& u) {
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;
+  const float share = u.learning_rate * u.decoupled_decay;
+  for (uint32_t r = 0; r < u.count; ++r) {
+    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    for (uint32_t d = 0; d < dim; ++d) w[d] -= share * w[d];
+  }
+}
+void Shrink(const Update& u) { TABLEBAY_FOR_DIM(u.dim, ShrinkDim, u) }
+
+template <uint32_t kDim>
+void BoundDim(const Update& u) {
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;
+  const float most = u.weight_bound;
+  for (uint32_t r = 0; r < u.count; ++r) {
+    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
+    for (uint32_t d = 0; d < dim; ++d) {
+      const float below = w[d] > most ? most : w[d];
+      w[d] = below < -most ? -most : below;
+    }
+  }
+}
+void Bound(const Update& u) { TABLEBAY_FOR_DIM(u.dim, BoundDim, u) }
+
+template <uint32_t kDim>
 void MomentumDim(const Update& u) {
   const float rate = u.learning_rate;
   const float momentum = u.momentum;

@@ -40,6 +40,12 @@ struct Update {
   float l1;
   float l2;
   float l21;  // group lasso
+  // Beside the rule; 0 where there is none.
+  float clip_value;
+  float clip_norm;
+  float coupled_decay;    // added to the gradient, times the weight
+  float decoupled_decay;  // taken from the weight, times the learning rate
+  float weight_bound;
   // Adam: for a row at its t-th update, lr / (1 - beta1^t) is learning_rate / corrections1[t], and
   // sqrt(1 - beta2^t) is corrections2[t]; beyond the arrays both are 1 to the last bit.
   const float* corrections1;
@@ -57,6 +63,11 @@ struct Kernels {
 
   // The first of `count` rows of `dim` floats that holds a NaN or an infinity; `count` where none does.
   size_t (*first_nonfinite)(const char* rows, size_t count, uint32_t dim);
+
+  // Before the rule: gradients clipped by value, then by the norm of the row, then weights added; to `out`, row by row.
+  void (*condition)(const Update&, float* out);
+  UpdateKernel shrink;  // before the rule: decoupled decay
+  UpdateKernel bound;   // after the rule: weights within +-weight_bound
 
   UpdateKernel sgd;
   UpdateKernel adagrad;

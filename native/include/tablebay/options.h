@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tablebay/kernels.h"
+#include "tablebay/schedule.h"
 
 namespace tablebay {
 
@@ -59,6 +60,9 @@ struct Optimizer {
   // Where weights follow from slots: makes the slots those from which the row's weights follow.
   void (*agree)(const Update&, char* row) = nullptr;
   bool divides_by_learning_rate = false;  // so that it must not be 0
+  bool clips = true;                      // takes clip_value, clip_norm, weight_bound
+  bool schedules = true;                  // takes a schedule of its learning rate
+  bool decays = true;                     // takes weight_decay and decoupled, beside what it does itself
 };
 
 // Throws StatusError(BadRequest) naming the optimizers that exist.
@@ -70,6 +74,9 @@ struct Initializer {
   std::vector<std::string> parameters;
 };
 const Initializer& FindInitializer(const std::string& name);
+
+// Of the optimizer's parameters. REQUIRES them checked.
+Schedule ScheduleOf(const Parameters& parameters);
 
 // Checks all of it; throws StatusError(BadRequest) naming the field, the value found and the values wanted.
 struct CheckedOptions {

@@ -138,7 +138,7 @@ class Store {
   void CheckGradients(Piece& piece);
   void CheckMemory(const std::vector<Piece>& pieces) const;
   void RunPull(const Piece& piece, char* out);
-  void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run);
+  void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint64_t step);
   void ApplyPushes(Exchange& exchange);
   void ApplyStripe(Exchange& exchange, uint32_t stripe);
   static uint64_t StepOf(const Exchange& exchange);

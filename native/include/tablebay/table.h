@@ -78,8 +78,11 @@ class Table {
 
   // All four: REQUIRES Room for the run. A key that repeats is handled in order, as often as it stands there.
   void Create(uint32_t stripe, const Run& run);
-  // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes.
-  void Apply(uint32_t stripe, const Run& run, const char* gradients);
+  // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes. step: of the client
+  // that pushes, by which a schedule of the learning rate goes.
+  void Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step);
+  // The step of a push without a client.
+  uint64_t NextOwnStep() { return own_steps_.fetch_add(1, std::memory_order_relaxed); }
   // Replaces weights; slots stay, but for those that follow from weights.
   void Assign(uint32_t stripe, const Run& run, const char* rows);
   // Returns the number of rows removed.
@@ -156,6 +159,8 @@ class Table {
   void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
   static void FetchDirty(const Stripe& stripe, uint32_t rows);
   void Agree(char* row) const;
+  float RateAt(uint64_t step) const;
+  void UpdateBeside(UpdateKernel rule, Update update) const;
   void Touch(Stripe& stripe, uint32_t position, char* row);
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
   void SaveImage(Stripe& stripe, uint32_t position);
@@ -177,7 +182,11 @@ class Table {
   const uint32_t slab_shift_;
   const uint32_t slab_mask_;
   std::atomic<float> learning_rate_;
-  Update update_{};  // all but the rows, the gradients and the learning rate
+  const Schedule schedule_;
+  std::atomic<uint64_t> own_steps_{0};
+  bool conditions_ = false;       // gradients are changed before the rule
+  bool beside_the_rule_ = false;  // or weights, before or after it
+  Update update_{};               // all but the rows, the gradients and the learning rate
   std::vector<float> corrections1_;
   std::vector<float> corrections2_;
 };
