@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -34,7 +34,9 @@ __all__ = [
     "Normal",
     "Optimizer",
     "TableSpec",
+    "TruncatedNormal",
     "Uniform",
+    "Xavier",
     "Zeros",
 ]
 
@@ -86,11 +88,36 @@ class Normal(Named):
     type: Literal["Normal"] = Field(default="Normal", kw_only=True, repr=False)
 
 
-Initializer = Zeros | Constant | Uniform | Normal
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class TruncatedNormal(Named):
+    """As Normal, but no number is further than two standard deviations from the mean. As TensorFlow's.
+
+    Drawn through the distribution's inverse, not again until it fits: so by (seed, table, key, column) alone too.
+    """
+
+    stddev: Positive = 0.01
+    mean: Float = 0.0
+    type: Literal["TruncatedNormal"] = Field(default="TruncatedNormal", kw_only=True, repr=False)
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class Xavier(Named):
+    """Uniform within ±√(6 / (fan_in + dim)). Glorot, Bengio 2010, formula 16.
+
+    fan_in: inputs of the layer that the rows feed as weights; the table's dim unless given, which makes ±√(3 / dim).
+    """
+
+    fan_in: Annotated[int, Field(strict=True, ge=1, le=2**53)] | None = Field(default=None, kw_only=True)
+    type: Literal["Xavier"] = Field(default="Xavier", kw_only=True, repr=False)
+
+
+Initializer = Zeros | Constant | Uniform | Normal | TruncatedNormal | Xavier
 Dtype = Literal["float32", "int64"]
 NonFinite = Literal["Reject", "Zero", "Allow"]
 
-_INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in (Zeros, Constant, Uniform, Normal)}
+INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Initializer)}
 
 
 @bad_request
@@ -178,7 +205,7 @@ class TableSpec:
             )
         if message.initializer:
             values["initializer"] = _by_name(
-                "initializer", _INITIALIZERS, message.initializer, message.initializer_parameters
+                "initializer", INITIALIZERS, message.initializer, message.initializer_parameters
             )
         return cls(**values)
 

@@ -69,6 +69,8 @@ _HOME = {
             "Constant",
             "Uniform",
             "Normal",
+            "TruncatedNormal",
+            "Xavier",
             "TableSpec",
         ),
         "client.tables",
@@ -129,7 +131,9 @@ if TYPE_CHECKING:
     from tablebay.client.tables import Constant as Constant
     from tablebay.client.tables import Normal as Normal
     from tablebay.client.tables import TableSpec as TableSpec
+    from tablebay.client.tables import TruncatedNormal as TruncatedNormal
     from tablebay.client.tables import Uniform as Uniform
+    from tablebay.client.tables import Xavier as Xavier
     from tablebay.client.tables import Zeros as Zeros
 
 

@@ -237,7 +237,14 @@ const std::vector<Optimizer>& Optimizers() {
 
 const std::vector<Initializer>& Initializers() {
   static const std::vector<Initializer> all = {
-      {"Zeros", {}}, {"Constant", {"value"}}, {"Uniform", {"low", "high"}}, {"Normal", {"stddev", "mean"}}};
+      {"Zeros", {}},
+      {"Constant", {"value"}},
+      {"Uniform", {"low", "high"}},
+      {"Normal", {"stddev", "mean"}},
+      // A normal distribution that ends at two standard deviations.
+      {"TruncatedNormal", {"stddev", "mean"}},
+      // Uniform within +-sqrt(6 / (fan_in + dim)): Glorot, Bengio 2010, formula 16. fan_in is dim unless given.
+      {"Xavier", {}, {"fan_in"}}};
   return all;
 }
 
@@ -297,6 +304,8 @@ std::vector<std::string> BesideTheRule(const Optimizer& optimizer) {
   return names;
 }
 
+constexpr double kWholeMax = 9007199254740992.0;  // 2^53
+
 double ValueOf(const Parameters& parameters, const char* name) {
   const auto found = parameters.find(name);
   return found == parameters.end() ? 0 : found->second;
@@ -312,7 +321,6 @@ void CheckWhole(const TableOptions& options, const char* parameter, double high)
 
 // What would be ignored is refused.
 void CheckBesideTheRule(const TableOptions& options) {
-  constexpr double kStepsMax = 9007199254740992.0;  // 2^53
   const auto value = [&](const char* name) { return ValueOf(options.optimizer_parameters, name); };
   const auto refuse = [&](const char* words) {
     throw StatusError("BadRequest", Format("table '%s': %s", options.name.c_str(), words));
@@ -321,8 +329,8 @@ void CheckBesideTheRule(const TableOptions& options) {
   CheckRange(options, "schedule_to", 0, 1);
   CheckWhole(options, "decoupled", 1);
   CheckWhole(options, "schedule", kScheduleShapes - 1);
-  CheckWhole(options, "schedule_steps", kStepsMax);
-  CheckWhole(options, "warmup_steps", kStepsMax);
+  CheckWhole(options, "schedule_steps", kWholeMax);
+  CheckWhole(options, "warmup_steps", kWholeMax);
   if (value("decoupled") != 0 && value("weight_decay") == 0) {
     refuse("decoupled is set and weight_decay is 0; wanted more than 0");
   }
@@ -405,8 +413,19 @@ CheckedOptions Check(const TableOptions& options) {
                              options.name.c_str(), optimizer.name));
   }
   const Initializer& initializer = FindInitializer(options.initializer);
-  CheckParameters(options, "initializer", options.initializer, initializer.parameters, {},
+  CheckParameters(options, "initializer", options.initializer, initializer.parameters, initializer.optional,
                   options.initializer_parameters);
+  if (const auto stddev = options.initializer_parameters.find("stddev");
+      stddev != options.initializer_parameters.end() && !(stddev->second >= 0 && stddev->second <= 1e30)) {
+    throw StatusError("BadRequest",
+                      Format("table '%s': stddev is %g, wanted 0 to 1e30", options.name.c_str(), stddev->second));
+  }
+  if (const auto fan = options.initializer_parameters.find("fan_in");
+      fan != options.initializer_parameters.end() &&
+      !(fan->second >= 1 && fan->second <= kWholeMax && fan->second == std::floor(fan->second))) {
+    throw StatusError("BadRequest", Format("table '%s': fan_in is %g, wanted a whole number from 1 to 2^53",
+                                           options.name.c_str(), fan->second));
+  }
   if (checked.element_type == ElementType::kInt64 && options.initializer != "Zeros") {
     throw StatusError("BadRequest", Format("table '%s': an int64 table begins with Zeros, found initializer %s",
                                            options.name.c_str(), options.initializer.c_str()));

@@ -359,6 +359,14 @@ void Table::Initialise(uint64_t key, char* weights) const {
       return kernels.fill_uniform(weights, dim(), base, parameter("low"), parameter("high"));
     case 'N':
       return kernels.fill_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
+    case 'T':
+      return kernels.fill_truncated_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
+    case 'X': {
+      const auto fan_in = parameters.find("fan_in");
+      const double fans = (fan_in == parameters.end() ? dim() : fan_in->second) + dim();
+      const auto limit = static_cast<float>(std::sqrt(6.0 / fans));
+      return kernels.fill_uniform(weights, dim(), base, -limit, limit);
+    }
     case 'C': {
       const float value = parameter("value");
       for (uint32_t c = 0; c < dim(); ++c) std::memcpy(weights + c * sizeof value, &value, sizeof value);

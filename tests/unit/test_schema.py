@@ -28,7 +28,7 @@ from tablebay.client.job import (
     Storage,
 )
 from tablebay.client.optimizers import OPTIMIZERS
-from tablebay.client.tables import DIM_MAX, Constant, Normal, TableSpec, Uniform
+from tablebay.client.tables import DIM_MAX, INITIALIZERS, TableSpec
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "helm" / "tablebay" / "files" / "trainingjobs.yaml"
@@ -147,7 +147,7 @@ def test_a_union_is_one_object_with_a_rule_for_each_field() -> None:
     for place in (".spec.tables[]", ".spec.tableDefaults"):
         for field, classes in (
             ("optimizer", tuple(OPTIMIZERS.values())),
-            ("initializer", (Constant, Normal, Uniform)),
+            ("initializer", tuple(INITIALIZERS.values())),
         ):
             path = f"{place}.{field}"
             wanted = {to_camel(name) for one in classes for name in names_of(one)}

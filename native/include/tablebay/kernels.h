@@ -108,6 +108,8 @@ struct Kernels {
   // M. Giles, "Approximating the erfinv function" (2012), with a polynomial logarithm: no libm, so that the same
   // key has the same row on every machine.
   void (*fill_normal)(char* out, uint32_t dim, uint64_t base, float mean, float stddev);
+  // The same of x * erf(sqrt(2)), so that no number is further than two standard deviations from the mean.
+  void (*fill_truncated_normal)(char* out, uint32_t dim, uint64_t base, float mean, float stddev);
 };
 
 // The set in use: the best this CPU supports, or what TABLEBAY_INSTRUCTION_SET names.

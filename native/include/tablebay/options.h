@@ -22,7 +22,7 @@ struct TableOptions {
   std::string element_type;  // float32 | int64
   std::string optimizer;     // a name of the registry in optimizer.cc
   Parameters optimizer_parameters;
-  std::string initializer;  // Zeros | Constant | Uniform | Normal
+  std::string initializer;  // likewise
   Parameters initializer_parameters;
   uint64_t seed = 0;
   std::string non_finite = "Reject";  // Reject | Zero | Allow
@@ -72,6 +72,7 @@ const Optimizer& FindOptimizer(const std::string& name);
 struct Initializer {
   const char* name;
   std::vector<std::string> parameters;
+  std::vector<std::string> optional = {};
 };
 const Initializer& FindInitializer(const std::string& name);
 
