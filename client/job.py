@@ -37,6 +37,7 @@ from tablebay.client.tables import (
     Initializer,
     NonFinite,
     Optimizer,
+    PushMissing,
     TableSpec,
 )
 
@@ -643,6 +644,7 @@ class TableDefaults(_Model):
     initializer: Annotated[Initializer, Field(discriminator="type")] | None = None
     seed: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
     non_finite: NonFinite | None = None
+    push_missing: PushMissing | None = None
 
 
 class Spec(_Model):

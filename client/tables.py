@@ -12,7 +12,14 @@ from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
@@ -116,6 +123,7 @@ class Xavier(Named):
 Initializer = Zeros | Constant | Uniform | Normal | TruncatedNormal | Xavier
 Dtype = Literal["float32", "int64"]
 NonFinite = Literal["Reject", "Zero", "Allow"]
+PushMissing = Literal["Create", "Drop"]
 
 INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Initializer)}
 
@@ -127,9 +135,10 @@ class TableSpec:
 
     Without `optimizer` and `initializer` a float32 table has Adagrad() and Normal(), an int64 table Add() and
     Zeros().
-    non_finite: what a gradient with NaN or infinity gets: the push is refused, or the row's gradient counts
-        as 0,
-    or it is applied.
+    non_finite: what a push gets whose gradient (repeats summed) has NaN or infinity: it is refused, naming key and
+        position, and changes nothing (Reject); these elements count as 0 (Zero); it is applied (Allow).
+    push_missing: what a push does with a key that has no row: it makes the row, or drops the gradient. Both are
+        counted. `assign` makes rows either way.
     """
 
     name: Annotated[str, Field(pattern=TABLE_NAME_PATTERN, max_length=TABLE_NAME_CHARACTERS_MAX)]
@@ -139,6 +148,7 @@ class TableSpec:
     initializer: Annotated[Initializer, Field(discriminator="type")] = Field(default_factory=Normal)
     seed: Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)] = 0
     non_finite: NonFinite = "Reject"
+    push_missing: PushMissing = "Create"
 
     @model_validator(mode="before")
     @classmethod
@@ -166,6 +176,16 @@ class TableSpec:
                 )
         return self
 
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older versions do not know, where it is as they have it."""
+        found: dict[str, Any] = whole(self)
+        if self.push_missing == "Create":
+            found = {
+                name: value for name, value in found.items() if name not in ("push_missing", "pushMissing")
+            }
+        return found
+
     def message(self) -> tablebay_pb2.TableSpec:
         """This spec as the wire has it."""
         # Imported here: the job file's model needs no protobuf.
@@ -181,6 +201,22 @@ class TableSpec:
             initializer_parameters=self.initializer.parameters(),
             seed=self.seed,
             non_finite=self.non_finite,
+            push_missing="" if self.push_missing == "Create" else self.push_missing,
+        )
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What the native core's create_table takes, in its order."""
+        return (
+            self.name,
+            self.dim,
+            self.dtype,
+            self.optimizer.type,
+            self.optimizer.parameters(),
+            self.initializer.type,
+            self.initializer.parameters(),
+            self.seed,
+            self.non_finite,
+            self.push_missing,
         )
 
     def with_learning_rate(self, value: float) -> TableSpec:
@@ -199,6 +235,8 @@ class TableSpec:
             values["dtype"] = message.dtype
         if message.non_finite:
             values["non_finite"] = message.non_finite
+        if message.push_missing:
+            values["push_missing"] = message.push_missing
         if message.optimizer:
             values["optimizer"] = _by_name(
                 "optimizer", OPTIMIZERS, message.optimizer, message.optimizer_parameters

@@ -400,15 +400,7 @@ class Service:
     def _native_table(self, spec: TableSpec) -> int:
         try:
             return self._store.create_table(
-                spec.name,
-                spec.dim,
-                spec.dtype,
-                spec.optimizer.type,
-                spec.optimizer.parameters(),
-                spec.initializer.type,
-                spec.initializer.parameters(),
-                spec.seed,
-                spec.non_finite,
+                *spec.arguments(),
             )
         except _core.StatusError as error:
             raise self._native_error(error) from None

@@ -145,6 +145,8 @@ py::dict CountersOf(const Store& store) {
   add("rows_deleted", counters.rows_deleted);
   add("tables_loaded", counters.tables_loaded);
   add("nonfinite_rows", counters.nonfinite_rows);
+  add("push_missing_created", counters.push_missing_created);
+  add("push_missing_dropped", counters.push_missing_dropped);
   add("received_bytes", counters.received_bytes);
   add("sent_bytes", counters.sent_bytes);
   add("refused", counters.refused);
@@ -355,12 +357,14 @@ void BindStore(py::module_& m) {
           "create_table",
           [](Store& store, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
-             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite) {
+             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
+             const std::string& push_missing) {
             return store.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                      initializer_parameters, seed, non_finite});
+                                      initializer_parameters, seed, non_finite, push_missing});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
-          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"))
+          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
+          py::arg("push_missing") = "Create")
       .def(
           "set_learning_rate",
           [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_learning_rate(value); },
@@ -600,12 +604,14 @@ void BindCheckpoints(py::module_& m) {
           "create_table",
           [](Loader& loader, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
-             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite) {
+             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
+             const std::string& push_missing) {
             return loader.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                       initializer_parameters, seed, non_finite});
+                                       initializer_parameters, seed, non_finite, push_missing});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
-          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"))
+          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
+          py::arg("push_missing") = "Create")
       .def(
           "layout", [](const Loader& loader, uint32_t table_id) { return ToTuple(loader.LayoutOf(table_id)); },
           py::arg("table_id"))

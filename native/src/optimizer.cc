@@ -389,6 +389,14 @@ CheckedOptions Check(const TableOptions& options) {
     throw StatusError("BadRequest", Format("table '%s': nonFinite is '%s', wanted Reject, Zero or Allow",
                                            options.name.c_str(), options.non_finite.c_str()));
   }
+  if (options.push_missing == "Create") {
+    checked.push_missing = PushMissing::kCreate;
+  } else if (options.push_missing == "Drop") {
+    checked.push_missing = PushMissing::kDrop;
+  } else {
+    throw StatusError("BadRequest", Format("table '%s': pushMissing is '%s', wanted Create or Drop",
+                                           options.name.c_str(), options.push_missing.c_str()));
+  }
   const Optimizer& optimizer = FindOptimizer(options.optimizer);
   checked.optimizer = &optimizer;
   if (!optimizer.any_element_type && optimizer.element_type_only != checked.element_type) {

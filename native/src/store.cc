@@ -55,6 +55,7 @@ struct Store::Piece {
   Table* table = nullptr;
   uint32_t flags = 0;
   uint32_t count = 0;
+  bool push = false;
   uint32_t bytes_each = 0;  // of a pull: of a key's answer
   const char* keys = nullptr;
   const char* rows = nullptr;
@@ -236,6 +237,7 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
                                                  name, crc, part.crc32c));
     }
   }
+  piece.push = push;
   piece.flags = part.flags;
   piece.count = static_cast<uint32_t>(count);
   piece.keys = part.keys.data();
@@ -375,19 +377,23 @@ void Store::CheckGradients(Piece& piece) {
   piece.rows = piece.own_rows.data();
 }
 
+bool Store::MayCreate(const Piece& piece) {
+  if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) return false;
+  return !piece.push || (piece.flags & kAssign) != 0 || piece.table->checked().push_missing == PushMissing::kCreate;
+}
+
 // Before the first row is made: the limit is soft by what calls at the same moment take.
 void Store::CheckMemory(const std::vector<Piece>& pieces) const {
   if (limits_.memory_bytes == 0) return;
   uint64_t wanted = 0;
   for (const Piece& piece : pieces) {
-    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) == 0)
-      wanted += piece.table->BytesForNew(piece.count);
+    if (MayCreate(piece)) wanted += piece.table->BytesForNew(piece.count);
   }
   if (bytes() + wanted <= limits_.memory_bytes) return;
   wanted = 0;
   uint64_t missing = 0;
   for (const Piece& piece : pieces) {
-    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) continue;
+    if (!MayCreate(piece)) continue;
     uint64_t rows = 0;
     for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
       const Run run = piece.RunOf(stripe);
@@ -485,12 +491,15 @@ void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint
     counters_.rows_deleted.fetch_add(before - table.StripeRows(stripe), std::memory_order_relaxed);
     return;
   }
+  uint32_t dropped = 0;
   if ((piece.flags & kAssign) != 0) {
     table.Assign(stripe, run, piece.rows);
   } else {
-    table.Apply(stripe, run, piece.rows, step);
+    dropped = table.Apply(stripe, run, piece.rows, step);
+    counters_.push_missing_dropped.fetch_add(dropped, std::memory_order_relaxed);
+    counters_.push_missing_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
-  counters_.keys_pushed.fetch_add(run.size(), std::memory_order_relaxed);
+  counters_.keys_pushed.fetch_add(run.size() - dropped, std::memory_order_relaxed);
   counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
 }
 
@@ -542,7 +551,7 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
     std::deque<Table::Room> rooms;
     for (const Job& job : jobs) {
       const bool deletes = (job.piece->flags & kDelete) != 0;
-      if (!deletes) rooms.emplace_back(job.piece->table, stripe, job.run);
+      if (MayCreate(*job.piece)) rooms.emplace_back(job.piece->table, stripe, job.run);
       job.piece->table->ReserveImages(stripe, uint64_t{job.run.size()} * (deletes ? 2 : 1));
     }
     for (const Job& job : jobs) ApplyPiece(*job.piece, stripe, job.run, request.step);
@@ -694,7 +703,7 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
     table.ReserveImages(stripe, 2 * uint64_t{run.size()});
-    if ((flags & kDelete) != 0) {
+    if (!MayCreate(piece)) {
       ApplyPiece(piece, stripe, run, step);
       removed += before - table.StripeRows(stripe);
     } else {

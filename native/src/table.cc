@@ -322,7 +322,6 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
     throw StatusError("ResourceExhausted", Format("table '%s': stripe %u has %u rows, and cannot hold %u more",
                                                   table->name().c_str(), stripe_index, stripe.rows, run.size()));
   }
-  if (table->conditions_) ReserveConditioned(table->dim());
   stripe.index.Advance(run.size() / 4 + 1, HashAt{*table, stripe});
   // Growing an index for keys that turn out to be there already would waste memory: count first.
   uint64_t new_entries = run.size();
@@ -466,7 +465,7 @@ void Table::UpdateBeside(UpdateKernel rule, Update update) const {
   }
 }
 
-void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step) {
+uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step) {
   Stripe& stripe = all_->stripes[stripe_index];
   ++stripe.version;
   const RowLayout& at = layout();
@@ -476,6 +475,8 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, 
   FetchDirty(stripe, run.size());
   const uint64_t weight_bytes = at.weight_bytes;
   const uint32_t version = stripe.version;
+  const bool drops = checked_.push_missing == PushMissing::kDrop;
+  uint32_t dropped = 0;
   uint64_t* const dirty = stripe.dirty.data();  // no insertion moves it: there is room
   ForBlocks(stripe, run, at.row_bytes,
             [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
@@ -486,6 +487,18 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, 
                 for (uint32_t j = 0; j < n; ++j, next += weight_bytes) block[j] = next;
               } else {
                 for (uint32_t j = 0; j < n; ++j) block[j] = gradients + uint64_t{run.order[first + j]} * weight_bytes;
+              }
+              if (drops) [[unlikely]] {
+                uint32_t kept = 0;
+                for (uint32_t j = 0; j < n; ++j) {
+                  if (rows[j] == nullptr) continue;
+                  rows[kept] = rows[j];
+                  positions[kept] = positions[j];
+                  block[kept] = block[j];
+                  ++kept;
+                }
+                dropped += n - kept;
+                n = kept;
               }
               if (stripe.cutting) [[unlikely]] {
                 for (uint32_t j = 0; j < n; ++j) {
@@ -511,6 +524,7 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, 
                 kernel(update);
               }
             });
+  return dropped;
 }
 
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
@@ -617,6 +631,7 @@ void Table::BeginCut(uint32_t stripe_index, bool full) {
 }
 
 void Table::ReserveImages(uint32_t stripe_index, uint64_t rows) {
+  if (conditions_) ReserveConditioned(dim());
   Stripe& stripe = all_->stripes[stripe_index];
   if (!stripe.cutting) return;
   const uint64_t wanted = stripe.saved.size() + std::min(rows, stripe.pending_rows) * layout().row_bytes;

@@ -13,6 +13,7 @@ namespace tablebay {
 
 enum class ElementType { kFloat32, kInt64 };
 enum class NonFinite { kReject, kZero, kAllow };
+enum class PushMissing { kCreate, kDrop };
 
 using Parameters = std::map<std::string, double>;
 
@@ -25,7 +26,8 @@ struct TableOptions {
   std::string initializer;  // likewise
   Parameters initializer_parameters;
   uint64_t seed = 0;
-  std::string non_finite = "Reject";  // Reject | Zero | Allow
+  std::string non_finite = "Reject";    // Reject | Zero | Allow
+  std::string push_missing = "Create";  // Create | Drop
 };
 
 // Byte offsets within a row: [key u64 | version u32 | step u32 where the optimizer counts | weights | slots],
@@ -84,6 +86,7 @@ struct CheckedOptions {
   TableOptions options;
   ElementType element_type;
   NonFinite non_finite;
+  PushMissing push_missing;
   const Optimizer* optimizer;
   RowLayout layout;
 };

@@ -76,11 +76,13 @@ class Table {
   // About what a run takes from the system if all its keys are new.
   uint64_t BytesForNew(uint64_t rows) const;
 
-  // All four: REQUIRES Room for the run. A key that repeats is handled in order, as often as it stands there.
+  // All four: REQUIRES Room for the run, but for Apply where the table drops keys without a row. A key that repeats is
+  // handled in order, as often as it stands there.
   void Create(uint32_t stripe, const Run& run);
   // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes. step: of the client
-  // that pushes, by which a schedule of the learning rate goes.
-  void Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step);
+  // that pushes, by which a schedule of the learning rate goes. Returns how many keys had no row and, where the table
+  // drops those, were passed over.
+  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step);
   // The step of a push without a client.
   uint64_t NextOwnStep() { return own_steps_.fetch_add(1, std::memory_order_relaxed); }
   // Replaces weights; slots stay, but for those that follow from weights.
