@@ -103,7 +103,7 @@ class Named:
                 values[name] = SCHEDULES[int(value)]
             elif name == "decoupled" and value in (0.0, 1.0):
                 values[name] = bool(value)
-            elif name.endswith(("_steps", "fan_in")) and value.is_integer():
+            elif name.endswith(("_steps", "fan_in")) and float(value).is_integer():
                 values[name] = int(value)
         return cls(**values)
 

@@ -189,7 +189,7 @@ void FtrlDim(const Update& u) {
       s[d] = z;
       const float beyond = __builtin_fabsf(z) - l1;
       const float size = (beyond > 0.0f ? beyond : 0.0f) / ((beta + root) * inverse + l2);
-      w[d] = z > 0.0f ? -size : size;
+      w[d] = (z > 0.0f ? -size : size) + 0.0f;  // never -0
     }
   })
 }
@@ -320,7 +320,7 @@ void GroupFtrlDim(const Update& u) {
     const float norm = __builtin_sqrtf(SumOfSquares(w, dim));
     const float share = norm > threshold ? 1.0f - threshold / norm : 0.0f;
     for (uint32_t d = 0; d < dim; ++d) {
-      w[d] = share > 0.0f ? w[d] * share / ((beta + __builtin_sqrtf(squares[d])) * inverse + l2) : 0.0f;
+      w[d] = (share > 0.0f ? w[d] * share / ((beta + __builtin_sqrtf(squares[d])) * inverse + l2) : 0.0f) + 0.0f;
     }
   })
 }

@@ -33,6 +33,23 @@ def beside(name: str, decay: str) -> Parameters:
     return {key: value for key, value in {**CLIPS, **SCHEDULE, **DECAYS[decay]}.items() if key in taken}
 
 
+def test_long_rows_are_conditioned_too() -> None:
+    """Rows longer than what is made ready at once, and many rows in one push: clipped by value and norm."""
+    seed = 3
+    random = np.random.default_rng(seed)
+    for dim, count in ((9000, 5), (700, 100), (1, 300)):
+        keys = np.arange(count, dtype=np.uint64)
+        gradients = random.standard_normal((count, dim)).astype(np.float32)
+        store, table = make("SGD", {"learning_rate": 1.0, "clip_value": 1.0, "clip_norm": 0.5}, dim)
+        store.push(table, keys, gradients)
+        out = np.empty((count, dim), np.float32)
+        store.pull(table, keys, out, False)
+        clipped = np.clip(gradients.astype(np.float64), -1, 1)
+        norms = np.linalg.norm(clipped, axis=1, keepdims=True)
+        expected = -clipped * np.minimum(1, 0.5 / norms)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-9, err_msg=f"seed {seed}, dim {dim}")
+
+
 @pytest.mark.parametrize("dim", [1, 8, 19, 64])
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("name", [name for name in REFERENCES if name != "Add"])
