@@ -108,6 +108,7 @@ class Client:
         seed: int | None = None,
         non_finite: NonFinite | None = None,
         push_missing: PushMissing | None = None,
+        admit_at: int | None = None,
     ) -> RemoteTable:
         """Open a table, or make it if there is none.
 
@@ -122,6 +123,7 @@ class Client:
             "seed": seed,
             "non_finite": non_finite,
             "push_missing": push_missing,
+            "admit_at": admit_at,
         }
         given = {field: value for field, value in given.items() if value is not None}
         with self._lock:

@@ -33,6 +33,7 @@ from tablebay.client.quantity import parse_quantity
 from tablebay.client.tables import (
     DIM_MAX,
     TABLE_NAME_PATTERN,
+    AdmitAt,
     Dtype,
     Initializer,
     NonFinite,
@@ -645,6 +646,7 @@ class TableDefaults(_Model):
     seed: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
     non_finite: NonFinite | None = None
     push_missing: PushMissing | None = None
+    admit_at: AdmitAt | None = None
 
 
 class Spec(_Model):

@@ -31,6 +31,7 @@ class Table(BaseTable):
         name: str = "table",
         non_finite: NonFinite = "Reject",
         push_missing: PushMissing = "Create",
+        admit_at: int = 1,
     ) -> None:
         given: dict[str, Any] = {"optimizer": optimizer, "initializer": initializer}
         given = {field: value for field, value in given.items() if value is not None}
@@ -41,9 +42,13 @@ class Table(BaseTable):
             seed=seed,
             non_finite=non_finite,
             push_missing=push_missing,
+            admit_at=admit_at,
             **given,
         )
         self._store = _core.Store()
+        sightings = spec.sightings()
+        if sightings is not None:
+            native(self._store.create_table, *sightings.arguments())
         self._table_id: int = native(
             self._store.create_table,
             *spec.arguments(),

@@ -59,6 +59,7 @@ _OF_A_TABLE = {
     "initializer": "How a row begins.",
     "seed": "Rows begin as a function of it, the table's name, the key and the column.",
     "nonFinite": "What a gradient with NaN or infinity gets; Reject if not given.",
+    "admitAt": "The push of a key by which its row is made; the first if not given.",
     "pushMissing": "What a push does with a key that has no row; Create if not given.",
 }
 

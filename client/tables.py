@@ -49,6 +49,7 @@ __all__ = [
 
 TABLE_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$"
 TABLE_NAME_CHARACTERS_MAX = 63
+SIGHTINGS_SUFFIX = "--sightings"
 DIM_MAX = 65536
 
 
@@ -124,6 +125,7 @@ Initializer = Zeros | Constant | Uniform | Normal | TruncatedNormal | Xavier
 Dtype = Literal["float32", "int64"]
 NonFinite = Literal["Reject", "Zero", "Allow"]
 PushMissing = Literal["Create", "Drop"]
+AdmitAt = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 
 INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Initializer)}
 
@@ -139,6 +141,9 @@ class TableSpec:
         position, and changes nothing (Reject); these elements count as 0 (Zero); it is applied (Allow).
     push_missing: what a push does with a key that has no row: it makes the row, or drops the gradient. Both are
         counted. `assign` makes rows either way.
+    admit_at: a row is made by the N-th push that names its key, and that push is its first update; until then gradients
+        are dropped, and counted, pulls make no row and answer what the row would begin with. The counts are in the
+        table `sightings`, of this one's name and "--sightings".
     """
 
     name: Annotated[str, Field(pattern=TABLE_NAME_PATTERN, max_length=TABLE_NAME_CHARACTERS_MAX)]
@@ -149,6 +154,7 @@ class TableSpec:
     seed: Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)] = 0
     non_finite: NonFinite = "Reject"
     push_missing: PushMissing = "Create"
+    admit_at: AdmitAt = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -165,6 +171,13 @@ class TableSpec:
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        if self.admit_at > 1 and self.push_missing == "Drop":
+            raise ValueError(
+                f"admit_at is {self.admit_at} and push_missing is Drop, so no key would ever have a row; wanted Create"
+            )
+        longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
+        if self.admit_at > 1 and len(self.name) > longest:
+            raise ValueError(f"name has {len(self.name)} characters, wanted at most {longest} with admit_at")
         if self.dtype == "int64":
             if not isinstance(self.optimizer, Add):
                 raise ValueError(
@@ -180,11 +193,12 @@ class TableSpec:
     def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older versions do not know, where it is as they have it."""
         found: dict[str, Any] = whole(self)
+        silent = set()
         if self.push_missing == "Create":
-            found = {
-                name: value for name, value in found.items() if name not in ("push_missing", "pushMissing")
-            }
-        return found
+            silent |= {"push_missing", "pushMissing"}
+        if self.admit_at == 1:
+            silent |= {"admit_at", "admitAt"}
+        return {name: value for name, value in found.items() if name not in silent}
 
     def message(self) -> tablebay_pb2.TableSpec:
         """This spec as the wire has it."""
@@ -201,6 +215,7 @@ class TableSpec:
             initializer_parameters=self.initializer.parameters(),
             seed=self.seed,
             non_finite=self.non_finite,
+            admit_at=0 if self.admit_at == 1 else self.admit_at,
             push_missing="" if self.push_missing == "Create" else self.push_missing,
         )
 
@@ -217,7 +232,14 @@ class TableSpec:
             self.seed,
             self.non_finite,
             self.push_missing,
+            self.admit_at,
         )
+
+    def sightings(self) -> TableSpec | None:
+        """The table that counts the pushes of keys that have no row yet, where this one wants more than one."""
+        if self.admit_at == 1:
+            return None
+        return TableSpec(f"{self.name}{SIGHTINGS_SUFFIX}", 1, "int64")
 
     def with_learning_rate(self, value: float) -> TableSpec:
         """The same but for the learning rate, where its optimizer has one."""
@@ -235,6 +257,8 @@ class TableSpec:
             values["dtype"] = message.dtype
         if message.non_finite:
             values["non_finite"] = message.non_finite
+        if message.admit_at:
+            values["admit_at"] = message.admit_at
         if message.push_missing:
             values["push_missing"] = message.push_missing
         if message.optimizer:

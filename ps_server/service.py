@@ -350,8 +350,14 @@ class Service:
     def _take_restored(self, specs: Iterable[TableSpec]) -> None:
         """Tables that the store has now, of a checkpoint. Raises TableMismatch."""
         with self._tables_lock:
-            for spec in specs:
+            restored = list(specs)
+            for spec in restored:
                 self._tables[spec.name] = (spec, _core.table_id(spec.name))
+            for spec in restored:
+                # Of a table that came without its counts: they begin anew.
+                sightings = spec.sightings()
+                if sightings is not None and sightings.name not in self._tables:
+                    self._tables[sightings.name] = (sightings, self._native_table(sightings))
 
     def _current_specs(self) -> list[tuple[TableSpec, int]]:
         """Tables as they are now: with the learning rate that was set last."""
@@ -388,6 +394,9 @@ class Service:
                         f"table '{spec.name}' cannot be made: server {self._index} has {TABLES_MAX} tables, "
                         "which is the most there can be"
                     )
+                sightings = spec.sightings()
+                if sightings is not None and sightings.name not in self._tables:
+                    self._tables[sightings.name] = (sightings, self._native_table(sightings))
                 table_id = self._native_table(spec)
                 self._tables[spec.name] = (spec, table_id)
                 _EVENTS.info("table.created", table=spec.name, dim=spec.dim, optimizer=spec.optimizer.type)

@@ -88,6 +88,7 @@ class Loader(Protocol):
         seed: int,
         non_finite: str,
         push_missing: str,
+        admit_at: int,
     ) -> int:
         """As Store.create_table."""
 

@@ -358,13 +358,13 @@ void BindStore(py::module_& m) {
           [](Store& store, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
              const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
-             const std::string& push_missing) {
+             const std::string& push_missing, uint32_t admit_at) {
             return store.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                      initializer_parameters, seed, non_finite, push_missing});
+                                      initializer_parameters, seed, non_finite, push_missing, admit_at});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
           py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
-          py::arg("push_missing") = "Create")
+          py::arg("push_missing") = "Create", py::arg("admit_at") = 1)
       .def(
           "set_learning_rate",
           [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_learning_rate(value); },
@@ -605,13 +605,13 @@ void BindCheckpoints(py::module_& m) {
           [](Loader& loader, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
              const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
-             const std::string& push_missing) {
+             const std::string& push_missing, uint32_t admit_at) {
             return loader.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                       initializer_parameters, seed, non_finite, push_missing});
+                                       initializer_parameters, seed, non_finite, push_missing, admit_at});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
           py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
-          py::arg("push_missing") = "Create")
+          py::arg("push_missing") = "Create", py::arg("admit_at") = 1)
       .def(
           "layout", [](const Loader& loader, uint32_t table_id) { return ToTuple(loader.LayoutOf(table_id)); },
           py::arg("table_id"))

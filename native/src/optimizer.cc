@@ -362,6 +362,8 @@ Schedule ScheduleOf(const Parameters& parameters) {
 const Optimizer& FindOptimizer(const std::string& name) { return FindByName(Optimizers(), "optimizer", name); }
 const Initializer& FindInitializer(const std::string& name) { return FindByName(Initializers(), "initializer", name); }
 
+std::string SightingsOf(const std::string& name) { return name + "--sightings"; }
+
 CheckedOptions Check(const TableOptions& options) {
   constexpr uint32_t kDimMax = 65536;
   if (options.name.empty()) throw StatusError("BadRequest", "a table needs a name; found an empty one");
@@ -396,6 +398,14 @@ CheckedOptions Check(const TableOptions& options) {
   } else {
     throw StatusError("BadRequest", Format("table '%s': pushMissing is '%s', wanted Create or Drop",
                                            options.name.c_str(), options.push_missing.c_str()));
+  }
+  if (options.admit_at < 1) {
+    throw StatusError("BadRequest", Format("table '%s': admitAt is 0, wanted at least 1", options.name.c_str()));
+  }
+  if (options.admit_at > 1 && checked.push_missing == PushMissing::kDrop) {
+    throw StatusError("BadRequest", Format("table '%s': admitAt is %u and pushMissing is Drop, so that no key would "
+                                           "ever have a row; wanted Create",
+                                           options.name.c_str(), options.admit_at));
   }
   const Optimizer& optimizer = FindOptimizer(options.optimizer);
   checked.optimizer = &optimizer;

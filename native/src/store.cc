@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <optional>
 
 #include "tablebay/crc32c.h"
 #include "tablebay/failpoints.h"
@@ -53,6 +54,7 @@ class Store::Permit {
 // One part of a request, with its table, in stripe order.
 struct Store::Piece {
   Table* table = nullptr;
+  Table* sightings = nullptr;  // of a push of gradients, where the table does not admit every key at once
   uint32_t flags = 0;
   uint32_t count = 0;
   bool push = false;
@@ -238,6 +240,16 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
     }
   }
   piece.push = push;
+  if (push && (part.flags & kinds) == 0 && table.checked().options.admit_at > 1) {
+    const std::string counts = SightingsOf(table.name());
+    piece.sightings = &FindTable(Crc32c(counts.data(), counts.size()));
+    if (piece.sightings->checked().element_type != ElementType::kInt64 || piece.sightings->dim() != 1) {
+      throw StatusError("BadRequest",
+                        Format("table '%s': table '%s' is not int64 of dim 1, so that it cannot count its "
+                               "keys",
+                               name, counts.c_str()));
+    }
+  }
   piece.flags = part.flags;
   piece.count = static_cast<uint32_t>(count);
   piece.keys = part.keys.data();
@@ -379,7 +391,8 @@ void Store::CheckGradients(Piece& piece) {
 
 bool Store::MayCreate(const Piece& piece) {
   if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) return false;
-  return !piece.push || (piece.flags & kAssign) != 0 || piece.table->checked().push_missing == PushMissing::kCreate;
+  if (!piece.push) return piece.table->checked().options.admit_at == 1;
+  return (piece.flags & kAssign) != 0 || piece.table->checked().push_missing == PushMissing::kCreate;
 }
 
 // Before the first row is made: the limit is soft by what calls at the same moment take.
@@ -388,6 +401,7 @@ void Store::CheckMemory(const std::vector<Piece>& pieces) const {
   uint64_t wanted = 0;
   for (const Piece& piece : pieces) {
     if (MayCreate(piece)) wanted += piece.table->BytesForNew(piece.count);
+    if (piece.sightings != nullptr) wanted += piece.sightings->BytesForNew(piece.count);
   }
   if (bytes() + wanted <= limits_.memory_bytes) return;
   wanted = 0;
@@ -403,6 +417,7 @@ void Store::CheckMemory(const std::vector<Piece>& pieces) const {
     }
     missing += rows;
     wanted += piece.table->BytesForNew(rows);
+    if (piece.sightings != nullptr) wanted += piece.sightings->BytesForNew(rows);
   }
   if (missing == 0 || bytes() + wanted <= limits_.memory_bytes) return;
   throw StatusError("ResourceExhausted",
@@ -495,7 +510,7 @@ void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint
   if ((piece.flags & kAssign) != 0) {
     table.Assign(stripe, run, piece.rows);
   } else {
-    dropped = table.Apply(stripe, run, piece.rows, step);
+    dropped = table.Apply(stripe, run, piece.rows, step, piece.sightings);
     counters_.push_missing_dropped.fetch_add(dropped, std::memory_order_relaxed);
     counters_.push_missing_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
@@ -551,6 +566,10 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
     std::deque<Table::Room> rooms;
     for (const Job& job : jobs) {
       const bool deletes = (job.piece->flags & kDelete) != 0;
+      if (Table* const sightings = job.piece->sightings; sightings != nullptr) {
+        rooms.emplace_back(sightings, stripe, job.run);
+        sightings->ReserveImages(stripe, 2 * uint64_t{job.run.size()});
+      }
       if (MayCreate(*job.piece)) rooms.emplace_back(job.piece->table, stripe, job.run);
       job.piece->table->ReserveImages(stripe, uint64_t{job.run.size()} * (deletes ? 2 : 1));
     }
@@ -628,6 +647,11 @@ void Store::RunPull(const Piece& piece, char* out) {
     }
     missing_total += missing.size();
     if (!create || missing.empty()) continue;
+    if (!MayCreate(piece)) {
+      // What the row will begin with, once it is admitted.
+      for (const uint32_t i : missing) table.Initialise(LoadKey(piece.keys, i), out + uint64_t{i} * piece.bytes_each);
+      continue;
+    }
     const Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
@@ -702,6 +726,11 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
     if (run.size() == 0) continue;
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
+    std::optional<Table::Room> sightings_room;
+    if (piece.sightings != nullptr) {
+      sightings_room.emplace(piece.sightings, stripe, run);
+      piece.sightings->ReserveImages(stripe, 2 * uint64_t{run.size()});
+    }
     table.ReserveImages(stripe, 2 * uint64_t{run.size()});
     if (!MayCreate(piece)) {
       ApplyPiece(piece, stripe, run, step);

@@ -465,7 +465,7 @@ void Table::UpdateBeside(UpdateKernel rule, Update update) const {
   }
 }
 
-uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step) {
+uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, Table* sightings) {
   Stripe& stripe = all_->stripes[stripe_index];
   ++stripe.version;
   const RowLayout& at = layout();
@@ -475,7 +475,8 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
   FetchDirty(stripe, run.size());
   const uint64_t weight_bytes = at.weight_bytes;
   const uint32_t version = stripe.version;
-  const bool drops = checked_.push_missing == PushMissing::kDrop;
+  const bool drops = checked_.push_missing == PushMissing::kDrop || sightings != nullptr;
+  if (sightings != nullptr) ++sightings->all_->stripes[stripe_index].version;
   uint32_t dropped = 0;
   uint64_t* const dirty = stripe.dirty.data();  // no insertion moves it: there is room
   ForBlocks(stripe, run, at.row_bytes,
@@ -488,17 +489,27 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
               } else {
                 for (uint32_t j = 0; j < n; ++j) block[j] = gradients + uint64_t{run.order[first + j]} * weight_bytes;
               }
+              uint64_t kept_keys[kBlock];
+              uint64_t kept_hashes[kBlock];
               if (drops) [[unlikely]] {
                 uint32_t kept = 0;
                 for (uint32_t j = 0; j < n; ++j) {
-                  if (rows[j] == nullptr) continue;
+                  // A key that is admitted now keeps its null, and gets its row below.
+                  if (rows[j] == nullptr && (sightings == nullptr || !sightings->Sight(stripe_index, keys[j], hashes[j],
+                                                                                       checked_.options.admit_at))) {
+                    continue;
+                  }
                   rows[kept] = rows[j];
                   positions[kept] = positions[j];
                   block[kept] = block[j];
+                  kept_keys[kept] = keys[j];
+                  kept_hashes[kept] = hashes[j];
                   ++kept;
                 }
                 dropped += n - kept;
                 n = kept;
+                keys = kept_keys;
+                hashes = kept_hashes;
               }
               if (stripe.cutting) [[unlikely]] {
                 for (uint32_t j = 0; j < n; ++j) {
@@ -525,6 +536,26 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
               }
             });
   return dropped;
+}
+
+bool Table::Sight(uint32_t stripe_index, uint64_t key, uint64_t hash, uint32_t admit_at) {
+  Stripe& stripe = all_->stripes[stripe_index];
+  uint32_t position = Find(stripe, key, hash);
+  if (position == Index::kNone) {
+    position = Insert(stripe, key, hash);
+  } else if (stripe.cutting) {
+    SaveImage(stripe, position);
+  }
+  char* const row = Row(stripe, position);
+  int64_t seen;
+  std::memcpy(&seen, row + layout().weights, sizeof seen);
+  if (++seen >= admit_at) {
+    Remove(stripe, position, key, hash);
+    return true;
+  }
+  std::memcpy(row + layout().weights, &seen, sizeof seen);
+  Touch(stripe, position, row);
+  return false;
 }
 
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {

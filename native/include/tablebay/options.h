@@ -28,6 +28,8 @@ struct TableOptions {
   uint64_t seed = 0;
   std::string non_finite = "Reject";    // Reject | Zero | Allow
   std::string push_missing = "Create";  // Create | Drop
+  // A row is made by the N-th push that names its key; the pushes before are counted in the table of SightingsOf(name).
+  uint32_t admit_at = 1;
 };
 
 // Byte offsets within a row: [key u64 | version u32 | step u32 where the optimizer counts | weights | slots],
@@ -80,6 +82,9 @@ const Initializer& FindInitializer(const std::string& name);
 
 // Of the optimizer's parameters. REQUIRES them checked.
 Schedule ScheduleOf(const Parameters& parameters);
+
+// The table, int64 of dim 1, that counts the pushes of keys without a row.
+std::string SightingsOf(const std::string& name);
 
 // Checks all of it; throws StatusError(BadRequest) naming the field, the value found and the values wanted.
 struct CheckedOptions {

@@ -80,11 +80,15 @@ class Table {
   // handled in order, as often as it stands there.
   void Create(uint32_t stripe, const Run& run);
   // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes. step: of the client
-  // that pushes, by which a schedule of the learning rate goes. Returns how many keys had no row and, where the table
-  // drops those, were passed over.
-  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step);
+  // that pushes, by which a schedule of the learning rate goes. Returns
+  // how many keys had no row and, where the table drops those or does not admit them yet, were passed over.
+  // sightings: where keys without a row are counted, null in a table that admits all; REQUIRES Room and ReserveImages
+  // for the run there too.
+  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step, Table* sightings);
   // The step of a push without a client.
   uint64_t NextOwnStep() { return own_steps_.fetch_add(1, std::memory_order_relaxed); }
+  // Counts a push of the key; whether it is the N-th, and then forgets the key. REQUIRES a table of sightings.
+  bool Sight(uint32_t stripe, uint64_t key, uint64_t hash, uint32_t admit_at);
   // Replaces weights; slots stay, but for those that follow from weights.
   void Assign(uint32_t stripe, const Run& run, const char* rows);
   // Returns the number of rows removed.
