@@ -26,7 +26,7 @@ from tablebay.client.job import (
     TrainingJob,
 )
 from tablebay.client.optimizers import OPTIMIZERS
-from tablebay.client.tables import Uniform
+from tablebay.client.tables import SIGHTINGS_SUFFIX, TABLE_NAME_CHARACTERS_MAX, Uniform
 
 PLURAL = "trainingjobs"
 GROUP, VERSION = API_VERSION.split("/")
@@ -438,6 +438,12 @@ def _add_rules(spec: Schema) -> None:
     # The defaults are taken whole; see with_table_defaults in client/job.py.
     of_defaults = "has(self.tableDefaults) && has(self.tableDefaults"
     dtype = f"(has(t.dtype) ? t.dtype : ({of_defaults}.dtype) ? self.tableDefaults.dtype : 'float32'))"
+    admit_at = f"(has(t.admitAt) ? t.admitAt : ({of_defaults}.admitAt) ? self.tableDefaults.admitAt : 1))"
+    push_missing = (
+        f"(has(t.pushMissing) ? t.pushMissing : ({of_defaults}.pushMissing) "
+        "? self.tableDefaults.pushMissing : 'Create'))"
+    )
+    longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
     _put(
         spec,
         [
@@ -477,6 +483,16 @@ def _add_rules(spec: Schema) -> None:
                     field=".tables",
                 )
                 for name, only in (("optimizer", "Add"), ("initializer", "Zeros"))
+            ),
+            _rule(
+                f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || {push_missing} == 'Create')",
+                "admitAt is above 1 and pushMissing is Drop, so no key would ever have a row; wanted Create",
+                field=".tables",
+            ),
+            _rule(
+                f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || t.name.size() <= {longest})",
+                f"a table with admitAt wants a name of at most {longest} characters",
+                field=".tables",
             ),
         ],
     )
