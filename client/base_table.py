@@ -94,8 +94,9 @@ class BaseTable(ABC):
         """The optimizer's state of `keys` by name; a key without a row has the state that a new row begins
         with.
 
-        Adagrad: "accumulator"; Adam: "m", "v", float32 keys.shape + (dim,), and "step", uint32 keys.shape.
-        SGD and Add have none.
+        float32, keys.shape + (dim,), or keys.shape where the whole row has one number (RowwiseAdagrad); "step",
+        uint32 keys.shape. The names are in each optimizer's docstring: Adagrad has "accumulator", Adam "m", "v" and
+        "step", SGD and Add have none.
         """
         flat, shape = as_keys(keys, self.name)
         if not self._state_names:
@@ -160,14 +161,15 @@ class BaseTable(ABC):
         return array
 
     def _split_state(self, state: NDArray[np.uint8], shape: Shape) -> dict[str, NDArray[Any]]:
-        """Optimizer state as the core lays it out: float32[dim] for each name, "step" a u32 at the end."""
+        """Optimizer state as the core lays it out: float32[dim] for each name, but one number where a row has one."""
         result: dict[str, NDArray[Any]] = {}
         begin = 0
         for name in self._state_names:
-            dtype, columns = (np.dtype("<u4"), 1) if name == "step" else (np.dtype("<f4"), self.dim)
-            end = begin + columns * dtype.itemsize
+            dtype = np.dtype("<u4" if name == "step" else "<f4")
+            whole = name == "step" or name in self._spec.optimizer.OF_A_ROW
+            end = begin + (1 if whole else self.dim) * dtype.itemsize
             values = np.ascontiguousarray(state[:, begin:end]).view(dtype)
-            result[name] = values.reshape(shape if name == "step" else (*shape, self.dim))
+            result[name] = values.reshape(shape if whole else (*shape, self.dim))
             begin = end
         return result
 

@@ -24,7 +24,15 @@ from tablebay.client.retry import Pace
 from tablebay.client.session import Session
 from tablebay.client.step import Step, pull_parts
 from tablebay.client.table import RemoteTable
-from tablebay.client.tables import Dtype, Initializer, NonFinite, Optimizer, TableSpec, differences
+from tablebay.client.tables import (
+    Dtype,
+    Initializer,
+    NonFinite,
+    Optimizer,
+    PushMissing,
+    TableSpec,
+    differences,
+)
 from tablebay.client.transport import MESSAGE_BYTES_MAX, GrpcTransport, Transport
 
 TIMEOUT_S = 30.0
@@ -99,6 +107,8 @@ class Client:
         initializer: Initializer | None = None,
         seed: int | None = None,
         non_finite: NonFinite | None = None,
+        push_missing: PushMissing | None = None,
+        admit_at: int | None = None,
     ) -> RemoteTable:
         """Open a table, or make it if there is none.
 
@@ -112,6 +122,8 @@ class Client:
             "initializer": initializer,
             "seed": seed,
             "non_finite": non_finite,
+            "push_missing": push_missing,
+            "admit_at": admit_at,
         }
         given = {field: value for field, value in given.items() if value is not None}
         with self._lock:

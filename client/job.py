@@ -33,10 +33,12 @@ from tablebay.client.quantity import parse_quantity
 from tablebay.client.tables import (
     DIM_MAX,
     TABLE_NAME_PATTERN,
+    AdmitAt,
     Dtype,
     Initializer,
     NonFinite,
     Optimizer,
+    PushMissing,
     TableSpec,
 )
 
@@ -643,6 +645,8 @@ class TableDefaults(_Model):
     initializer: Annotated[Initializer, Field(discriminator="type")] | None = None
     seed: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
     non_finite: NonFinite | None = None
+    push_missing: PushMissing | None = None
+    admit_at: AdmitAt | None = None
 
 
 class Spec(_Model):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tablebay.client.arrays import Keys, Rows
 from tablebay.client.base_table import BaseTable
 from tablebay.client.native import native
-from tablebay.client.tables import Dtype, Initializer, NonFinite, Optimizer, TableSpec
+from tablebay.client.tables import Dtype, Initializer, NonFinite, Optimizer, PushMissing, TableSpec
 from tablebay.native import _core
 
 
@@ -30,22 +30,28 @@ class Table(BaseTable):
         dtype: Dtype = "float32",
         name: str = "table",
         non_finite: NonFinite = "Reject",
+        push_missing: PushMissing = "Create",
+        admit_at: int = 1,
     ) -> None:
         given: dict[str, Any] = {"optimizer": optimizer, "initializer": initializer}
         given = {field: value for field, value in given.items() if value is not None}
-        spec = TableSpec(name=name, dim=dim, dtype=dtype, seed=seed, non_finite=non_finite, **given)
+        spec = TableSpec(
+            name=name,
+            dim=dim,
+            dtype=dtype,
+            seed=seed,
+            non_finite=non_finite,
+            push_missing=push_missing,
+            admit_at=admit_at,
+            **given,
+        )
         self._store = _core.Store()
+        sightings = spec.sightings()
+        if sightings is not None:
+            native(self._store.create_table, *sightings.arguments())
         self._table_id: int = native(
             self._store.create_table,
-            spec.name,
-            spec.dim,
-            spec.dtype,
-            spec.optimizer.type,
-            spec.optimizer.parameters(),
-            spec.initializer.type,
-            spec.initializer.parameters(),
-            spec.seed,
-            spec.non_finite,
+            *spec.arguments(),
         )
         super().__init__(spec, self._store.table_info(self._table_id)["state_names"])
 

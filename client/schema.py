@@ -25,7 +25,8 @@ from tablebay.client.job import (
     JobName,
     TrainingJob,
 )
-from tablebay.client.tables import Uniform
+from tablebay.client.optimizers import OPTIMIZERS
+from tablebay.client.tables import SIGHTINGS_SUFFIX, TABLE_NAME_CHARACTERS_MAX, Uniform
 
 PLURAL = "trainingjobs"
 GROUP, VERSION = API_VERSION.split("/")
@@ -58,6 +59,8 @@ _OF_A_TABLE = {
     "initializer": "How a row begins.",
     "seed": "Rows begin as a function of it, the table's name, the key and the column.",
     "nonFinite": "What a gradient with NaN or infinity gets; Reject if not given.",
+    "admitAt": "The push of a key by which its row is made; the first if not given.",
+    "pushMissing": "What a push does with a key that has no row; Create if not given.",
 }
 
 
@@ -233,16 +236,7 @@ class _Converter:
                 if properties.setdefault(name, field) != field:
                     raise AssertionError(f"{name} has other bounds in {tag} than in {owners[name]}")
                 owners.setdefault(name, []).append(tag)
-        rules = [
-            _rule(
-                f"!has(self.{name}) || self.type in [{', '.join(map(repr, tags))}]",
-                f"{name} is a field of {', '.join(tags)} alone",
-                says=f"'{name} is a field of {', '.join(tags)}, not of ' + self.type",
-                field=f".{name}",
-                reason="FieldValueForbidden",
-            )
-            for name, tags in owners.items()
-        ]
+        rules = [_owned(name, tags, sorted(members)) for name, tags in owners.items()]
         rules += [
             _rule(
                 f"self.type != '{tag}' || has(self.{name})",
@@ -260,6 +254,21 @@ class _Converter:
             "properties": properties,
             "x-kubernetes-validations": rules,
         }
+
+
+def _owned(name: str, owners: list[str], members: list[str]) -> Schema:
+    """A rule: the field stands beside some types alone. The shorter list is the one shown."""
+    others = [tag for tag in members if tag not in owners]
+    few = others and len(others) < len(owners)
+    words = f"a field of all but {', '.join(others)}" if few else f"a field of {', '.join(owners)}"
+    listed = ", ".join(map(repr, others if few else owners))
+    return _rule(
+        f"!has(self.{name}) || {'!' if few else ''}(self.type in [{listed}])",
+        f"{name} is {words}" + ("" if few else " alone"),
+        says=f"'{name} is {words}, not of ' + self.type",
+        field=f".{name}",
+        reason="FieldValueForbidden",
+    )
 
 
 def _without(schema: Mapping[str, Any], *names: str) -> Schema:
@@ -356,7 +365,7 @@ def _fixed(schema: Schema) -> list[Schema]:
 
 def _fixed_field(name: str, schema: Schema, required: bool) -> Schema:
     words = f"{name} cannot change in a job that exists"
-    scalar = schema.get("type") in ("string", "integer", "number")
+    scalar = schema.get("type") in ("string", "integer", "number", "boolean")
 
     def shown(side: str) -> str:
         value = f"{side}.{name}" if schema["type"] == "string" else f"string({side}.{name})"
@@ -429,6 +438,12 @@ def _add_rules(spec: Schema) -> None:
     # The defaults are taken whole; see with_table_defaults in client/job.py.
     of_defaults = "has(self.tableDefaults) && has(self.tableDefaults"
     dtype = f"(has(t.dtype) ? t.dtype : ({of_defaults}.dtype) ? self.tableDefaults.dtype : 'float32'))"
+    admit_at = f"(has(t.admitAt) ? t.admitAt : ({of_defaults}.admitAt) ? self.tableDefaults.admitAt : 1))"
+    push_missing = (
+        f"(has(t.pushMissing) ? t.pushMissing : ({of_defaults}.pushMissing) "
+        "? self.tableDefaults.pushMissing : 'Create'))"
+    )
+    longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
     _put(
         spec,
         [
@@ -468,6 +483,16 @@ def _add_rules(spec: Schema) -> None:
                     field=".tables",
                 )
                 for name, only in (("optimizer", "Add"), ("initializer", "Zeros"))
+            ),
+            _rule(
+                f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || {push_missing} == 'Create')",
+                "admitAt is above 1 and pushMissing is Drop, so no key would ever have a row; wanted Create",
+                field=".tables",
+            ),
+            _rule(
+                f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || t.name.size() <= {longest})",
+                f"a table with admitAt wants a name of at most {longest} characters",
+                field=".tables",
             ),
         ],
     )
@@ -524,16 +549,56 @@ def _durability_rules() -> list[Schema]:
 def _table_rules(table: Schema) -> list[Schema]:
     """What never changes of a table, or of the defaults; what an optimizer's fields say together."""
     optimizer, initializer = table["properties"]["optimizer"], table["properties"]["initializer"]
-    both = "has(self.initialAccumulator) && self.initialAccumulator == 0.0"
+    zero = "has(self.{0}) && self.{0} == 0.0"
+    none = "(!has(self.{0}) || self.{0} == 0.0)"
+    sums = {"Adagrad", "RowwiseAdagrad"}
+    divided = ", ".join(
+        repr(name) for name, cls in OPTIMIZERS.items() if hasattr(cls, "epsilon") and name not in sums
+    )
+    constant = "(!has(self.schedule) || self.schedule == 'Constant')"
+    no_accumulator = zero.format("initialAccumulator")
     _put(
         optimizer,
         [
             *_fixed(optimizer),
             _rule(
-                "!has(self.epsilon) || self.epsilon > 0.0 || "
-                f"!(self.type == 'Adam' || (self.type == 'Adagrad' && {both}))",
+                f"!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in [{divided}] "
+                f"|| (self.type in ['Adagrad', 'RowwiseAdagrad'] && {no_accumulator}))",
                 "epsilon is 0, so that a zero gradient would divide 0 by 0; wanted more than 0",
                 field=".epsilon",
+            ),
+            _rule(
+                f"!(self.type in ['FTRL', 'GroupFTRL'] && {zero.format('learningRate')})",
+                "learningRate is 0, and FTRL divides by it; wanted more than 0",
+                field=".learningRate",
+            ),
+            _rule(
+                f"!(self.type in ['FTRL', 'GroupFTRL'] && {zero.format('beta')} && {none.format('l2')} "
+                f"&& {none.format('initialAccumulator')})",
+                "beta, l2 and initialAccumulator are all 0, so that a zero gradient would divide 0 by 0",
+                field=".beta",
+            ),
+            _rule(
+                f"{constant} || (has(self.scheduleSteps) && self.scheduleSteps > 0)",
+                "scheduleSteps is 0, wanted at least 1 with a schedule",
+                field=".scheduleSteps",
+            ),
+            _rule(
+                f"!{constant} || ({none.format('scheduleSteps').replace('0.0', '0')} "
+                f"&& {none.format('scheduleTo')})",
+                "scheduleSteps and scheduleTo say how a schedule ends, and schedule is Constant; wanted another",
+                field=".schedule",
+            ),
+            _rule(
+                "!(has(self.schedule) && self.schedule in ['Exponential', 'Staircase']) || "
+                "(has(self.scheduleTo) && self.scheduleTo > 0.0)",
+                "scheduleTo is 0, which no product reaches; wanted more than 0",
+                field=".scheduleTo",
+            ),
+            _rule(
+                "!(has(self.decoupled) && self.decoupled) || (has(self.weightDecay) && self.weightDecay > 0.0)",
+                "decoupled is set and weightDecay is 0; wanted more than 0",
+                field=".decoupled",
             ),
         ],
     )

@@ -7,191 +7,76 @@ native/src/table.cc; the ranges here are the ones that the native core checks ag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
-from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from tablebay.client.errors import BadRequest
+from tablebay.client.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, Add, Optimizer
+from tablebay.client.options import CONFIG, Float, Named, Positive, bad_request
 
 if TYPE_CHECKING:
     from tablebay.client.proto import tablebay_pb2
 
+# What other modules, and tests, know by this one's name too.
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Add",
+    "Constant",
+    "Initializer",
+    "Normal",
+    "Optimizer",
+    "TableSpec",
+    "TruncatedNormal",
+    "Uniform",
+    "Xavier",
+    "Zeros",
+]
+
 TABLE_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$"
 TABLE_NAME_CHARACTERS_MAX = 63
+SIGHTINGS_SUFFIX = "--sightings"
 DIM_MAX = 65536
 
-_CONFIG = ConfigDict(
-    alias_generator=to_camel,
-    populate_by_name=True,
-    extra="forbid",
-    allow_inf_nan=False,
-)
-_Float = Annotated[float, Field(strict=True)]
-_Positive = Annotated[float, Field(strict=True, ge=0.0, le=1e30)]
-# Up to here Adam's bias corrections reach 1 within four million steps of a row, which is what the core keeps.
-_Beta = Annotated[float, Field(strict=True, ge=0.0, le=0.999995)]
 
-_Class = TypeVar("_Class", bound=type)
-
-
-def _bad_request(cls: _Class) -> _Class:
-    """Make a constructor raise BadRequest, by the field's Python name, not pydantic's ValidationError."""
-    validate: Callable[..., None] = cls.__init__  # type: ignore[misc]
-
-    @wraps(validate)
-    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
-        try:
-            validate(self, *args, **kwargs)
-        except ValidationError as error:
-            raise BadRequest(f"{cls.__name__}: {_problems(error, cls)}") from None
-
-    cls.__init__ = construct  # type: ignore[misc]
-    return cls
-
-
-def _problems(error: ValidationError, cls: Any) -> str:
-    names = [field.name for field in dataclass_fields(cls)]
-    python_names = {to_camel(name): name for name in names}
-    problems = []
-    for problem in error.errors(include_url=False, include_context=False):
-        path = list(problem["loc"])
-        if path and isinstance(path[0], int):
-            path[0] = names[path[0]] if path[0] < len(names) else f"argument {path[0] + 1}"
-        where = ".".join(python_names.get(str(part), str(part)) for part in path)
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] in ("missing", "missing_argument"):
-            problems.append(f"{where} is missing")
-        elif where:
-            problems.append(f"{where} is {problem['input']!r}: {text}")
-        else:
-            problems.append(text)
-    return "; ".join(problems)
-
-
-def _parameters(value: Any) -> dict[str, float]:
-    return {
-        field.name: float(getattr(value, field.name))
-        for field in dataclass_fields(value)
-        if field.name != "type"
-    }
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class SGD:
-    """w -= learning_rate * g."""
-
-    learning_rate: _Positive = 0.01
-    type: Literal["SGD"] = Field(default="SGD", kw_only=True, repr=False)
-
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Adagrad:
-    """G += g²; w -= learning_rate * g / (√G + epsilon), element by element. Duchi, Hazan, Singer 2011.
-
-    G begins as `initial_accumulator`.
-    """
-
-    learning_rate: _Positive = 0.05
-    initial_accumulator: _Positive = 0.1
-    epsilon: _Positive = 1e-8
-    type: Literal["Adagrad"] = Field(default="Adagrad", kw_only=True, repr=False)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.initial_accumulator == 0.0 and self.epsilon == 0.0:
-            raise ValueError(
-                "initial_accumulator and epsilon are both 0, so a zero gradient would divide 0 by 0"
-            )
-        return self
-
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Adam:
-    """Adam with bias correction by a step count of each row. Kingma, Ba 2015, algorithm 1, with PyTorch's
-    epsilon.
-
-    Lazy: the moments of a row that a push does not name stay as they are.
-    """
-
-    learning_rate: _Positive = 0.001
-    beta1: _Beta = 0.9
-    beta2: _Beta = 0.999
-    epsilon: _Positive = 1e-8
-    type: Literal["Adam"] = Field(default="Adam", kw_only=True, repr=False)
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.epsilon == 0.0:
-            raise ValueError("epsilon is 0, so a zero gradient would divide 0 by 0; wanted more than 0")
-        return self
-
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Add:
-    """w += g. The one optimizer of int64 tables, whose sums wrap; it has no learning rate."""
-
-    type: Literal["Add"] = Field(default="Add", kw_only=True, repr=False)
-
-    def parameters(self) -> dict[str, float]:
-        """Nothing."""
-        return _parameters(self)
-
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Zeros:
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class Zeros(Named):
     """New rows are 0."""
 
     type: Literal["Zeros"] = Field(default="Zeros", kw_only=True, repr=False)
 
-    def parameters(self) -> dict[str, float]:
-        """Nothing."""
-        return _parameters(self)
 
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Constant:
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class Constant(Named):
     """New rows are `value`."""
 
-    value: _Float
+    value: Float
     type: Literal["Constant"] = Field(default="Constant", kw_only=True, repr=False)
 
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
 
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Uniform:
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class Uniform(Named):
     """New rows are drawn from [low, high), by (seed, table, key, column) alone."""
 
-    low: _Float = -0.05
-    high: _Float = 0.05
+    low: Float = -0.05
+    high: Float = 0.05
     type: Literal["Uniform"] = Field(default="Uniform", kw_only=True, repr=False)
 
     @model_validator(mode="after")
@@ -200,44 +85,65 @@ class Uniform:
             raise ValueError(f"low is {self.low}, above high, which is {self.high}; wanted low <= high")
         return self
 
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
 
-
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
-class Normal:
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class Normal(Named):
     """New rows are drawn from a normal distribution, by (seed, table, key, column) alone."""
 
-    stddev: _Positive = 0.01
-    mean: _Float = 0.0
+    stddev: Positive = 0.01
+    mean: Float = 0.0
     type: Literal["Normal"] = Field(default="Normal", kw_only=True, repr=False)
 
-    def parameters(self) -> dict[str, float]:
-        """What the native core wants, by its snake_case names."""
-        return _parameters(self)
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class TruncatedNormal(Named):
+    """As Normal, but no number is further than two standard deviations from the mean. As TensorFlow's.
+
+    Drawn through the distribution's inverse, not again until it fits: so by (seed, table, key, column) alone too.
+    """
+
+    stddev: Positive = 0.01
+    mean: Float = 0.0
+    type: Literal["TruncatedNormal"] = Field(default="TruncatedNormal", kw_only=True, repr=False)
 
 
-Optimizer = SGD | Adagrad | Adam | Add
-Initializer = Zeros | Constant | Uniform | Normal
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class Xavier(Named):
+    """Uniform within ±√(6 / (fan_in + dim)). Glorot, Bengio 2010, formula 16.
+
+    fan_in: inputs of the layer that the rows feed as weights; the table's dim unless given, which makes ±√(3 / dim).
+    """
+
+    fan_in: Annotated[int, Field(strict=True, ge=1, le=2**53)] | None = Field(default=None, kw_only=True)
+    type: Literal["Xavier"] = Field(default="Xavier", kw_only=True, repr=False)
+
+
+Initializer = Zeros | Constant | Uniform | Normal | TruncatedNormal | Xavier
 Dtype = Literal["float32", "int64"]
 NonFinite = Literal["Reject", "Zero", "Allow"]
+PushMissing = Literal["Create", "Drop"]
+AdmitAt = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 
-_OPTIMIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in (SGD, Adagrad, Adam, Add)}
-_INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in (Zeros, Constant, Uniform, Normal)}
+INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Initializer)}
 
 
-@_bad_request
-@dataclass(frozen=True, config=_CONFIG)
+@bad_request
+@dataclass(frozen=True, config=CONFIG)
 class TableSpec:
     """One table.
 
     Without `optimizer` and `initializer` a float32 table has Adagrad() and Normal(), an int64 table Add() and
     Zeros().
-    non_finite: what a gradient with NaN or infinity gets: the push is refused, or the row's gradient counts
-        as 0,
-    or it is applied.
+    non_finite: what a push gets whose gradient (repeats summed) has NaN or infinity: it is refused, naming key and
+        position, and changes nothing (Reject); these elements count as 0 (Zero); it is applied (Allow).
+    push_missing: what a push does with a key that has no row: it makes the row, or drops the gradient. Both are
+        counted. `assign` makes rows either way.
+    admit_at: a row is made by the N-th push that names its key, and that push is its first update; until then gradients
+        are dropped, and counted, pulls make no row and answer what the row would begin with. The counts are in the
+        table `sightings`, of this one's name and "--sightings".
     """
 
     name: Annotated[str, Field(pattern=TABLE_NAME_PATTERN, max_length=TABLE_NAME_CHARACTERS_MAX)]
@@ -247,6 +153,8 @@ class TableSpec:
     initializer: Annotated[Initializer, Field(discriminator="type")] = Field(default_factory=Normal)
     seed: Annotated[int, Field(strict=True, ge=0, le=2**64 - 1)] = 0
     non_finite: NonFinite = "Reject"
+    push_missing: PushMissing = "Create"
+    admit_at: AdmitAt = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -263,6 +171,13 @@ class TableSpec:
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        if self.admit_at > 1 and self.push_missing == "Drop":
+            raise ValueError(
+                f"admit_at is {self.admit_at} and push_missing is Drop, so no key would ever have a row; wanted Create"
+            )
+        longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
+        if self.admit_at > 1 and len(self.name) > longest:
+            raise ValueError(f"name has {len(self.name)} characters, wanted at most {longest} with admit_at")
         if self.dtype == "int64":
             if not isinstance(self.optimizer, Add):
                 raise ValueError(
@@ -273,6 +188,17 @@ class TableSpec:
                     f"dtype is int64 and initializer is {self.initializer.type}; an int64 table wants Zeros"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older versions do not know, where it is as they have it."""
+        found: dict[str, Any] = whole(self)
+        silent = set()
+        if self.push_missing == "Create":
+            silent |= {"push_missing", "pushMissing"}
+        if self.admit_at == 1:
+            silent |= {"admit_at", "admitAt"}
+        return {name: value for name, value in found.items() if name not in silent}
 
     def message(self) -> tablebay_pb2.TableSpec:
         """This spec as the wire has it."""
@@ -289,7 +215,31 @@ class TableSpec:
             initializer_parameters=self.initializer.parameters(),
             seed=self.seed,
             non_finite=self.non_finite,
+            admit_at=0 if self.admit_at == 1 else self.admit_at,
+            push_missing="" if self.push_missing == "Create" else self.push_missing,
         )
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What the native core's create_table takes, in its order."""
+        return (
+            self.name,
+            self.dim,
+            self.dtype,
+            self.optimizer.type,
+            self.optimizer.parameters(),
+            self.initializer.type,
+            self.initializer.parameters(),
+            self.seed,
+            self.non_finite,
+            self.push_missing,
+            self.admit_at,
+        )
+
+    def sightings(self) -> TableSpec | None:
+        """The table that counts the pushes of keys that have no row yet, where this one wants more than one."""
+        if self.admit_at == 1:
+            return None
+        return TableSpec(f"{self.name}{SIGHTINGS_SUFFIX}", 1, "int64")
 
     def with_learning_rate(self, value: float) -> TableSpec:
         """The same but for the learning rate, where its optimizer has one."""
@@ -307,13 +257,17 @@ class TableSpec:
             values["dtype"] = message.dtype
         if message.non_finite:
             values["non_finite"] = message.non_finite
+        if message.admit_at:
+            values["admit_at"] = message.admit_at
+        if message.push_missing:
+            values["push_missing"] = message.push_missing
         if message.optimizer:
             values["optimizer"] = _by_name(
-                "optimizer", _OPTIMIZERS, message.optimizer, message.optimizer_parameters
+                "optimizer", OPTIMIZERS, message.optimizer, message.optimizer_parameters
             )
         if message.initializer:
             values["initializer"] = _by_name(
-                "initializer", _INITIALIZERS, message.initializer, message.initializer_parameters
+                "initializer", INITIALIZERS, message.initializer, message.initializer_parameters
             )
         return cls(**values)
 
@@ -321,7 +275,7 @@ class TableSpec:
 def _by_name(what: str, classes: Mapping[str, type[Any]], name: str, parameters: Mapping[str, float]) -> Any:
     if name not in classes:
         raise BadRequest(f"{what} is '{name}', wanted one of {', '.join(classes)}")
-    return classes[name](**dict(parameters))
+    return classes[name].from_parameters(parameters)
 
 
 def differences(found: TableSpec, wanted: TableSpec, fields: Collection[str] | None = None) -> list[str]:
@@ -334,7 +288,7 @@ def differences(found: TableSpec, wanted: TableSpec, fields: Collection[str] | N
         if left == right:
             continue
         if isinstance(left, Optimizer | Initializer) and left.type == right.type:
-            old, new = left.parameters(), right.parameters()
+            old, new = left.values(), right.values()
             result += [
                 f"{field.name}.{name}: found {old[name]}, wanted {new[name]}"
                 for name in old

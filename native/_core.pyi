@@ -101,7 +101,7 @@ class Loader:
         """
         A file of a table's rows, or with None of steps.
         """
-    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str) -> int:
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1) -> int:
         ...
     def finish(self) -> None:
         """
@@ -144,7 +144,7 @@ class Store:
         ...
     def counters(self) -> dict:
         ...
-    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str) -> int:
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1) -> int:
         ...
     def delete(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> int:
         ...

@@ -154,6 +154,12 @@ def _of_keys(counters: Mapping[str, int]) -> Iterator[Metric]:
     push.add_metric(("duplicate",), counters["keys_duplicate"])
     push.add_metric(("nonfinite",), counters["nonfinite_rows"])
     yield push
+    missing = CounterMetricFamily(
+        "tablebay_push_missing_keys", "Keys of pushes that had no row", labels=("result",)
+    )
+    missing.add_metric(("created",), counters["push_missing_created"])
+    missing.add_metric(("dropped",), counters["push_missing_dropped"])
+    yield missing
     for name, text in (
         ("pushes_applied", "Pushes and steps applied"),
         ("duplicates", "Pushes and steps sent again, all of which had been applied"),

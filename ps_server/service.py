@@ -350,8 +350,14 @@ class Service:
     def _take_restored(self, specs: Iterable[TableSpec]) -> None:
         """Tables that the store has now, of a checkpoint. Raises TableMismatch."""
         with self._tables_lock:
-            for spec in specs:
+            restored = list(specs)
+            for spec in restored:
                 self._tables[spec.name] = (spec, _core.table_id(spec.name))
+            for spec in restored:
+                # Of a table that came without its counts: they begin anew.
+                sightings = spec.sightings()
+                if sightings is not None and sightings.name not in self._tables:
+                    self._tables[sightings.name] = (sightings, self._native_table(sightings))
 
     def _current_specs(self) -> list[tuple[TableSpec, int]]:
         """Tables as they are now: with the learning rate that was set last."""
@@ -388,6 +394,9 @@ class Service:
                         f"table '{spec.name}' cannot be made: server {self._index} has {TABLES_MAX} tables, "
                         "which is the most there can be"
                     )
+                sightings = spec.sightings()
+                if sightings is not None and sightings.name not in self._tables:
+                    self._tables[sightings.name] = (sightings, self._native_table(sightings))
                 table_id = self._native_table(spec)
                 self._tables[spec.name] = (spec, table_id)
                 _EVENTS.info("table.created", table=spec.name, dim=spec.dim, optimizer=spec.optimizer.type)
@@ -400,15 +409,7 @@ class Service:
     def _native_table(self, spec: TableSpec) -> int:
         try:
             return self._store.create_table(
-                spec.name,
-                spec.dim,
-                spec.dtype,
-                spec.optimizer.type,
-                spec.optimizer.parameters(),
-                spec.initializer.type,
-                spec.initializer.parameters(),
-                spec.seed,
-                spec.non_finite,
+                *spec.arguments(),
             )
         except _core.StatusError as error:
             raise self._native_error(error) from None
@@ -428,7 +429,10 @@ class Service:
             raise BadRequest(
                 f"table '{spec.name}': its optimizer {spec.optimizer.type} has no learning_rate to change"
             )
-        self._store.set_learning_rate(table_id, given["learning_rate"])
+        try:
+            self._store.set_learning_rate(table_id, given["learning_rate"])
+        except _core.StatusError as error:
+            raise self._native_error(error) from None
         self._rates[spec.name] = given["learning_rate"]
         _EVENTS.info("table.updated", table=spec.name, learning_rate=given["learning_rate"])
         return self._table_message(spec, table_id)

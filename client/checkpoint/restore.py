@@ -99,6 +99,8 @@ class Loader(Protocol):
         initializer_parameters: Mapping[str, float],
         seed: int,
         non_finite: str,
+        push_missing: str,
+        admit_at: int,
     ) -> int:
         """As Store.create_table."""
 
@@ -362,15 +364,7 @@ def _load(
 
 def _create(loader: Loader, spec: TableSpec) -> int:
     return loader.create_table(
-        spec.name,
-        spec.dim,
-        spec.dtype,
-        spec.optimizer.type,
-        spec.optimizer.parameters(),
-        spec.initializer.type,
-        spec.initializer.parameters(),
-        spec.seed,
-        spec.non_finite,
+        *spec.arguments(),
     )
 
 

@@ -45,13 +45,32 @@ _HOME = {
     **dict.fromkeys(
         (
             "SGD",
+            "Momentum",
+            "Nesterov",
             "Adagrad",
+            "RowwiseAdagrad",
+            "DecayedAdagrad",
             "Adam",
+            "AdamW",
+            "AMSGrad",
+            "PartialRowwiseAdam",
+            "LAMB",
+            "RMSProp",
+            "AdaDelta",
+            "FTRL",
+            "GroupFTRL",
             "Add",
+        ),
+        "client.optimizers",
+    ),
+    **dict.fromkeys(
+        (
             "Zeros",
             "Constant",
             "Uniform",
             "Normal",
+            "TruncatedNormal",
+            "Xavier",
             "TableSpec",
         ),
         "client.tables",
@@ -93,14 +112,28 @@ if TYPE_CHECKING:
     from tablebay.client.frozen import open as open
     from tablebay.client.inprocess import local as local
     from tablebay.client.local_table import Table as Table
-    from tablebay.client.tables import SGD as SGD
-    from tablebay.client.tables import Adagrad as Adagrad
-    from tablebay.client.tables import Adam as Adam
-    from tablebay.client.tables import Add as Add
+    from tablebay.client.optimizers import FTRL as FTRL
+    from tablebay.client.optimizers import LAMB as LAMB
+    from tablebay.client.optimizers import SGD as SGD
+    from tablebay.client.optimizers import AdaDelta as AdaDelta
+    from tablebay.client.optimizers import Adagrad as Adagrad
+    from tablebay.client.optimizers import Adam as Adam
+    from tablebay.client.optimizers import AdamW as AdamW
+    from tablebay.client.optimizers import Add as Add
+    from tablebay.client.optimizers import AMSGrad as AMSGrad
+    from tablebay.client.optimizers import DecayedAdagrad as DecayedAdagrad
+    from tablebay.client.optimizers import GroupFTRL as GroupFTRL
+    from tablebay.client.optimizers import Momentum as Momentum
+    from tablebay.client.optimizers import Nesterov as Nesterov
+    from tablebay.client.optimizers import PartialRowwiseAdam as PartialRowwiseAdam
+    from tablebay.client.optimizers import RMSProp as RMSProp
+    from tablebay.client.optimizers import RowwiseAdagrad as RowwiseAdagrad
     from tablebay.client.tables import Constant as Constant
     from tablebay.client.tables import Normal as Normal
     from tablebay.client.tables import TableSpec as TableSpec
+    from tablebay.client.tables import TruncatedNormal as TruncatedNormal
     from tablebay.client.tables import Uniform as Uniform
+    from tablebay.client.tables import Xavier as Xavier
     from tablebay.client.tables import Zeros as Zeros
 
 

@@ -209,7 +209,7 @@ class GetShardMapRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TableSpec(_message.Message):
-    __slots__ = ("name", "dim", "dtype", "optimizer", "optimizer_parameters", "initializer", "initializer_parameters", "seed", "non_finite")
+    __slots__ = ("name", "dim", "dtype", "optimizer", "optimizer_parameters", "initializer", "initializer_parameters", "seed", "non_finite", "push_missing", "admit_at")
     class OptimizerParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,8 @@ class TableSpec(_message.Message):
     INITIALIZER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    PUSH_MISSING_FIELD_NUMBER: _ClassVar[int]
+    ADMIT_AT_FIELD_NUMBER: _ClassVar[int]
     name: str
     dim: int
     dtype: str
@@ -242,7 +244,9 @@ class TableSpec(_message.Message):
     initializer_parameters: _containers.ScalarMap[str, float]
     seed: int
     non_finite: str
-    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., dtype: _Optional[str] = ..., optimizer: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ..., initializer: _Optional[str] = ..., initializer_parameters: _Optional[_Mapping[str, float]] = ..., seed: _Optional[int] = ..., non_finite: _Optional[str] = ...) -> None: ...
+    push_missing: str
+    admit_at: int
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., dtype: _Optional[str] = ..., optimizer: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ..., initializer: _Optional[str] = ..., initializer_parameters: _Optional[_Mapping[str, float]] = ..., seed: _Optional[int] = ..., non_finite: _Optional[str] = ..., push_missing: _Optional[str] = ..., admit_at: _Optional[int] = ...) -> None: ...
 
 class Table(_message.Message):
     __slots__ = ("spec", "table_id", "rows", "bytes", "row_bytes", "state_bytes", "state_names")

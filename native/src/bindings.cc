@@ -145,6 +145,8 @@ py::dict CountersOf(const Store& store) {
   add("rows_deleted", counters.rows_deleted);
   add("tables_loaded", counters.tables_loaded);
   add("nonfinite_rows", counters.nonfinite_rows);
+  add("push_missing_created", counters.push_missing_created);
+  add("push_missing_dropped", counters.push_missing_dropped);
   add("received_bytes", counters.received_bytes);
   add("sent_bytes", counters.sent_bytes);
   add("refused", counters.refused);
@@ -160,9 +162,17 @@ py::dict TableInfo(const Table& table) {
   info["row_bytes"] = table.layout().weight_bytes;
   info["state_bytes"] = table.layout().state_bytes();
   py::list names;
-  for (const std::string& name : table.checked().optimizer->slots) names.append(name);
-  if (table.layout().step != 0) names.append("step");
+  py::list widths;  // 4-byte numbers
+  for (const Slot& slot : table.checked().optimizer->slots) {
+    names.append(slot.name);
+    widths.append(slot.row_wise ? 1 : table.dim());
+  }
+  if (table.layout().step != 0) {
+    names.append("step");
+    widths.append(1);
+  }
   info["state_names"] = names;
+  info["state_widths"] = widths;
   info["learning_rate"] = table.learning_rate();
   return info;
 }
@@ -346,20 +356,17 @@ void BindStore(py::module_& m) {
           "create_table",
           [](Store& store, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
-             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite) {
+             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
+             const std::string& push_missing, uint32_t admit_at) {
             return store.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                      initializer_parameters, seed, non_finite});
+                                      initializer_parameters, seed, non_finite, push_missing, admit_at});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
-          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"))
+          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
+          py::arg("push_missing") = "Create", py::arg("admit_at") = 1)
       .def(
           "set_learning_rate",
-          [](Store& store, uint32_t table_id, double value) {
-            if (!(value >= 0 && value <= 1e30)) {
-              throw StatusError("BadRequest", Format("learning_rate is %g, wanted 0 to 1e30", value));
-            }
-            store.FindTable(table_id).set_learning_rate(static_cast<float>(value));
-          },
+          [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_learning_rate(value); },
           py::arg("table_id"), py::arg("value"))
       .def(
           "table_info", [](const Store& store, uint32_t table_id) { return TableInfo(store.FindTable(table_id)); },
@@ -599,12 +606,14 @@ void BindCheckpoints(py::module_& m) {
           "create_table",
           [](Loader& loader, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
-             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite) {
+             const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
+             const std::string& push_missing, uint32_t admit_at) {
             return loader.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                       initializer_parameters, seed, non_finite});
+                                       initializer_parameters, seed, non_finite, push_missing, admit_at});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
-          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"))
+          py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
+          py::arg("push_missing") = "Create", py::arg("admit_at") = 1)
       .def(
           "layout", [](const Loader& loader, uint32_t table_id) { return ToTuple(loader.LayoutOf(table_id)); },
           py::arg("table_id"))

@@ -183,6 +183,8 @@ void AddInt64(const Update& u) {
   FetchRest(u.ahead, u.count);
 }
 
+#include "update_rules.h"
+
 template <uint32_t kBytes>
 inline void CopyRow(char* out, const char* row, uint32_t bytes) {
   if constexpr (kBytes != 0) {
@@ -341,13 +343,24 @@ inline float InverseErf(float x) {  // Giles 2012, table 5
   return (w < 5.0f ? central : tail) * x;
 }
 
+// 23 bits, so that it is exact and within (-1, 1).
+inline float SignedUnit(uint64_t hash) {
+  return static_cast<float>(2 * static_cast<int32_t>(hash >> 41) + 1) * 0x1p-23f - 1.0f;
+}
+
 void FillNormal(char* out, uint32_t dim, uint64_t base, float mean, float stddev) {
   Float* weights = reinterpret_cast<Float*>(out);
   const float scale = stddev * 1.41421356f;
+  for (uint32_t c = 0; c < dim; ++c) weights[c] = mean + scale * InverseErf(SignedUnit(ColumnHash(base, c)));
+}
+
+void FillTruncatedNormal(char* out, uint32_t dim, uint64_t base, float mean, float stddev) {
+  Float* weights = reinterpret_cast<Float*>(out);
   for (uint32_t c = 0; c < dim; ++c) {
-    const auto top = static_cast<int32_t>(ColumnHash(base, c) >> 41);  // 23 bits, so that x is exact and within (-1, 1)
-    const float x = static_cast<float>(2 * top + 1) * 0x1p-23f - 1.0f;
-    weights[c] = mean + scale * InverseErf(x);
+    const float x = SignedUnit(ColumnHash(base, c)) * 0.954499736f;
+    const float deviations = 1.41421356f * InverseErf(x);
+    const float below = deviations > 2.0f ? 2.0f : deviations;  // the polynomials may end a little beyond
+    weights[c] = mean + stddev * (below < -2.0f ? -2.0f : below);
   }
 }
 
@@ -358,9 +371,24 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .name = TABLEBAY_NAME_OF(TABLEBAY_ISA),
     .hash_keys = HashKeys,
     .first_nonfinite = FirstNonFinite,
+    .condition = Condition,
+    .shrink = Shrink,
+    .bound = Bound,
     .sgd = Sgd,
     .adagrad = Adagrad,
     .adam = Adam,
+    .momentum = Momentum,
+    .nesterov = Nesterov,
+    .rowwise_adagrad = RowwiseAdagrad,
+    .adamw = AdamW,
+    .ftrl = Ftrl,
+    .decayed_adagrad = DecayedAdagrad,
+    .amsgrad = AmsGrad,
+    .rmsprop = RmsProp,
+    .adadelta = AdaDelta,
+    .partial_rowwise_adam = PartialRowwiseAdam,
+    .group_ftrl = GroupFtrl,
+    .lamb = Lamb,
     .add_float32 = AddFloat32,
     .add_int64 = AddInt64,
     .copy_rows = CopyRows,
@@ -370,6 +398,7 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .add_repeats_int64 = AddRepeatsInt64,
     .fill_uniform = FillUniform,
     .fill_normal = FillNormal,
+    .fill_truncated_normal = FillTruncatedNormal,
 };
 
 }  // namespace tablebay

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstring>
 
 #include "tablebay/options.h"
 #include "tablebay/status.h"
@@ -10,6 +11,50 @@ float NoSlot(const Parameters&, size_t) { return 0.0f; }
 
 float AdagradSlot(const Parameters& parameters, size_t) {
   return static_cast<float>(parameters.at("initial_accumulator"));
+}
+
+float FtrlSlot(const Parameters& parameters, size_t slot) {
+  return slot == 0 ? 0.0f : static_cast<float>(parameters.at("initial_accumulator"));
+}
+
+float LoadFloat(const char* at) {
+  float value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+// What FTRL multiplies a weight by to get its z, less l1.
+float FtrlScale(const Update& u, const char* slots, uint32_t d) {
+  const float n = LoadFloat(slots + (uint64_t{u.dim} + d) * sizeof(float));
+  return (u.beta + std::sqrt(n)) * (1.0f / u.learning_rate) + u.l2;
+}
+
+// z = -(w * scale + sign(w) * l1), n as it is.
+void AgreeFtrl(const Update& u, char* row) {
+  char* const slots = row + u.slots;
+  for (uint32_t d = 0; d < u.dim; ++d) {
+    const float w = LoadFloat(row + u.weights + d * sizeof w);
+    const float size = std::fabs(w) * FtrlScale(u, slots, d) + u.l1;
+    const float z = w == 0.0f ? 0.0f : std::copysign(size, -w);
+    std::memcpy(slots + d * sizeof z, &z, sizeof z);
+  }
+}
+
+// As AgreeFtrl, with the threshold on the row's length undone first.
+void AgreeGroupFtrl(const Update& u, char* row) {
+  char* const slots = row + u.slots;
+  const auto beyond = [&](uint32_t d) {
+    return std::fabs(LoadFloat(row + u.weights + d * sizeof(float))) * FtrlScale(u, slots, d);
+  };
+  float squares = 0;
+  for (uint32_t d = 0; d < u.dim; ++d) squares += beyond(d) * beyond(d);
+  const float threshold = u.l21 * std::sqrt(static_cast<float>(u.dim));
+  const float grown = squares > 0 ? 1 + threshold / std::sqrt(squares) : 1;
+  for (uint32_t d = 0; d < u.dim; ++d) {
+    const float w = LoadFloat(row + u.weights + d * sizeof w);
+    const float z = w == 0.0f ? 0.0f : std::copysign(beyond(d) * grown + u.l1, -w);
+    std::memcpy(slots + d * sizeof z, &z, sizeof z);
+  }
 }
 
 const std::vector<Optimizer>& Optimizers() {
@@ -28,7 +73,7 @@ const std::vector<Optimizer>& Optimizers() {
        ElementType::kFloat32,
        false,
        false,
-       {"accumulator"},
+       {{"accumulator"}},
        {"learning_rate", "initial_accumulator", "epsilon"},
        AdagradSlot,
        [](const Kernels& kernels, ElementType) { return kernels.adagrad; }},
@@ -38,10 +83,138 @@ const std::vector<Optimizer>& Optimizers() {
        ElementType::kFloat32,
        false,
        true,
-       {"m", "v"},
+       {{"m"}, {"v"}},
        {"learning_rate", "beta1", "beta2", "epsilon"},
        NoSlot,
        [](const Kernels& kernels, ElementType) { return kernels.adam; }},
+      // n = mu n + g; w -= lr * n: Polyak 1964, the rate outside of n as in Sutskever et al. 2013 and PyTorch.
+      {"Momentum",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"momentum"}},
+       {"learning_rate", "momentum"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.momentum; }},
+      // n = mu n + g; w -= lr * (g + mu n): Nesterov 1983, in the form of Bengio et al. 2013 and PyTorch.
+      {"Nesterov",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"momentum"}},
+       {"learning_rate", "momentum"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.nesterov; }},
+      // G += mean(g^2); w -= lr * g / (sqrt(G) + epsilon), one G for a row: FBGEMM's EXACT_ROWWISE_ADAGRAD.
+      {"RowwiseAdagrad",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"accumulator", true}},
+       {"learning_rate", "initial_accumulator", "epsilon"},
+       AdagradSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.rowwise_adagrad; }},
+      // w -= lr * weight_decay * w, then Adam: Loshchilov, Hutter 2019, algorithm 2, scaled as PyTorch does.
+      {"AdamW",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v"}},
+       {"learning_rate", "beta1", "beta2", "epsilon", "weight_decay"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.adamw; },
+       nullptr,
+       false,
+       true,
+       true,
+       false},
+      // McMahan et al. 2013, algorithm 1, alpha being the learning rate.
+      {"FTRL",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"z"}, {"n"}},
+       {"learning_rate", "beta", "l1", "l2", "initial_accumulator"},
+       FtrlSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.ftrl; },
+       AgreeFtrl,
+       true,
+       true,
+       false,
+       false},
+      // G = rho G + g^2; w -= lr * g / (sqrt(G) + epsilon): PERSIA's g_square_momentum, accumulated first.
+      {"DecayedAdagrad",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"accumulator"}},
+       {"learning_rate", "rho", "initial_accumulator", "epsilon"},
+       AdagradSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.decayed_adagrad; }},
+      // Adam by the largest v so far: Reddi, Kale, Kumar 2018, algorithm 2, with PyTorch's corrections.
+      {"AMSGrad",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v"}, {"v_max"}},
+       {"learning_rate", "beta1", "beta2", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.amsgrad; }},
+      // v = rho v + (1 - rho) g^2; w -= lr * g / (sqrt(v) + epsilon): Tieleman, Hinton 2012, lecture 6e.
+      {"RMSProp",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"v"}},
+       {"learning_rate", "rho", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.rmsprop; }},
+      // Zeiler 2012, algorithm 1, the step times the learning rate.
+      {"AdaDelta",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"v"}, {"delta"}},
+       {"learning_rate", "rho", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.adadelta; }},
+      // Adam with one v for a row, of mean(g^2): FBGEMM's PARTIAL_ROWWISE_ADAM.
+      {"PartialRowwiseAdam",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v", true}},
+       {"learning_rate", "beta1", "beta2", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.partial_rowwise_adam; }},
+      // Yue et al. 2021, Group FTRL, the row being the group.
+      {"GroupFTRL",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"z"}, {"n"}},
+       {"learning_rate", "beta", "l1", "l2", "l21", "initial_accumulator"},
+       FtrlSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.group_ftrl; },
+       AgreeGroupFtrl,
+       true,
+       true,
+       false,
+       false},
+      // Adam's step plus weight_decay * w, scaled to the length of the row: You et al. 2020, algorithm 2.
+      {"LAMB",
+       ElementType::kFloat32,
+       false,
+       true,
+       {{"m"}, {"v"}},
+       {"learning_rate", "beta1", "beta2", "epsilon", "weight_decay"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.lamb; },
+       nullptr,
+       false,
+       true,
+       true,
+       false},
       // w += g; integers wrap.
       {"Add",
        ElementType::kFloat32,
@@ -52,14 +225,26 @@ const std::vector<Optimizer>& Optimizers() {
        NoSlot,
        [](const Kernels& kernels, ElementType type) {
          return type == ElementType::kInt64 ? kernels.add_int64 : kernels.add_float32;
-       }},
+       },
+       nullptr,
+       false,
+       false,
+       false,
+       false},
   };
   return all;
 }
 
 const std::vector<Initializer>& Initializers() {
   static const std::vector<Initializer> all = {
-      {"Zeros", {}}, {"Constant", {"value"}}, {"Uniform", {"low", "high"}}, {"Normal", {"stddev", "mean"}}};
+      {"Zeros", {}},
+      {"Constant", {"value"}},
+      {"Uniform", {"low", "high"}},
+      {"Normal", {"stddev", "mean"}},
+      // A normal distribution that ends at two standard deviations.
+      {"TruncatedNormal", {"stddev", "mean"}},
+      // Uniform within +-sqrt(6 / (fan_in + dim)): Glorot, Bengio 2010, formula 16. fan_in is dim unless given.
+      {"Xavier", {}, {"fan_in"}}};
   return all;
 }
 
@@ -75,10 +260,12 @@ const Entry& FindByName(const std::vector<Entry>& entries, const char* what, con
 }
 
 void CheckParameters(const TableOptions& options, const char* what, const std::string& name,
-                     const std::vector<std::string>& wanted, const Parameters& found) {
+                     const std::vector<std::string>& wanted, const std::vector<std::string>& may,
+                     const Parameters& found) {
   for (const auto& [key, value] : found) {
     bool known = false;
     for (const std::string& parameter : wanted) known = known || parameter == key;
+    for (const std::string& parameter : may) known = known || parameter == key;
     if (!known) {
       throw StatusError("BadRequest", Format("table '%s': %s %s has no parameter '%s'", options.name.c_str(), what,
                                              name.c_str(), key.c_str()));
@@ -104,10 +291,78 @@ void CheckRange(const TableOptions& options, const char* parameter, double low, 
                                          found->second, low, high));
 }
 
+// Names of what an optimizer takes beside its rule's own parameters.
+std::vector<std::string> BesideTheRule(const Optimizer& optimizer) {
+  std::vector<std::string> names;
+  if (optimizer.clips) names = {"clip_value", "clip_norm", "weight_bound"};
+  if (optimizer.schedules) {
+    for (const char* name : {"schedule", "schedule_steps", "schedule_to", "warmup_steps"}) names.emplace_back(name);
+  }
+  if (optimizer.decays) {
+    for (const char* name : {"weight_decay", "decoupled"}) names.emplace_back(name);
+  }
+  return names;
+}
+
+constexpr double kWholeMax = 9007199254740992.0;  // 2^53
+
+double ValueOf(const Parameters& parameters, const char* name) {
+  const auto found = parameters.find(name);
+  return found == parameters.end() ? 0 : found->second;
+}
+
+void CheckWhole(const TableOptions& options, const char* parameter, double high) {
+  CheckRange(options, parameter, 0, high);
+  const double value = ValueOf(options.optimizer_parameters, parameter);
+  if (value == std::floor(value)) return;
+  throw StatusError("BadRequest",
+                    Format("table '%s': %s is %g, wanted a whole number", options.name.c_str(), parameter, value));
+}
+
+// What would be ignored is refused.
+void CheckBesideTheRule(const TableOptions& options) {
+  const auto value = [&](const char* name) { return ValueOf(options.optimizer_parameters, name); };
+  const auto refuse = [&](const char* words) {
+    throw StatusError("BadRequest", Format("table '%s': %s", options.name.c_str(), words));
+  };
+  for (const char* parameter : {"clip_value", "clip_norm", "weight_bound"}) CheckRange(options, parameter, 0, 1e30);
+  CheckRange(options, "schedule_to", 0, 1);
+  CheckWhole(options, "decoupled", 1);
+  CheckWhole(options, "schedule", kScheduleShapes - 1);
+  CheckWhole(options, "schedule_steps", kWholeMax);
+  CheckWhole(options, "warmup_steps", kWholeMax);
+  if (value("decoupled") != 0 && value("weight_decay") == 0) {
+    refuse("decoupled is set and weight_decay is 0; wanted more than 0");
+  }
+  const Schedule schedule = ScheduleOf(options.optimizer_parameters);
+  if (schedule.shape == ScheduleShape::kConstant) {
+    if (schedule.steps > 0 || schedule.to > 0) {
+      refuse("schedule_steps and schedule_to say how a schedule ends, and schedule is Constant; wanted another");
+    }
+    return;
+  }
+  if (schedule.steps == 0) refuse("schedule_steps is 0, wanted at least 1 with a schedule");
+  if (schedule.to == 0 &&
+      (schedule.shape == ScheduleShape::kExponential || schedule.shape == ScheduleShape::kStaircase)) {
+    refuse("schedule_to is 0, which no product reaches; wanted more than 0 with schedule Exponential or Staircase");
+  }
+}
+
 }  // namespace
+
+Schedule ScheduleOf(const Parameters& parameters) {
+  Schedule schedule;
+  schedule.shape = static_cast<ScheduleShape>(static_cast<int>(ValueOf(parameters, "schedule")));
+  schedule.warmup_steps = ValueOf(parameters, "warmup_steps");
+  schedule.steps = ValueOf(parameters, "schedule_steps");
+  schedule.to = ValueOf(parameters, "schedule_to");
+  return schedule;
+}
 
 const Optimizer& FindOptimizer(const std::string& name) { return FindByName(Optimizers(), "optimizer", name); }
 const Initializer& FindInitializer(const std::string& name) { return FindByName(Initializers(), "initializer", name); }
+
+std::string SightingsOf(const std::string& name) { return name + "--sightings"; }
 
 CheckedOptions Check(const TableOptions& options) {
   constexpr uint32_t kDimMax = 65536;
@@ -136,21 +391,59 @@ CheckedOptions Check(const TableOptions& options) {
     throw StatusError("BadRequest", Format("table '%s': nonFinite is '%s', wanted Reject, Zero or Allow",
                                            options.name.c_str(), options.non_finite.c_str()));
   }
+  if (options.push_missing == "Create") {
+    checked.push_missing = PushMissing::kCreate;
+  } else if (options.push_missing == "Drop") {
+    checked.push_missing = PushMissing::kDrop;
+  } else {
+    throw StatusError("BadRequest", Format("table '%s': pushMissing is '%s', wanted Create or Drop",
+                                           options.name.c_str(), options.push_missing.c_str()));
+  }
+  if (options.admit_at < 1) {
+    throw StatusError("BadRequest", Format("table '%s': admitAt is 0, wanted at least 1", options.name.c_str()));
+  }
+  if (options.admit_at > 1 && checked.push_missing == PushMissing::kDrop) {
+    throw StatusError("BadRequest", Format("table '%s': admitAt is %u and pushMissing is Drop, so that no key would "
+                                           "ever have a row; wanted Create",
+                                           options.name.c_str(), options.admit_at));
+  }
   const Optimizer& optimizer = FindOptimizer(options.optimizer);
   checked.optimizer = &optimizer;
   if (!optimizer.any_element_type && optimizer.element_type_only != checked.element_type) {
     throw StatusError("BadRequest", Format("table '%s': optimizer %s works on float32, dtype is %s; wanted Add",
                                            options.name.c_str(), optimizer.name, options.element_type.c_str()));
   }
-  CheckParameters(options, "optimizer", options.optimizer, optimizer.parameters, options.optimizer_parameters);
+  CheckParameters(options, "optimizer", options.optimizer, optimizer.parameters, BesideTheRule(optimizer),
+                  options.optimizer_parameters);
   CheckRange(options, "learning_rate", 0, 1e30);
   CheckRange(options, "initial_accumulator", 0, 1e30);
   CheckRange(options, "epsilon", 0, 1e30);
   // Up to here the bias corrections reach 1 within four million steps (table.cc keeps one for each).
   CheckRange(options, "beta1", 0, 0.999995);
   CheckRange(options, "beta2", 0, 0.999995);
+  CheckRange(options, "momentum", 0, 1);
+  CheckRange(options, "rho", 0, 1);
+  for (const char* parameter : {"weight_decay", "beta", "l1", "l2", "l21"}) CheckRange(options, parameter, 0, 1e30);
+  CheckBesideTheRule(options);
+  if (optimizer.divides_by_learning_rate && options.optimizer_parameters.at("learning_rate") == 0) {
+    throw StatusError("BadRequest",
+                      Format("table '%s': %s divides by its learning_rate, which is 0; wanted more than 0",
+                             options.name.c_str(), optimizer.name));
+  }
   const Initializer& initializer = FindInitializer(options.initializer);
-  CheckParameters(options, "initializer", options.initializer, initializer.parameters, options.initializer_parameters);
+  CheckParameters(options, "initializer", options.initializer, initializer.parameters, initializer.optional,
+                  options.initializer_parameters);
+  if (const auto stddev = options.initializer_parameters.find("stddev");
+      stddev != options.initializer_parameters.end() && !(stddev->second >= 0 && stddev->second <= 1e30)) {
+    throw StatusError("BadRequest",
+                      Format("table '%s': stddev is %g, wanted 0 to 1e30", options.name.c_str(), stddev->second));
+  }
+  if (const auto fan = options.initializer_parameters.find("fan_in");
+      fan != options.initializer_parameters.end() &&
+      !(fan->second >= 1 && fan->second <= kWholeMax && fan->second == std::floor(fan->second))) {
+    throw StatusError("BadRequest", Format("table '%s': fan_in is %g, wanted a whole number from 1 to 2^53",
+                                           options.name.c_str(), fan->second));
+  }
   if (checked.element_type == ElementType::kInt64 && options.initializer != "Zeros") {
     throw StatusError("BadRequest", Format("table '%s': an int64 table begins with Zeros, found initializer %s",
                                            options.name.c_str(), options.initializer.c_str()));
@@ -167,7 +460,7 @@ CheckedOptions Check(const TableOptions& options) {
   layout.weights = offset;
   layout.weight_bytes = options.dim * (wide ? 8 : 4);
   layout.slots = layout.weights + layout.weight_bytes;
-  layout.slot_bytes = static_cast<uint32_t>(optimizer.slots.size()) * options.dim * 4;
+  for (const Slot& slot : optimizer.slots) layout.slot_bytes += (slot.row_wise ? 1 : options.dim) * 4;
   layout.row_bytes = (layout.slots + layout.slot_bytes + 7) / 8 * 8;
   return checked;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <optional>
 
 #include "tablebay/crc32c.h"
 #include "tablebay/failpoints.h"
@@ -53,8 +54,10 @@ class Store::Permit {
 // One part of a request, with its table, in stripe order.
 struct Store::Piece {
   Table* table = nullptr;
+  Table* sightings = nullptr;  // of a push of gradients, where the table does not admit every key at once
   uint32_t flags = 0;
   uint32_t count = 0;
+  bool push = false;
   uint32_t bytes_each = 0;  // of a pull: of a key's answer
   const char* keys = nullptr;
   const char* rows = nullptr;
@@ -240,6 +243,17 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
                                                  name, crc, part.crc32c));
     }
   }
+  piece.push = push;
+  if (push && (part.flags & kinds) == 0 && table.checked().options.admit_at > 1) {
+    const std::string counts = SightingsOf(table.name());
+    piece.sightings = &FindTable(Crc32c(counts.data(), counts.size()));
+    if (piece.sightings->checked().element_type != ElementType::kInt64 || piece.sightings->dim() != 1) {
+      throw StatusError("BadRequest",
+                        Format("table '%s': table '%s' is not int64 of dim 1, so that it cannot count its "
+                               "keys",
+                               name, counts.c_str()));
+    }
+  }
   piece.flags = part.flags;
   piece.count = static_cast<uint32_t>(count);
   piece.keys = part.keys.data();
@@ -379,19 +393,25 @@ void Store::CheckGradients(Piece& piece) {
   piece.rows = piece.own_rows.data();
 }
 
+bool Store::MayCreate(const Piece& piece) {
+  if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) return false;
+  if (!piece.push) return piece.table->checked().options.admit_at == 1;
+  return (piece.flags & kAssign) != 0 || piece.table->checked().push_missing == PushMissing::kCreate;
+}
+
 // Before the first row is made: the limit is soft by what calls at the same moment take.
 void Store::CheckMemory(const std::vector<Piece>& pieces) {
   if (limits_.memory_bytes == 0) return;
   uint64_t wanted = 0;
   for (const Piece& piece : pieces) {
-    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) == 0)
-      wanted += piece.table->BytesForNew(piece.count);
+    if (MayCreate(piece)) wanted += piece.table->BytesForNew(piece.count);
+    if (piece.sightings != nullptr) wanted += piece.sightings->BytesForNew(piece.count);
   }
   if (bytes() + wanted <= limits_.memory_bytes) return;
   wanted = 0;
   uint64_t missing = 0;
   for (const Piece& piece : pieces) {
-    if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) continue;
+    if (!MayCreate(piece)) continue;
     uint64_t rows = 0;
     for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
       const Run run = piece.RunOf(stripe);
@@ -401,6 +421,7 @@ void Store::CheckMemory(const std::vector<Piece>& pieces) {
     }
     missing += rows;
     wanted += piece.table->BytesForNew(rows);
+    if (piece.sightings != nullptr) wanted += piece.sightings->BytesForNew(rows);
   }
   if (missing == 0 || bytes() + wanted <= limits_.memory_bytes) return;
   // Training goes before a checkpoint.
@@ -487,7 +508,7 @@ size_t Store::ResponseBytes(const Exchange& exchange) {
 }
 
 // REQUIRES the stripe's lock, and the room of the run.
-void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run) {
+void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint64_t step) {
   Table& table = *piece.table;
   const uint32_t before = table.StripeRows(stripe);
   if ((piece.flags & kDelete) != 0) {
@@ -495,12 +516,15 @@ void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run) {
     counters_.rows_deleted.fetch_add(before - table.StripeRows(stripe), std::memory_order_relaxed);
     return;
   }
+  uint32_t dropped = 0;
   if ((piece.flags & kAssign) != 0) {
     table.Assign(stripe, run, piece.rows);
   } else {
-    table.Apply(stripe, run, piece.rows);
+    dropped = table.Apply(stripe, run, piece.rows, step, piece.sightings);
+    counters_.push_missing_dropped.fetch_add(dropped, std::memory_order_relaxed);
+    counters_.push_missing_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
-  counters_.keys_pushed.fetch_add(run.size(), std::memory_order_relaxed);
+  counters_.keys_pushed.fetch_add(run.size() - dropped, std::memory_order_relaxed);
   counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
 }
 
@@ -552,10 +576,14 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
     std::deque<Table::Room> rooms;
     for (const Job& job : jobs) {
       const bool deletes = (job.piece->flags & kDelete) != 0;
-      if (!deletes) rooms.emplace_back(job.piece->table, stripe, job.run);
+      if (Table* const sightings = job.piece->sightings; sightings != nullptr) {
+        rooms.emplace_back(sightings, stripe, job.run);
+        sightings->ReserveImages(stripe, 2 * uint64_t{job.run.size()});
+      }
+      if (MayCreate(*job.piece)) rooms.emplace_back(job.piece->table, stripe, job.run);
       job.piece->table->ReserveImages(stripe, uint64_t{job.run.size()} * (deletes ? 2 : 1));
     }
-    for (const Job& job : jobs) ApplyPiece(*job.piece, stripe, job.run);
+    for (const Job& job : jobs) ApplyPiece(*job.piece, stripe, job.run, request.step);
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) {
       if (!fresh[i]) continue;
       ShardSteps& steps = client.shards[first_shard + i];
@@ -575,7 +603,10 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
 void Store::MakeRoomForImages(const Exchange& exchange) {
   if (limits_.memory_bytes == 0 || !cutting_.load(std::memory_order_relaxed)) return;
   uint64_t wanted = 0;
-  for (const Piece& piece : exchange.pushes) wanted += uint64_t{piece.count} * piece.table->layout().row_bytes;
+  for (const Piece& piece : exchange.pushes) {
+    wanted += uint64_t{piece.count} * piece.table->layout().row_bytes;
+    if (piece.sightings != nullptr) wanted += uint64_t{piece.count} * piece.sightings->layout().row_bytes;
+  }
   if (bytes() + wanted > limits_.memory_bytes) CrowdOut();
 }
 
@@ -643,6 +674,11 @@ void Store::RunPull(const Piece& piece, char* out) {
     }
     missing_total += missing.size();
     if (!create || missing.empty()) continue;
+    if (!MayCreate(piece)) {
+      // What the row will begin with, once it is admitted.
+      for (const uint32_t i : missing) table.Initialise(LoadKey(piece.keys, i), out + uint64_t{i} * piece.bytes_each);
+      continue;
+    }
     const Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
@@ -710,19 +746,25 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
   CheckGradients(piece);
   Arrange(piece);
   CheckMemory(pieces);
+  const uint64_t step = table.NextOwnStep();
   uint64_t removed = 0;
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
     const Run run = piece.RunOf(stripe);
     if (run.size() == 0) continue;
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
+    std::optional<Table::Room> sightings_room;
+    if (piece.sightings != nullptr) {
+      sightings_room.emplace(piece.sightings, stripe, run);
+      piece.sightings->ReserveImages(stripe, 2 * uint64_t{run.size()});
+    }
     table.ReserveImages(stripe, 2 * uint64_t{run.size()});
-    if ((flags & kDelete) != 0) {
-      ApplyPiece(piece, stripe, run);
+    if (!MayCreate(piece)) {
+      ApplyPiece(piece, stripe, run, step);
       removed += before - table.StripeRows(stripe);
     } else {
       const Table::Room room(&table, stripe, run);
-      ApplyPiece(piece, stripe, run);
+      ApplyPiece(piece, stripe, run, step);
     }
   }
   counters_.pushes.fetch_add(1, std::memory_order_relaxed);

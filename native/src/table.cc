@@ -35,16 +35,18 @@ constexpr uint32_t kPrefetchBytesMax = 8 * kCacheLine;
   }
 }
 
-// base^exponent by squaring: the same bits everywhere, which std::pow does not promise.
-double Power(double base, uint64_t exponent) {
-  double result = 1.0;
-  for (; exponent != 0; exponent >>= 1, base *= base) {
-    if ((exponent & 1) != 0) result *= base;
-  }
-  return result;
-}
-
 constexpr size_t kTombstones = 1024;
+
+// Rows whose gradients are made ready together, so that they stay in the cache; at least one.
+constexpr uint32_t kConditionedFloats = 8192;
+uint32_t ConditionedRows(uint32_t dim) { return std::clamp(kConditionedFloats / dim, 1u, kBlock); }
+
+// Of the thread that applies a push.
+thread_local std::vector<float> conditioned_rows;
+void ReserveConditioned(uint32_t dim) {
+  const size_t wanted = size_t{ConditionedRows(dim)} * dim;
+  if (conditioned_rows.size() < wanted) conditioned_rows.resize(wanted);
+}
 
 void SortUnique(std::vector<uint64_t>* keys) {
   std::sort(keys->begin(), keys->end());
@@ -72,7 +74,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
       bytes_total_(bytes_total),
       all_(std::make_unique<Rows>(checked.layout.row_bytes, bytes_total)),
       slab_shift_(all_->arena.rows_per_slab_log2()),
-      slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1) {
+      slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1),
+      schedule_(ScheduleOf(checked.options.optimizer_parameters)) {
   const Parameters& parameters = checked_.options.optimizer_parameters;
   const auto parameter = [&](const char* name) {
     const auto found = parameters.find(name);
@@ -80,7 +83,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   };
   learning_rate_.store(static_cast<float>(parameter("learning_rate")));
   for (size_t slot = 0; slot < checked_.optimizer->slots.size(); ++slot) {
-    initial_slots_.insert(initial_slots_.end(), dim(), checked_.optimizer->initial_slot(parameters, slot));
+    initial_slots_.insert(initial_slots_.end(), checked_.optimizer->slots[slot].row_wise ? 1 : dim(),
+                          checked_.optimizer->initial_slot(parameters, slot));
   }
   update_.dim = dim();
   update_.weights = layout().weights;
@@ -89,6 +93,21 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.epsilon = static_cast<float>(parameter("epsilon"));
   update_.beta1 = static_cast<float>(parameter("beta1"));
   update_.beta2 = static_cast<float>(parameter("beta2"));
+  update_.momentum = static_cast<float>(parameter("momentum"));
+  update_.weight_decay = static_cast<float>(parameter("weight_decay"));
+  update_.rho = static_cast<float>(parameter("rho"));
+  update_.l21 = static_cast<float>(parameter("l21"));
+  update_.clip_value = static_cast<float>(parameter("clip_value"));
+  update_.clip_norm = static_cast<float>(parameter("clip_norm"));
+  update_.weight_bound = static_cast<float>(parameter("weight_bound"));
+  if (checked_.optimizer->decays) {
+    (parameter("decoupled") != 0 ? update_.decoupled_decay : update_.coupled_decay) = update_.weight_decay;
+  }
+  conditions_ = update_.clip_value > 0 || update_.clip_norm > 0 || update_.coupled_decay > 0;
+  beside_the_rule_ = conditions_ || update_.decoupled_decay > 0 || update_.weight_bound > 0;
+  update_.beta = static_cast<float>(parameter("beta"));
+  update_.l1 = static_cast<float>(parameter("l1"));
+  update_.l2 = static_cast<float>(parameter("l2"));
   if (checked_.optimizer->counts_steps) {
     for (uint64_t t = 0;; ++t) {
       const double first = 1.0 - Power(parameter("beta1"), t);
@@ -101,6 +120,15 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.corrections1 = corrections1_.data();
   update_.corrections2 = corrections2_.data();
   update_.corrections = static_cast<uint32_t>(corrections1_.size());
+}
+
+void Table::set_learning_rate(double value) {
+  const bool zero = value == 0 && !checked_.optimizer->divides_by_learning_rate;
+  if (!(value > 0 || zero) || value > 1e30) {
+    throw StatusError("BadRequest", Format("table '%s': learning_rate is %g, wanted %s0 to 1e30", name().c_str(), value,
+                                           checked_.optimizer->divides_by_learning_rate ? "more than " : ""));
+  }
+  learning_rate_.store(static_cast<float>(value), std::memory_order_relaxed);
 }
 
 uint64_t Table::bytes() const {
@@ -235,14 +263,22 @@ void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_
 void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
   const RowLayout& at = layout();
   const uint64_t state_bytes = at.state_bytes();
+  std::vector<char> fresh;  // where slots follow from weights: a new row
+  if (checked_.optimizer->agree != nullptr) fresh.resize(at.row_bytes);
   ForBlocks(all_->stripes[stripe_index], run, at.row_bytes,
-            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
+            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t*,
                 const Ahead& ahead) {
               Prefetch(ahead);
               for (uint32_t j = 0; j < n; ++j) {
                 char* state = out + run.At(first + j) * state_bytes;
                 const char* slots =
                     rows[j] == nullptr ? reinterpret_cast<const char*>(initial_slots_.data()) : rows[j] + at.slots;
+                if (rows[j] == nullptr && !fresh.empty()) {
+                  Initialise(keys[j], fresh.data() + at.weights);
+                  std::memcpy(fresh.data() + at.slots, initial_slots_.data(), at.slot_bytes);
+                  Agree(fresh.data());
+                  slots = fresh.data() + at.slots;
+                }
                 if (at.slot_bytes != 0) std::memcpy(state, slots, at.slot_bytes);
                 if (at.step == 0) continue;
                 if (rows[j] == nullptr) {
@@ -322,6 +358,14 @@ void Table::Initialise(uint64_t key, char* weights) const {
       return kernels.fill_uniform(weights, dim(), base, parameter("low"), parameter("high"));
     case 'N':
       return kernels.fill_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
+    case 'T':
+      return kernels.fill_truncated_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
+    case 'X': {
+      const auto fan_in = parameters.find("fan_in");
+      const double fans = (fan_in == parameters.end() ? dim() : fan_in->second) + dim();
+      const auto limit = static_cast<float>(std::sqrt(6.0 / fans));
+      return kernels.fill_uniform(weights, dim(), base, -limit, limit);
+    }
     case 'C': {
       const float value = parameter("value");
       for (uint32_t c = 0; c < dim(); ++c) std::memcpy(weights + c * sizeof value, &value, sizeof value);
@@ -364,7 +408,14 @@ uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
   if (at.step != 0) std::memset(row + at.step, 0, 4);
   Initialise(key, row + at.weights);
   if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
+  if (checked_.optimizer->agree != nullptr) Agree(row);
   return stripe.rows - 1;
+}
+
+void Table::Agree(char* row) const {
+  Update update = update_;
+  update.learning_rate = learning_rate();
+  checked_.optimizer->agree(update, row);
 }
 
 void Table::Touch(Stripe& stripe, uint32_t position, char* row) {
@@ -395,17 +446,53 @@ void Table::Create(uint32_t stripe_index, const Run& run) {
             });
 }
 
-void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) {
+float Table::RateAt(uint64_t step) const {
+  if (!schedule_.active()) return learning_rate();
+  return static_cast<float>(learning_rate() * FactorAt(schedule_, step));
+}
+
+// The rule with what stands before and after it.
+void Table::UpdateBeside(UpdateKernel rule, Update update) const {
+  const Kernels& kernels = ActiveKernels();
+  const Ahead ahead = update.ahead;
+  char* const* const rows = update.rows;
+  const char* const* const gradients = update.gradients;
+  const uint32_t count = update.count;
+  const uint32_t together = ConditionedRows(dim());
+  const char* conditioned[kBlock];
+  for (uint32_t j = 0; j < together; ++j) {
+    conditioned[j] =
+        conditions_ ? reinterpret_cast<const char*>(conditioned_rows.data() + uint64_t{j} * dim()) : nullptr;
+  }
+  for (uint32_t first = 0; first < count; first += together) {
+    update.rows = rows + first;
+    update.gradients = gradients + first;
+    update.count = std::min(together, count - first);
+    update.ahead = first == 0 ? ahead : Ahead{};
+    if (conditions_) {
+      kernels.condition(update, conditioned_rows.data());
+      update.gradients = conditioned;
+    }
+    if (update.decoupled_decay > 0) kernels.shrink(update);
+    rule(update);
+    if (update.weight_bound > 0) kernels.bound(update);
+  }
+}
+
+uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, Table* sightings) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
   const RowLayout& at = layout();
   const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
   Update update = update_;
-  update.learning_rate = learning_rate();
+  update.learning_rate = RateAt(step);
   FetchDirty(stripe, run.size());
   const uint64_t weight_bytes = at.weight_bytes;
   const uint32_t version = stripe.version;
+  const bool drops = checked_.push_missing == PushMissing::kDrop || sightings != nullptr;
+  if (sightings != nullptr) ++sightings->all_->stripes[stripe_index].version;
+  uint32_t dropped = 0;
   uint64_t* const dirty = stripe.dirty.data();  // no insertion moves it: there is room
   ForBlocks(stripe, run, at.row_bytes,
             [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
@@ -416,6 +503,28 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
                 for (uint32_t j = 0; j < n; ++j, next += weight_bytes) block[j] = next;
               } else {
                 for (uint32_t j = 0; j < n; ++j) block[j] = gradients + uint64_t{run.order[first + j]} * weight_bytes;
+              }
+              uint64_t kept_keys[kBlock];
+              uint64_t kept_hashes[kBlock];
+              if (drops) [[unlikely]] {
+                uint32_t kept = 0;
+                for (uint32_t j = 0; j < n; ++j) {
+                  // A key that is admitted now keeps its null, and gets its row below.
+                  if (rows[j] == nullptr && (sightings == nullptr || !sightings->Sight(stripe_index, keys[j], hashes[j],
+                                                                                       checked_.options.admit_at))) {
+                    continue;
+                  }
+                  rows[kept] = rows[j];
+                  positions[kept] = positions[j];
+                  block[kept] = block[j];
+                  kept_keys[kept] = keys[j];
+                  kept_hashes[kept] = hashes[j];
+                  ++kept;
+                }
+                dropped += n - kept;
+                n = kept;
+                keys = kept_keys;
+                hashes = kept_hashes;
               }
               if (stripe.cutting) [[unlikely]] {
                 for (uint32_t j = 0; j < n; ++j) {
@@ -435,8 +544,34 @@ void Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients) 
               update.gradients = block;
               update.count = n;
               update.ahead = ahead;
-              kernel(update);
+              if (beside_the_rule_) [[unlikely]] {
+                UpdateBeside(kernel, update);
+              } else {
+                kernel(update);
+              }
             });
+  return dropped;
+}
+
+bool Table::Sight(uint32_t stripe_index, uint64_t key, uint64_t hash, uint32_t admit_at) {
+  Stripe& stripe = all_->stripes[stripe_index];
+  uint32_t position = Find(stripe, key, hash);
+  if (position == Index::kNone) {
+    const Added added(all_.get(), stripe);
+    position = Insert(stripe, key, hash);
+  } else if (stripe.cutting) {
+    SaveImage(stripe, position);
+  }
+  char* const row = Row(stripe, position);
+  int64_t seen;
+  std::memcpy(&seen, row + layout().weights, sizeof seen);
+  if (++seen >= admit_at) {
+    Remove(stripe, position, key, hash);
+    return true;
+  }
+  std::memcpy(row + layout().weights, &seen, sizeof seen);
+  Touch(stripe, position, row);
+  return false;
 }
 
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
@@ -457,6 +592,7 @@ void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) 
                 }
                 std::memcpy(rows[j] + at.weights, new_rows + uint64_t{run.At(first + j)} * at.weight_bytes,
                             at.weight_bytes);
+                if (checked_.optimizer->agree != nullptr) Agree(rows[j]);
                 Touch(stripe, positions[j], rows[j]);
               }
             });
@@ -543,6 +679,7 @@ void Table::BeginCut(uint32_t stripe_index, bool full) {
 }
 
 void Table::ReserveImages(uint32_t stripe_index, uint64_t rows) {
+  if (conditions_) ReserveConditioned(dim());
   Stripe& stripe = all_->stripes[stripe_index];
   if (!stripe.cutting) return;
   const uint64_t wanted = stripe.saved.size() + std::min(rows, stripe.pending_rows) * layout().row_bytes;
@@ -658,6 +795,7 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
       if (at.step != 0) std::memset(row + at.step, 0, 4);
       std::memcpy(row + at.weights, sources[i] + from.weights, at.weight_bytes);
       if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
+      if (checked_.optimizer->agree != nullptr) Agree(row);
     }
   }
   return n;

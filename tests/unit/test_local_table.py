@@ -10,6 +10,7 @@ import pytest
 
 from tablebay.client.errors import BadRequest, BadType, NonFinite
 from tablebay.client.local_table import Table
+from tablebay.client.optimizers import RowwiseAdagrad
 from tablebay.client.tables import SGD, Adagrad, Adam, Add, Constant, Normal, Uniform, Zeros
 
 EDGE_KEYS = np.array([0, 1, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1], np.uint64)
@@ -130,6 +131,15 @@ def test_optimizer_state_has_the_optimizers_names() -> None:
     assert np.allclose(state["m"][0, :, 0], [0.1, 0.19, 0.0])
     assert Table(dim=3, optimizer=SGD()).optimizer_state([1]) == {}
     assert list(Table(dim=3).optimizer_state([1])) == ["accumulator"]
+
+
+def test_state_that_a_row_has_one_of_has_no_column() -> None:
+    """The row-wise accumulator has the shape of the keys, for dim 1 too; a column for each weight has one more."""
+    for dim in (1, 3):
+        table = Table(dim=dim, optimizer=RowwiseAdagrad(0.1, 0.5), initializer=Zeros())
+        table.push(np.array([[1, 2]]), np.full((1, 2, dim), 2.0, np.float32))
+        assert table.optimizer_state(np.array([[1, 2, 3]]))["accumulator"].tolist() == [[4.5, 4.5, 0.5]]
+        assert Table(dim=dim).optimizer_state(np.array([[1, 2]]))["accumulator"].shape == (1, 2, dim)
 
 
 def test_set_changes_the_learning_rate_of_later_pushes() -> None:

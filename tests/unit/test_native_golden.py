@@ -49,6 +49,87 @@ GOLDEN = {
         ("float32",),
         "bfb9ae21eb5a77b81b68771cf1a459727ccd608c71336ed46a312e3d44326b51",
     ),
+    "Momentum": Golden(
+        {"learning_rate": 0.05, "momentum": 0.9},
+        ("float32",),
+        "23bc9d728102ec2068e32debe5f37d309c246ccc17e2303e01ffaad5cdb9ac5f",
+    ),
+    "Nesterov": Golden(
+        {"learning_rate": 0.05, "momentum": 0.9},
+        ("float32",),
+        "99f7ef96ab2726892dc20604fe167f888eea2b10222ff46136b5fe60a69dad08",
+    ),
+    "RowwiseAdagrad": Golden(
+        {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8},
+        ("float32",),
+        "f7cca1d4d556a5d8c5631e7ca4902088947378f08638a715612acaaf55cd2a48",
+    ),
+    "DecayedAdagrad": Golden(
+        {"learning_rate": 0.05, "rho": 0.99, "initial_accumulator": 0.1, "epsilon": 1e-8},
+        ("float32",),
+        "215ac41e7d0276f690f7b56677fbd6b2875534b9d95a0e1e767eadadda917e5a",
+    ),
+    "AdamW": Golden(
+        {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01},
+        ("float32",),
+        "0229775e3784300b5d088d4b39c712216a252f81c100ef40d9cee99fee792d80",
+    ),
+    "AMSGrad": Golden(
+        {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+        ("float32",),
+        "9a738ee7831c80228df73b2a0e50aa7818f2009dc8498c46ae76cd2cbd988fd3",
+    ),
+    "PartialRowwiseAdam": Golden(
+        {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+        ("float32",),
+        "617e97e5a911375b6c1f8b440755ddda5302e2de359a4be6ceb855feecd5da9a",
+    ),
+    "LAMB": Golden(
+        {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.01},
+        ("float32",),
+        "ec003efcaaf49d07322c7e53a04d3bcced0a2cb108450be25fed5cc80d3e5156",
+    ),
+    "RMSProp": Golden(
+        {
+            "learning_rate": 0.01,
+            "rho": 0.99,
+            "epsilon": 1e-8,
+            "clip_value": 1.5,
+            "clip_norm": 2.0,
+            "weight_decay": 0.01,
+        },
+        ("float32",),
+        "e37a71fd34e4cdda653092e11a79d542419e48c24e193243149ec19406c141e7",
+    ),
+    "AdaDelta": Golden(
+        {
+            "learning_rate": 1.0,
+            "rho": 0.9,
+            "epsilon": 1e-6,
+            "schedule": 2.0,
+            "schedule_steps": 40.0,
+            "warmup_steps": 9.0,
+        },
+        ("float32",),
+        "84e810068b373955134e4e5119cf7b96f8529a1445bc861aadc2d6b356d893e6",
+    ),
+    "FTRL": Golden(
+        {
+            "learning_rate": 0.1,
+            "beta": 1.0,
+            "l1": 0.1,
+            "l2": 1.0,
+            "initial_accumulator": 0.1,
+            "weight_bound": 0.3,
+        },
+        ("float32",),
+        "af7ff044da6cb2f1495f2bb22da75d685844209aaef3df02aa901cc6ceec26fd",
+    ),
+    "GroupFTRL": Golden(
+        {"learning_rate": 0.1, "beta": 1.0, "l1": 0.1, "l2": 1.0, "l21": 0.1, "initial_accumulator": 0.1},
+        ("float32",),
+        "141b67352ef432366849b19307d8f05a3ca720a746f7239f3435fa465efd8c45",
+    ),
     "Add": Golden(
         {},
         ("float32", "int64"),

@@ -6,15 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from optimizer_references import REFERENCES
 
 from tablebay.native import _core
-
-OPTIMIZERS = {
-    "SGD": {"learning_rate": 0.1},
-    "Adagrad": {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8},
-    "Adam": {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
-    "Add": {},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +19,23 @@ def _back_to_the_best() -> Iterator[None]:
     _core.use_instruction_set(best)
 
 
-def train(instruction_set: str, optimizer: str, initializer: str, dim: int) -> bytes:
+# Every kernel that stands beside a rule.
+BESIDE = {
+    "coupled": {"clip_value": 1.5, "clip_norm": 2.0, "weight_decay": 0.3, "weight_bound": 0.4},
+    "decoupled": {"weight_decay": 0.3, "decoupled": 1.0},
+}
+
+
+def train(
+    instruction_set: str, optimizer: str, initializer: str, dim: int, beside: dict[str, float] | None = None
+) -> bytes:
     """Rows and state after a few hundred updates."""
     _core.use_instruction_set(instruction_set)
     random = np.random.default_rng(dim)
     store = _core.Store()
     parameters = {"mean": 0.1, "stddev": 0.5} if initializer == "Normal" else {"low": -0.3, "high": 0.7}
-    options = ("t", dim, "float32", optimizer, OPTIMIZERS[optimizer], initializer, parameters, 5, "Zero")
+    rule = {**REFERENCES[optimizer].parameters, **(beside or {})}
+    options = ("t", dim, "float32", optimizer, rule, initializer, parameters, 5, "Zero")
     table = store.create_table(*options)
     space = random.integers(0, 2**64, 500, dtype=np.uint64)
     for step in range(40):
@@ -46,13 +50,23 @@ def train(instruction_set: str, optimizer: str, initializer: str, dim: int) -> b
 
 @pytest.mark.parametrize("dim", [1, 7, 8, 16, 31, 64, 130])
 @pytest.mark.parametrize("initializer", ["Normal", "Uniform"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", REFERENCES)
 def test_every_instruction_set_gives_the_same_bits(optimizer: str, initializer: str, dim: int) -> None:
     """Training on each set that this CPU can run ends with identical rows and optimizer state."""
     sets = _core.instruction_sets()
     results = {name: train(name, optimizer, initializer, dim) for name in sets}
     assert sets[0] == "baseline"
     assert all(result == results["baseline"] for result in results.values()), f"{sets}, seed {dim}"
+
+
+@pytest.mark.parametrize("dim", [1, 8, 31, 64, 130])
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_stands_beside_a_rule_is_the_same_bits_too(beside: str, dim: int) -> None:
+    """Clipping, both kinds of decay and bounds, on each set that this CPU can run."""
+    results = {
+        name: train(name, "Adagrad", "Normal", dim, BESIDE[beside]) for name in _core.instruction_sets()
+    }
+    assert len(set(results.values())) == 1, f"{list(results)}, seed {dim}"
 
 
 def test_the_best_instruction_set_is_in_use() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from tablebay.client.job import (
     Spec,
     Storage,
 )
-from tablebay.client.tables import DIM_MAX, Adagrad, Adam, Constant, Normal, TableSpec, Uniform
+from tablebay.client.optimizers import OPTIMIZERS
+from tablebay.client.tables import DIM_MAX, INITIALIZERS, TableSpec
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "helm" / "tablebay" / "files" / "trainingjobs.yaml"
@@ -49,6 +51,10 @@ OPEN_API = VERSION["schema"]["openAPIV3Schema"]
 PARTS = dict(walk(OPEN_API))
 # The API server bounds these itself.
 OF_THE_SERVER = {"", ".apiVersion", ".kind", ".metadata"}
+
+
+def names_of(one: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(one)]
 
 
 def rules(path: str) -> list[dict[str, Any]]:
@@ -139,9 +145,12 @@ def test_the_fields_are_those_of_the_model() -> None:
 def test_a_union_is_one_object_with_a_rule_for_each_field() -> None:
     """All fields of all optimizers and initializers are there, and each may stand beside its types alone."""
     for place in (".spec.tables[]", ".spec.tableDefaults"):
-        for field, classes in (("optimizer", (Adagrad, Adam)), ("initializer", (Constant, Normal, Uniform))):
+        for field, classes in (
+            ("optimizer", tuple(OPTIMIZERS.values())),
+            ("initializer", tuple(INITIALIZERS.values())),
+        ):
             path = f"{place}.{field}"
-            wanted = {to_camel(name) for one in classes for name in one.__dataclass_fields__}
+            wanted = {to_camel(name) for one in classes for name in names_of(one)}
             assert set(PARTS[path]["properties"]) == wanted
             guarded = {rule["fieldPath"] for rule in rules(path) if "is a field of" in rule["message"]}
             assert guarded == {f".{name}" for name in wanted - {"type"}}
@@ -161,7 +170,7 @@ def test_what_a_running_job_cannot_take_is_fixed() -> None:
     assert fixed(".spec.scheduling") == set(PARTS[".spec.scheduling"]["properties"])
     assert fixed(".spec") == {"image"}
     for place in (".spec.tables[]", ".spec.tableDefaults"):
-        assert fixed(place) == {"dim", "dtype", "initializer", "seed", "nonFinite"}
+        assert fixed(place) == {"dim", "dtype", "initializer", "seed", "nonFinite", "pushMissing", "admitAt"}
         assert fixed(f"{place}.optimizer") == set(PARTS[f"{place}.optimizer"]["properties"])
     assert not any("oldSelf" in rule["rule"] for rule in rules(".spec.runPolicy") + rules(".spec.monitoring"))
 

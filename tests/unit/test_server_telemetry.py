@@ -117,6 +117,8 @@ def snapshot() -> Snapshot:
         "keys_pushed": 3,
         "keys_duplicate": 2,
         "nonfinite_rows": 1,
+        "push_missing_created": 2,
+        "push_missing_dropped": 1,
         "pushes_applied": 5,
         "duplicates": 6,
         "duplicates_changed": 0,

@@ -143,7 +143,7 @@ def test_tables_survive_the_wire(spec: TableSpec) -> None:
         ('[{"name": "user"}]', "0.dim: Field required"),
         (
             '[{"name": "user", "dim": 8, "optimizer": {"type": "adamm"}}]',
-            "'adamm'.*'SGD', 'Adagrad', 'Adam', 'Add'",
+            "'adamm'.*'SGD', 'Momentum', .*'Adam', .*'Add'",
         ),
         ('[{"name": "user", "dim": 8, "optimizer": {"learningRate": 1}}]', "0.optimizer: .*'type'"),
         (
@@ -164,7 +164,7 @@ def test_a_message_with_an_unknown_optimizer_is_refused() -> None:
     """A newer peer's optimizer is named together with those that exist."""
     message = TableSpec("user", 8).message()
     message.optimizer = "Lamb"
-    with pytest.raises(BadRequest, match="optimizer is 'Lamb', wanted one of SGD, Adagrad, Adam, Add"):
+    with pytest.raises(BadRequest, match="optimizer is 'Lamb', wanted one of SGD, Momentum, .*, Add"):
         TableSpec.from_message(message)
     message = TableSpec("user", 8).message()
     message.optimizer_parameters["momentum"] = 0.9

@@ -32,6 +32,20 @@ struct Update {
   float epsilon;
   float beta1;
   float beta2;
+  float momentum;
+  float rho;
+  float weight_decay;
+  // FTRL's beta, and what it divides by beside.
+  float beta;
+  float l1;
+  float l2;
+  float l21;  // group lasso
+  // Beside the rule; 0 where there is none.
+  float clip_value;
+  float clip_norm;
+  float coupled_decay;    // added to the gradient, times the weight
+  float decoupled_decay;  // taken from the weight, times the learning rate
+  float weight_bound;
   // Adam: for a row at its t-th update, lr / (1 - beta1^t) is learning_rate / corrections1[t], and
   // sqrt(1 - beta2^t) is corrections2[t]; beyond the arrays both are 1 to the last bit.
   const float* corrections1;
@@ -50,9 +64,26 @@ struct Kernels {
   // The first of `count` rows of `dim` floats that holds a NaN or an infinity; `count` where none does.
   size_t (*first_nonfinite)(const char* rows, size_t count, uint32_t dim);
 
+  // Before the rule: gradients clipped by value, then by the norm of the row, then weights added; to `out`, row by row.
+  void (*condition)(const Update&, float* out);
+  UpdateKernel shrink;  // before the rule: decoupled decay
+  UpdateKernel bound;   // after the rule: weights within +-weight_bound
+
   UpdateKernel sgd;
   UpdateKernel adagrad;
   UpdateKernel adam;
+  UpdateKernel momentum;
+  UpdateKernel nesterov;
+  UpdateKernel rowwise_adagrad;
+  UpdateKernel adamw;
+  UpdateKernel ftrl;
+  UpdateKernel decayed_adagrad;
+  UpdateKernel amsgrad;
+  UpdateKernel rmsprop;
+  UpdateKernel adadelta;
+  UpdateKernel partial_rowwise_adam;
+  UpdateKernel group_ftrl;
+  UpdateKernel lamb;
   UpdateKernel add_float32;
   UpdateKernel add_int64;
 
@@ -77,6 +108,8 @@ struct Kernels {
   // M. Giles, "Approximating the erfinv function" (2012), with a polynomial logarithm: no libm, so that the same
   // key has the same row on every machine.
   void (*fill_normal)(char* out, uint32_t dim, uint64_t base, float mean, float stddev);
+  // The same of x * erf(sqrt(2)), so that no number is further than two standard deviations from the mean.
+  void (*fill_truncated_normal)(char* out, uint32_t dim, uint64_t base, float mean, float stddev);
 };
 
 // The set in use: the best this CPU supports, or what TABLEBAY_INSTRUCTION_SET names.

@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "tablebay/kernels.h"
+#include "tablebay/schedule.h"
 
 namespace tablebay {
 
 enum class ElementType { kFloat32, kInt64 };
 enum class NonFinite { kReject, kZero, kAllow };
+enum class PushMissing { kCreate, kDrop };
 
 using Parameters = std::map<std::string, double>;
 
@@ -19,12 +21,15 @@ struct TableOptions {
   std::string name;
   uint32_t dim = 0;
   std::string element_type;  // float32 | int64
-  std::string optimizer;     // SGD | Adagrad | Adam | Add
+  std::string optimizer;     // a name of the registry in optimizer.cc
   Parameters optimizer_parameters;
-  std::string initializer;  // Zeros | Constant | Uniform | Normal
+  std::string initializer;  // likewise
   Parameters initializer_parameters;
   uint64_t seed = 0;
-  std::string non_finite = "Reject";  // Reject | Zero | Allow
+  std::string non_finite = "Reject";    // Reject | Zero | Allow
+  std::string push_missing = "Create";  // Create | Drop
+  // A row is made by the N-th push that names its key; the pushes before are counted in the table of SightingsOf(name).
+  uint32_t admit_at = 1;
 };
 
 // Byte offsets within a row: [key u64 | version u32 | step u32 where the optimizer counts | weights | slots],
@@ -40,16 +45,28 @@ struct RowLayout {
   uint32_t state_bytes() const { return slot_bytes + (step != 0 ? 4 : 0); }
 };
 
+// A slot of an optimizer: float32[dim], or one float32 for the row.
+struct Slot {
+  const char* name;
+  bool row_wise = false;
+};
+
 // An update rule. A new optimizer is a new entry of the registry in optimizer.cc and a kernel; nothing else knows.
 struct Optimizer {
   const char* name;
   ElementType element_type_only;  // with `any_element_type` false: the one it works on
   bool any_element_type;
   bool counts_steps;
-  std::vector<std::string> slots;  // names; float32[dim] each
+  std::vector<Slot> slots;
   std::vector<std::string> parameters;
   float (*initial_slot)(const Parameters&, size_t slot);
   UpdateKernel (*kernel)(const Kernels&, ElementType);
+  // Where weights follow from slots: makes the slots those from which the row's weights follow.
+  void (*agree)(const Update&, char* row) = nullptr;
+  bool divides_by_learning_rate = false;  // so that it must not be 0
+  bool clips = true;                      // takes clip_value, clip_norm, weight_bound
+  bool schedules = true;                  // takes a schedule of its learning rate
+  bool decays = true;                     // takes weight_decay and decoupled, beside what it does itself
 };
 
 // Throws StatusError(BadRequest) naming the optimizers that exist.
@@ -59,14 +76,22 @@ const Optimizer& FindOptimizer(const std::string& name);
 struct Initializer {
   const char* name;
   std::vector<std::string> parameters;
+  std::vector<std::string> optional = {};
 };
 const Initializer& FindInitializer(const std::string& name);
+
+// Of the optimizer's parameters. REQUIRES them checked.
+Schedule ScheduleOf(const Parameters& parameters);
+
+// The table, int64 of dim 1, that counts the pushes of keys without a row.
+std::string SightingsOf(const std::string& name);
 
 // Checks all of it; throws StatusError(BadRequest) naming the field, the value found and the values wanted.
 struct CheckedOptions {
   TableOptions options;
   ElementType element_type;
   NonFinite non_finite;
+  PushMissing push_missing;
   const Optimizer* optimizer;
   RowLayout layout;
 };

@@ -41,6 +41,7 @@ struct Counters {
   std::atomic<uint64_t> duplicates{0};                  // calls of which every shard had been applied before
   std::atomic<uint64_t> duplicates_changed{0};          // shards sent again with other content
   std::atomic<uint64_t> keys_pulled{0}, keys_missing{0}, keys_pushed{0}, keys_duplicate{0};
+  std::atomic<uint64_t> push_missing_created{0}, push_missing_dropped{0};  // keys without a row
   std::atomic<uint64_t> rows_created{0}, rows_deleted{0};
   std::atomic<uint64_t> tables_loaded{0};
   std::atomic<uint64_t> nonfinite_rows{0};
@@ -136,9 +137,10 @@ class Store {
   void Arrange(Piece& piece) const;
   void MergeRepeats(Piece& piece) const;
   void CheckGradients(Piece& piece);
+  static bool MayCreate(const Piece& piece);
   void CheckMemory(const std::vector<Piece>& pieces);
   void RunPull(const Piece& piece, char* out);
-  void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run);
+  void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint64_t step);
   void ApplyPushes(Exchange& exchange);
   void ApplyStripe(Exchange& exchange, uint32_t stripe);
   static uint64_t StepOf(const Exchange& exchange);

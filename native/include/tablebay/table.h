@@ -48,7 +48,7 @@ class Table {
   uint64_t rows() const { return all_->count.load(std::memory_order_relaxed); }
   uint64_t bytes() const;
   float learning_rate() const { return learning_rate_.load(std::memory_order_relaxed); }
-  void set_learning_rate(float value) { learning_rate_.store(value, std::memory_order_relaxed); }
+  void set_learning_rate(double value);  // throws StatusError(BadRequest)
 
   // Copies `bytes` at `offset` of each key's row to out + i * bytes, i the key's index in the run's arrays.
   // A missing key reads as zeros, and its index is appended to `missing` unless that is null.
@@ -76,11 +76,20 @@ class Table {
   // About what a run takes from the system if all its keys are new.
   uint64_t BytesForNew(uint64_t rows) const;
 
-  // All four: REQUIRES Room for the run. A key that repeats is handled in order, as often as it stands there.
+  // All four: REQUIRES Room for the run, but for Apply where the table drops keys without a row. A key that repeats is
+  // handled in order, as often as it stands there.
   void Create(uint32_t stripe, const Run& run);
-  // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes.
-  void Apply(uint32_t stripe, const Run& run, const char* gradients);
-  // Replaces weights; slots stay.
+  // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes. step: of the client
+  // that pushes, by which a schedule of the learning rate goes. Returns
+  // how many keys had no row and, where the table drops those or does not admit them yet, were passed over.
+  // sightings: where keys without a row are counted, null in a table that admits all; REQUIRES Room and ReserveImages
+  // for the run there too.
+  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step, Table* sightings);
+  // The step of a push without a client.
+  uint64_t NextOwnStep() { return own_steps_.fetch_add(1, std::memory_order_relaxed); }
+  // Counts a push of the key; whether it is the N-th, and then forgets the key. REQUIRES a table of sightings.
+  bool Sight(uint32_t stripe, uint64_t key, uint64_t hash, uint32_t admit_at);
+  // Replaces weights; slots stay, but for those that follow from weights.
   void Assign(uint32_t stripe, const Run& run, const char* rows);
   // Returns the number of rows removed.
   uint64_t Delete(uint32_t stripe, const Run& run);
@@ -159,6 +168,9 @@ class Table {
   uint32_t Insert(Stripe& stripe, uint64_t key, uint64_t hash);
   void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
   static void FetchDirty(const Stripe& stripe, uint32_t rows);
+  void Agree(char* row) const;
+  float RateAt(uint64_t step) const;
+  void UpdateBeside(UpdateKernel rule, Update update) const;
   void Touch(Stripe& stripe, uint32_t position, char* row);
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
   void SaveImage(Stripe& stripe, uint32_t position);
@@ -181,7 +193,11 @@ class Table {
   const uint32_t slab_shift_;
   const uint32_t slab_mask_;
   std::atomic<float> learning_rate_;
-  Update update_{};  // all but the rows, the gradients and the learning rate
+  const Schedule schedule_;
+  std::atomic<uint64_t> own_steps_{0};
+  bool conditions_ = false;       // gradients are changed before the rule
+  bool beside_the_rule_ = false;  // or weights, before or after it
+  Update update_{};               // all but the rows, the gradients and the learning rate
   std::vector<float> corrections1_;
   std::vector<float> corrections2_;
 };
