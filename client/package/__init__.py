@@ -59,12 +59,13 @@ _HOME = {
     **dict.fromkeys(_ERRORS, "client.errors"),
 }
 
-# Less `open`: `from tablebay import *` hides no builtin.
+# Less `open`: `from tablebay import *` hides no builtin. Less `torch`, which needs PyTorch.
 __all__ = ["__version__", "errors", "jobs", *(name for name in _HOME if name != "open")]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from tablebay.client import errors as errors
     from tablebay.client import jobs as jobs
+    from tablebay.client import torch as torch
     from tablebay.client.client import Client as Client
     from tablebay.client.client import connect as connect
     from tablebay.client.errors import BadRequest as BadRequest
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name in ("errors", "jobs"):
+    if name in ("errors", "jobs", "torch"):
         return importlib.import_module(f"tablebay.client.{name}")
     home = _HOME.get(name)
     if home is None:
@@ -116,4 +117,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted((*__all__, "open"))
+    return sorted((*__all__, "open", "torch"))
