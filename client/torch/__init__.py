@@ -7,8 +7,28 @@ try:
 except ImportError as error:
     raise ImportError(f"tb.torch needs PyTorch: pip install 'tablebay[torch]' ({error})") from error
 
+from tablebay.client.torch.jagged import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    JaggedTensor,
+    KeyedTensor,
+)
 from tablebay.client.torch.layers import Embedding, EmbeddingBag
 from tablebay.client.torch.optimizer import Optimizer
 from tablebay.client.torch.rows import Rows, rows_of
 
-__all__ = ["Embedding", "EmbeddingBag", "Optimizer", "Rows", "rows_of"]
+__all__ = [
+    "Embedding",
+    "EmbeddingBag",
+    "EmbeddingBagCollection",
+    "EmbeddingBagConfig",
+    "EmbeddingCollection",
+    "EmbeddingConfig",
+    "JaggedTensor",
+    "KeyedTensor",
+    "Optimizer",
+    "Rows",
+    "rows_of",
+]
