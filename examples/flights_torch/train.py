@@ -1,0 +1,133 @@
+"""What a worker of the DeepFM job does, and the same training in one process without Tablebay."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+import tablebay as tb
+from tablebay.examples.flights import data
+from tablebay.examples.flights.batches import Share
+from tablebay.examples.flights.model import auc, logloss
+from tablebay.examples.flights_torch.model import FACTORS, DeepFM
+
+STEPS_PER_REPORT = 20
+DENSE_LEARNING_RATE = 0.002
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of the worker's command."""
+
+    epochs: int = 1
+    seed: int = 0
+    batch_size: int = 2048
+
+
+def work(client: Any, options: Options) -> int:
+    """The whole life of one worker. Returns its exit status."""
+    training, test = data.split(data.load(), "random")
+    share = Share(
+        len(training), options.batch_size, options.epochs, options.seed, client.rank, client.workers
+    )
+    # The environment of a worker has the rest: MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE.
+    distributed.init_process_group("gloo")
+    try:
+        model = deepfm(client, options.seed)
+        trained = DistributedDataParallel(model)
+        opt = tb.torch.Optimizer(torch.optim.Adam(trained.parameters(), DENSE_LEARNING_RATE), trained)
+        began = time.time()
+        # All ranks take as many steps: each waits for the others' gradients.
+        for number in range(options.epochs * share.batches_per_epoch // client.workers):
+            keys, labels = batch(training, share.positions(number))
+            opt.zero_grad()
+            loss = functional.binary_cross_entropy_with_logits(trained(keys), labels)
+            loss.backward()
+            opt.step()
+            if number % STEPS_PER_REPORT == 0:
+                client.report(step=number + 1, loss=float(loss.detach()))
+        client.report(step=number + 1, examples=options.epochs * len(training) / client.workers)
+        client.barrier("trained")
+        client.report(train_seconds=time.time() - began)
+        if client.rank == 0:
+            scores = predict(model, test)
+            found = auc(scores, test.labels)
+            client.report(auc=found, logloss=logloss(scores, test.labels))
+            print(f"DeepFM, seed {options.seed}, workers {client.workers}: test AUC {found:.4f}", flush=True)
+    finally:
+        distributed.destroy_process_group()
+    return 0
+
+
+def deepfm(client: Any, seed: int) -> DeepFM:
+    """The model over the job's tables `linear` and `factors`, or over ones like them where the seed is another."""
+    tables = []
+    for name in ("linear", "factors"):
+        declared = client.table(name)
+        spec = declared.spec
+        if seed != spec.seed:
+            declared = client.table(
+                f"{name}_seed_{seed}",
+                spec.dim,
+                optimizer=spec.optimizer,
+                initializer=spec.initializer,
+                seed=seed,
+            )
+        tables.append(declared)
+    linear, factors = tables
+    return DeepFM(tb.torch.EmbeddingBag(linear, mode="sum"), tb.torch.Embedding(factors), seed)
+
+
+def batch(examples: data.Examples, positions: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys int64 (B, 12) and labels float32 (B,)."""
+    keys = torch.from_numpy(examples.keys[positions].view(np.int64))
+    return keys, torch.from_numpy(examples.labels[positions].astype(np.float32))
+
+
+def predict(model: nn.Module, examples: data.Examples, batch_size: int = 8192) -> Any:
+    """Log-odds of each example, float32 (n,); makes no rows."""
+    model.eval()
+    with torch.no_grad():
+        parts = [
+            model(batch(examples, slice(start, start + batch_size))[0]).numpy()
+            for start in range(0, len(examples), batch_size)
+        ]
+    return np.concatenate(parts)
+
+
+class Numbered(nn.Module):
+    """torch's own layer, over the numbers of sorted keys; what the reference has in place of a table."""
+
+    def __init__(self, keys: Any, layer: nn.Module) -> None:
+        super().__init__()
+        self.keys = torch.from_numpy(keys)
+        self.layer = layer
+
+    def forward(self, keys: torch.Tensor) -> Any:
+        """As `layer`, of keys."""
+        return self.layer(torch.searchsorted(self.keys, keys))
+
+
+def reference(keys: Any, linear: torch.Tensor, factors: torch.Tensor, seed: int) -> DeepFM:
+    """DeepFM in torch alone. keys: int64 (n,), sorted. linear (n, 1), factors (n, 8): the rows to begin with."""
+    bag = nn.EmbeddingBag(len(keys), 1, mode="sum", sparse=True, _weight=linear)
+    rows = nn.Embedding(len(keys), FACTORS, sparse=True, _weight=factors)
+    return DeepFM(Numbered(keys, bag), Numbered(keys, rows), seed)
+
+
+def reference_optimizers(model: DeepFM, table_optimizer: Any) -> tuple[Any, Any]:
+    """Adam for the dense layers, and the tables' Adagrad for the rows."""
+    adagrad = torch.optim.Adagrad(
+        [*model.linear.parameters(), *model.factors.parameters()],
+        table_optimizer.learning_rate,
+        initial_accumulator_value=table_optimizer.initial_accumulator,
+        eps=table_optimizer.epsilon,
+    )
+    return torch.optim.Adam(model.deep.parameters(), DENSE_LEARNING_RATE), adagrad
