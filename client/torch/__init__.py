@@ -17,7 +17,9 @@ from tablebay.client.torch.jagged import (
 )
 from tablebay.client.torch.layers import Embedding, EmbeddingBag
 from tablebay.client.torch.optimizer import Optimizer
+from tablebay.client.torch.prefetching import prefetch
 from tablebay.client.torch.rows import Rows, rows_of
+from tablebay.client.torch.state import load_state, state
 
 __all__ = [
     "Embedding",
@@ -30,5 +32,8 @@ __all__ = [
     "KeyedTensor",
     "Optimizer",
     "Rows",
+    "load_state",
+    "prefetch",
     "rows_of",
+    "state",
 ]

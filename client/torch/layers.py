@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from tablebay.client import errors
-from tablebay.client.torch.rows import Lookup, Pulled, Rows, rows_of
+from tablebay.client.torch.rows import Lookup, Pulled, Rows, Wanted, rows_of
 
 MODES = ("sum", "mean", "max")
 
@@ -43,6 +43,10 @@ class TableLayer(nn.Module):
     def embedding_dim(self) -> int:
         """Elements of a row."""
         return int(self.rows.table.dim)
+
+    def wanted(self, keys: torch.Tensor) -> list[Wanted]:
+        """What a forward pass over `keys` asks of the table."""
+        return [self.rows.wanted(keys, self.training, self.padding_idx)]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         destination[prefix + "rows"] = handle_of(self.rows)

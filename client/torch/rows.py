@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, Self
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tablebay.client import errors
 from tablebay.client.native import native
+from tablebay.client.prefetch import Prefetch
 from tablebay.client.routing import SHARDS
 from tablebay.client.table import RemoteTable
 from tablebay.native import _core
@@ -68,6 +69,16 @@ class Wanted:
     learns: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """Rows under way for unique keys, as number `index` of a prefetch."""
+
+    keys: Keys
+    learns: bool
+    prefetch: Prefetch
+    index: int
+
+
 class Rows(torch.nn.Parameter):
     """A table's place among a model's parameters; one for each table, however many layers use it.
 
@@ -81,7 +92,7 @@ class Rows(torch.nn.Parameter):
     learns: bool
     _keys: Keys
     _lock: threading.Lock
-    _prefetched: tuple[Keys, Any] | None
+    fetched: list[Fetched]
 
     def __new__(cls, table: Pulled) -> Self:
         """Of `table`; `rows_of` gives the one that there is already."""
@@ -100,7 +111,7 @@ class Rows(torch.nn.Parameter):
         self.learns = hasattr(table, "push")
         self._keys = np.empty(0, np.uint64)
         self._lock = threading.Lock()
-        self._prefetched = None
+        self.fetched = []
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
@@ -257,15 +268,13 @@ def _pull_remote(wanted: Sequence[tuple[Wanted, torch.Tensor]], create: bool) ->
 
 
 def _from_prefetch(one: Wanted, array: NDArray[Any]) -> bool:
-    """Fill `array` from the prefetch that was begun for just these keys, if there is one."""
-    prefetched, one.rows._prefetched = one.rows._prefetched, None
-    if prefetched is None:
-        return False
-    keys, result = prefetched
-    if not one.learns or not np.array_equal(keys, one.keys):
-        return False
-    array[:] = result()
-    return True
+    """Fill `array` from a prefetch of just these keys, if there is one."""
+    for fetched in one.rows.fetched:
+        if fetched.learns == one.learns and np.array_equal(fetched.keys, one.keys):
+            one.rows.fetched.remove(fetched)
+            array[:] = fetched.prefetch.result()[fetched.index]
+            return True
+    return False
 
 
 def _buffer(one: Wanted) -> torch.Tensor:
@@ -311,17 +320,3 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def begin_prefetch(wanted: Mapping[Rows, Wanted], client: Any) -> None:
-    """Send for rows that a later forward pass will want; without that pass they are dropped."""
-    remote = {
-        one.rows.table: one
-        for one in wanted.values()
-        if isinstance(one.rows.table, RemoteTable) and one.keys.size
-    }
-    if not remote:
-        return
-    future = client.prefetch({table: one.keys for table, one in remote.items()})
-    for index, one in enumerate(remote.values()):
-        one.rows._prefetched = (one.keys, lambda index=index: future.result()[index])
