@@ -1,4 +1,4 @@
-"""A worker of the DeepFM job: `python -m tablebay.examples.flights_torch`."""
+"""A worker of the jobs in this folder: `python -m tablebay.examples.flights_torch`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from tablebay.examples.flights_torch import train
 def parse(arguments: Sequence[str] | None = None) -> train.Options:
     """The options of one worker; wrong usage ends the process with status 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m tablebay.examples.flights_torch", description="DeepFM in PyTorch on 327,346 flights."
+        prog="python -m tablebay.examples.flights_torch",
+        description="DeepFM and DLRM in PyTorch on 327,346 flights.",
+    )
+    parser.add_argument("--model", choices=tuple(train.MODELS), default="deepfm", help="(default: deepfm)")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="of the dense layers and the pulled rows (default: cpu)",
     )
     parser.add_argument("--epochs", type=int, default=1, help="how often each example is seen (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of rows, dense layers and order (default: 0)")
@@ -35,7 +43,7 @@ def main() -> int:
     try:
         with tb.connect() as client:
             if client.rank is None:
-                raise tb.BadRequest("this process has no rank; start the job with `tablebay run deepfm.yaml`")
+                raise tb.BadRequest("this process has no rank; start the job with `tablebay run`")
             return train.work(client, options)
     except tb.TablebayError as error:
         print(f"flights_torch: {type(error).__name__}: {error}", file=sys.stderr)

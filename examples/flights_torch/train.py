@@ -1,8 +1,10 @@
-"""What a worker of the DeepFM job does, and the same training in one process without Tablebay."""
+"""What a worker of the job does, and the same training in one process without Tablebay."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 import tablebay as tb
 from tablebay.examples.flights import data
 from tablebay.examples.flights.batches import Share
+from tablebay.examples.flights.data import FIELDS
 from tablebay.examples.flights.model import auc, logloss
-from tablebay.examples.flights_torch.model import FACTORS, DeepFM
+from tablebay.examples.flights_torch.model import DLRM, DLRM_FACTORS, FACTORS, DeepFM
 
 STEPS_PER_REPORT = 20
 DENSE_LEARNING_RATE = 0.002
@@ -26,9 +29,11 @@ DENSE_LEARNING_RATE = 0.002
 class Options:
     """The flags of the worker's command."""
 
+    model: str = "deepfm"
     epochs: int = 1
     seed: int = 0
     batch_size: int = 2048
+    device: str = "cpu"
 
 
 def work(client: Any, options: Options) -> int:
@@ -38,15 +43,19 @@ def work(client: Any, options: Options) -> int:
         len(training), options.batch_size, options.epochs, options.seed, client.rank, client.workers
     )
     # The environment of a worker has the rest: MASTER_ADDR, MASTER_PORT, RANK, WORLD_SIZE.
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("nccl" if options.device == "cuda" else "gloo")
     try:
-        model = deepfm(client, options.seed)
+        device = torch.device(
+            options.device, int(os.environ["LOCAL_RANK"]) if options.device == "cuda" else None
+        )
+        model = MODELS[options.model](client, options.seed).to(device)
         trained = DistributedDataParallel(model)
         opt = tb.torch.Optimizer(torch.optim.Adam(trained.parameters(), DENSE_LEARNING_RATE), trained)
         began = time.time()
         # All ranks take as many steps: each waits for the others' gradients.
         for number in range(options.epochs * share.batches_per_epoch // client.workers):
             keys, labels = batch(training, share.positions(number))
+            labels = labels.to(device)
             opt.zero_grad()
             loss = functional.binary_cross_entropy_with_logits(trained(keys), labels)
             loss.backward()
@@ -60,29 +69,39 @@ def work(client: Any, options: Options) -> int:
             scores = predict(model, test)
             found = auc(scores, test.labels)
             client.report(auc=found, logloss=logloss(scores, test.labels))
-            print(f"DeepFM, seed {options.seed}, workers {client.workers}: test AUC {found:.4f}", flush=True)
+            print(
+                f"{options.model}, seed {options.seed}, workers {client.workers}: test AUC {found:.4f}",
+                flush=True,
+            )
     finally:
         distributed.destroy_process_group()
     return 0
 
 
+def table(client: Any, name: str, seed: int) -> Any:
+    """The table that the job declares, or one like it where the seed is another."""
+    declared = client.table(name)
+    spec = declared.spec
+    if seed == spec.seed:
+        return declared
+    return client.table(
+        f"{name}_seed_{seed}", spec.dim, optimizer=spec.optimizer, initializer=spec.initializer, seed=seed
+    )
+
+
 def deepfm(client: Any, seed: int) -> DeepFM:
-    """The model over the job's tables `linear` and `factors`, or over ones like them where the seed is another."""
-    tables = []
-    for name in ("linear", "factors"):
-        declared = client.table(name)
-        spec = declared.spec
-        if seed != spec.seed:
-            declared = client.table(
-                f"{name}_seed_{seed}",
-                spec.dim,
-                optimizer=spec.optimizer,
-                initializer=spec.initializer,
-                seed=seed,
-            )
-        tables.append(declared)
-    linear, factors = tables
+    """Over the job's tables `linear` and `factors`."""
+    linear, factors = (table(client, name, seed) for name in ("linear", "factors"))
     return DeepFM(tb.torch.EmbeddingBag(linear, mode="sum"), tb.torch.Embedding(factors), seed)
+
+
+def dlrm(client: Any, seed: int) -> DLRM:
+    """Over the job's table `fields`: one for all 12, since no two fields share a key."""
+    config = tb.torch.EmbeddingBagConfig("fields", DLRM_FACTORS, feature_names=FIELDS)
+    return DLRM(tb.torch.EmbeddingBagCollection([config], {"fields": table(client, "fields", seed)}), seed)
+
+
+MODELS: dict[str, Callable[[Any, int], nn.Module]] = {"deepfm": deepfm, "dlrm": dlrm}
 
 
 def batch(examples: data.Examples, positions: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +115,7 @@ def predict(model: nn.Module, examples: data.Examples, batch_size: int = 8192) -
     model.eval()
     with torch.no_grad():
         parts = [
-            model(batch(examples, slice(start, start + batch_size))[0]).numpy()
+            model(batch(examples, slice(start, start + batch_size))[0]).cpu().numpy()
             for start in range(0, len(examples), batch_size)
         ]
     return np.concatenate(parts)
