@@ -42,6 +42,7 @@ _HOME = {
     "local": "client.inprocess",
     "Table": "client.local_table",
     "open": "client.frozen",
+    "LearningMetrics": "client.learning",
     **dict.fromkeys(
         (
             "SGD",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from tablebay.client.errors import WrongShard as WrongShard
     from tablebay.client.frozen import open as open
     from tablebay.client.inprocess import local as local
+    from tablebay.client.learning import LearningMetrics as LearningMetrics
     from tablebay.client.local_table import Table as Table
     from tablebay.client.tables import SGD as SGD
     from tablebay.client.tables import Adagrad as Adagrad
