@@ -18,7 +18,6 @@ import tablebay as tb
 from tablebay.examples.flights import data
 from tablebay.examples.flights.batches import Share
 from tablebay.examples.flights.data import FIELDS
-from tablebay.examples.flights.model import auc, logloss
 from tablebay.examples.flights_torch.model import DLRM, DLRM_FACTORS, FACTORS, DeepFM
 
 STEPS_PER_REPORT = 20
@@ -65,12 +64,16 @@ def work(client: Any, options: Options) -> int:
         client.report(step=number + 1, examples=options.epochs * len(training) / client.workers)
         client.barrier("trained")
         client.report(train_seconds=time.time() - began)
+        # Each worker scores a part of the test set.
+        own = test.take(np.arange(client.rank, len(test), client.workers))
+        metrics = tb.LearningMetrics()
+        metrics.update(1.0 / (1.0 + np.exp(-predict(model, own).astype(np.float64))), own.labels)
+        everybody = metrics.gather(client, "evaluation")
         if client.rank == 0:
-            scores = predict(model, test)
-            found = auc(scores, test.labels)
-            client.report(auc=found, logloss=logloss(scores, test.labels))
+            client.report(auc=everybody.auc(), logloss=everybody.logloss())
             print(
-                f"{options.model}, seed {options.seed}, workers {client.workers}: test AUC {found:.4f}",
+                f"{options.model}, seed {options.seed}, workers {client.workers}: test AUC {everybody.auc():.4f}, "
+                f"COPC {everybody.copc():.3f} on {everybody.examples:,} flights",
                 flush=True,
             )
     finally:
