@@ -43,6 +43,9 @@ _HOME = {
     "Table": "client.local_table",
     "open": "client.frozen",
     "LearningMetrics": "client.learning",
+    "CriteoBatch": "client.criteo",
+    "hash_ids": "client.criteo",
+    "read_criteo": "client.criteo",
     **dict.fromkeys(
         (
             "SGD",
@@ -69,6 +72,9 @@ if TYPE_CHECKING:
     from tablebay.client import torch as torch
     from tablebay.client.client import Client as Client
     from tablebay.client.client import connect as connect
+    from tablebay.client.criteo import CriteoBatch as CriteoBatch
+    from tablebay.client.criteo import hash_ids as hash_ids
+    from tablebay.client.criteo import read_criteo as read_criteo
     from tablebay.client.errors import BadRequest as BadRequest
     from tablebay.client.errors import BadType as BadType
     from tablebay.client.errors import CheckpointFailed as CheckpointFailed
