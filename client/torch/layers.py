@@ -19,8 +19,8 @@ class TableLayer(nn.Module):
     """What both layers have in common: one table, and a state_dict that names it.
 
     training mode with gradients enabled: keys without a row get one, and what backward finds waits for
-    `tb.torch.Optimizer.step`. Otherwise (eval(), torch.no_grad(), a checkpoint's table): nothing is made, counted or
-    pushed, and a key without a row reads as zeros.
+    `tb.torch.Optimizer.step`. Otherwise (model.eval(), torch.no_grad(), a checkpoint's table) nothing is made, counted
+    or pushed, and a key without a row reads as zeros.
     """
 
     rows: Rows

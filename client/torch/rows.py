@@ -214,8 +214,8 @@ class Rows(torch.nn.Parameter):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise errors.BadRequest(
-            f"table '{self.table.name}': a layer cannot be pickled; save model.state_dict(), which names the table, "
-            "and make the layer anew"
+            f"table '{self.table.name}': a layer cannot be saved as an object; save model.state_dict(), which "
+            "names the table, and make the layer anew"
         )
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A model's dense part as bytes, without pickle: names, dtypes, shapes and raw bytes."""
+"""A model's dense part as bytes, of which nothing is run: names, dtypes, shapes and raw bytes."""
 
 from __future__ import annotations
 

@@ -291,7 +291,7 @@ def test_a_layer_is_copied_as_a_handle_and_not_pickled() -> None:
     """copy.deepcopy shares the table; torch.save of the layer itself says what to save instead."""
     layer = tb.torch.Embedding(tb.Table(dim=DIM, name="user"))
     assert copy.deepcopy(layer).table is layer.table
-    with pytest.raises(tb.BadRequest, match="table 'user': a layer cannot be pickled"):
+    with pytest.raises(tb.BadRequest, match="table 'user': a layer cannot be saved as an object"):
         torch.save(layer, io.BytesIO())
 
 
