@@ -96,6 +96,15 @@ format: setup ## write the files as lint wants them
 test: lint ## lint, and every test that takes no long time
 	$(PYTEST)
 
+# Half a minute and 5 GB, which only tb.torch needs.
+$(VENV)/.torch: $(VENV)/.dev
+	$(UV) pip install --quiet --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra torch
+	@touch $@
+
+.PHONY: test-torch
+test-torch: setup $(VENV)/.torch ## install PyTorch into .venv, and the tests of tb.torch
+	$(PYTEST) -m torch tests/pytorch
+
 .PHONY: test-deep
 test-deep: setup test-long sanitize ## all seeds, wheel, lowest dependencies, sanitizers
 
@@ -183,7 +192,7 @@ crd: setup ## write the chart's CRD from the job file's model
 
 .PHONY: constraints
 constraints: $(VENV)/.made ## write constraints.txt: the newest versions that pyproject.toml allows
-	$(UV) pip compile --quiet --upgrade pyproject.toml --extra operator --extra parquet --group dev --universal --python-version 3.11 \
+	$(UV) pip compile --quiet --upgrade pyproject.toml --extra operator --extra parquet --extra torch --group dev --universal --python-version 3.11 \
 	  --no-annotate --no-header --output-file constraints.txt
 
 # ---- what is shipped

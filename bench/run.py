@@ -3,8 +3,9 @@
     python bench/run.py [--only table,grpc]
 
 Each `over` figure is how many times as fast as the thing named, both measured in this run, in interleaved pairs; but
-`over_plain_apply` is how many times as long it takes. `operator` needs root and about 15 minutes, so it is done only
-where it is asked for: make bench ONLY=operator.
+`over_plain_apply`, `torch.step_over_local` and `prefetch.step_over_max` are how many times as long it takes.
+`operator` needs root and about 15 minutes, and `torch` needs PyTorch (`make test-torch`), so they are done only where
+they are asked for: make bench ONLY=operator.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ import measure
 
 from tablebay.native import _core
 
-PARTS = {"table": "in_process", "grpc": "over_tcp", "durability": "durability", "operator": "operator_bench"}
+PARTS = {
+    "table": "in_process",
+    "grpc": "over_tcp",
+    "durability": "durability",
+    "torch": "torch_steps",
+    "operator": "operator_bench",
+}
 UNASKED = ("table", "grpc")
 RESULT = measure.ROOT / "build" / "bench.json"
 

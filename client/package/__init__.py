@@ -42,6 +42,10 @@ _HOME = {
     "local": "client.inprocess",
     "Table": "client.local_table",
     "open": "client.frozen",
+    "LearningMetrics": "client.learning",
+    "CriteoBatch": "client.criteo",
+    "hash_ids": "client.criteo",
+    "read_criteo": "client.criteo",
     **dict.fromkeys(
         (
             "SGD",
@@ -78,14 +82,18 @@ _HOME = {
     **dict.fromkeys(_ERRORS, "client.errors"),
 }
 
-# Less `open`: `from tablebay import *` hides no builtin.
+# Less `open`: `from tablebay import *` hides no builtin. Less `torch`, which needs PyTorch.
 __all__ = ["__version__", "errors", "jobs", *(name for name in _HOME if name != "open")]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from tablebay.client import errors as errors
     from tablebay.client import jobs as jobs
+    from tablebay.client import torch as torch
     from tablebay.client.client import Client as Client
     from tablebay.client.client import connect as connect
+    from tablebay.client.criteo import CriteoBatch as CriteoBatch
+    from tablebay.client.criteo import hash_ids as hash_ids
+    from tablebay.client.criteo import read_criteo as read_criteo
     from tablebay.client.errors import BadRequest as BadRequest
     from tablebay.client.errors import BadType as BadType
     from tablebay.client.errors import CheckpointFailed as CheckpointFailed
@@ -111,6 +119,7 @@ if TYPE_CHECKING:
     from tablebay.client.errors import WrongShard as WrongShard
     from tablebay.client.frozen import open as open
     from tablebay.client.inprocess import local as local
+    from tablebay.client.learning import LearningMetrics as LearningMetrics
     from tablebay.client.local_table import Table as Table
     from tablebay.client.optimizers import FTRL as FTRL
     from tablebay.client.optimizers import LAMB as LAMB
@@ -138,7 +147,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name in ("errors", "jobs"):
+    if name in ("errors", "jobs", "torch"):
         return importlib.import_module(f"tablebay.client.{name}")
     home = _HOME.get(name)
     if home is None:
@@ -149,4 +158,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted((*__all__, "open"))
+    return sorted((*__all__, "open", "torch"))

@@ -13,9 +13,6 @@ namespace {
 // What a message has beside the bulk: the sender, steps, the cursor; and for each part its scalars.
 constexpr uint64_t kHeadBytes = 2048;
 constexpr uint64_t kPartHeadBytes = 64;
-// A message to the only server is halved where the halves have so much: while it works on the first, the second is
-// made.
-constexpr uint64_t kHalfBytes = uint64_t{1} << 20;
 // What the first-level cache holds beside what else is at work: a multiple of what Crc32c takes at once.
 constexpr size_t kNearBytes = 12 * 1024;
 
@@ -48,7 +45,7 @@ Call::Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uin
 
 void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
   const uint64_t head = kHeadBytes + kPartHeadBytes * (pulls_.size() + pushes_.size());
-  const auto size = [&](uint32_t begin, uint32_t end) {
+  const auto fits = [&](uint32_t begin, uint32_t end) {
     uint64_t request = head;
     uint64_t answer = head;
     for (const Pull& pull : pulls_) {
@@ -59,14 +56,10 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
     for (const Push& push : pushes_) {
       request += PositionsOf(*push.plan, begin, end).size() * (sizeof(uint64_t) + push.row_bytes);
     }
-    return std::max(request, answer);
+    return request <= message_bytes_max && answer <= message_bytes_max;
   };
   const uint32_t last = router_->ServerEnd(server);
   uint32_t begin = router_->ServerBegin(server);
-  uint64_t most = message_bytes_max;
-  // (Shards are not all of a size, and a third piece would be a small one.)
-  if (router_->servers() == 1) most = std::min(most, std::max(kHalfBytes, size(begin, last) / 32 * 17));
-  const auto fits = [&](uint32_t from, uint32_t to) { return size(from, to) <= most; };
   while (begin < last) {
     // The most places that fit: sizes grow with `end`, so bisection finds it.
     uint32_t end = last;

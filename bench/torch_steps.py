@@ -1,0 +1,127 @@
+"""Training steps in PyTorch through one server process: `make bench ONLY=torch`; needs `make test-torch` once.
+
+torch.step_over_local: how long a DeepFM step takes, beside the same with nn.EmbeddingBag and sparse Adagrad here.
+prefetch.step_over_max: how long a step with prefetched rows takes, beside the longer of its parts: some 20 ms of
+computing on one thread, and the pull and push.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import measure
+import numpy as np
+import torch
+from measure import Figure
+from over_tcp import _free_port
+from torch.nn import functional
+
+import tablebay as tb
+from tablebay.examples.flights import data
+from tablebay.examples.flights.batches import Share
+from tablebay.examples.flights_torch import train
+from tablebay.examples.flights_torch.model import DeepFM
+
+BATCH, STEPS, ROUNDS = 2048, 10, 12
+COMPUTE_S = 0.02
+DIM = 16
+
+
+def run(folder: Path) -> dict[str, Figure]:
+    torch.set_num_threads(1)
+    port = _free_port()
+    command = [
+        sys.executable,
+        "-Im",
+        "tablebay.ps_server.main",
+        "--host",
+        "127.0.0.1",
+        "--data-port",
+        str(port),
+    ]
+    log = (measure.ROOT / "build" / "bench-torch-server.log").open("w")
+    server = subprocess.Popen([*command, "--exit-with-parent"], stderr=log)
+    try:
+        with tb.connect(f"127.0.0.1:{port}", timeout=30.0) as client:
+            return _deepfm(client) | _prefetch(client)
+    finally:
+        server.terminate()
+        server.wait()
+        log.close()
+
+
+def _deepfm(client: tb.Client) -> dict[str, Figure]:
+    training, _ = data.split(data.load(), "random")
+    share = Share(len(training), BATCH, 1, 0, 0, 1)
+    batches = [train.batch(training, share.positions(number)) for number in range(STEPS)]
+    keys = np.unique(training.keys.view(np.int64))
+    for name, dim in (("linear", 1), ("factors", 8)):
+        client.table(name, dim, optimizer=tb.Adagrad(0.05, 1e-8), initializer=tb.Normal(0.01))
+    linear, factors = (torch.from_numpy(client.table(name).pull(keys)) for name in ("linear", "factors"))
+    ours = train.deepfm(client, 0)
+    opt = tb.torch.Optimizer(torch.optim.Adam(ours.parameters(), train.DENSE_LEARNING_RATE), ours)
+    theirs = train.reference(keys, linear, factors, 0)
+    optimizers = train.reference_optimizers(theirs, client.table("linear").spec.optimizer)
+
+    def steps(model: DeepFM, all_optimizers: tuple[object, ...]) -> None:
+        for batch, labels in batches:
+            for one in all_optimizers:
+                one.zero_grad()
+            functional.binary_cross_entropy_with_logits(model(batch), labels).backward()
+            for one in all_optimizers:
+                one.step()
+
+    pairs = measure.interleave([lambda: steps(ours, (opt,))], [lambda: steps(theirs, optimizers)], ROUNDS)
+    return {
+        "torch.step_over_local": measure.figure(
+            [a / b for a, b in zip(pairs.ours, pairs.theirs, strict=True)], "ratio"
+        ),
+        "torch.step_ms": measure.figure([1e3 * a / STEPS for a in pairs.ours], "ms"),
+        "torch.local_step_ms": measure.figure([1e3 * b / STEPS for b in pairs.theirs], "ms"),
+    }
+
+
+def _prefetch(client: tb.Client) -> dict[str, Figure]:
+    table = client.table("prefetched", DIM, optimizer=tb.Adagrad(0.05))
+    bag = tb.torch.EmbeddingBag(table, mode="sum")
+    opt = tb.torch.Optimizer(None, bag)
+    generator = torch.Generator().manual_seed(1)
+    batches = [torch.randint(0, 200_000, (BATCH, 12), generator=generator) for _ in range(STEPS)]
+    weight = torch.randn(384, 384)
+    began = time.perf_counter()
+    for _ in range(20):
+        weight @ weight
+    repeats = max(1, round(COMPUTE_S / ((time.perf_counter() - began) / 20)))
+
+    def compute() -> None:
+        for _ in range(repeats):
+            weight @ weight
+
+    def steps(source: Iterator[torch.Tensor], computing: bool) -> float:
+        start = time.perf_counter()
+        for keys in source:
+            found = bag(keys)
+            if computing:
+                compute()
+            found.sum().backward()
+            opt.step()
+        return time.perf_counter() - start
+
+    ratios, parts = [], []
+    for turn in range(ROUNDS + 1):
+        moved = steps(iter(batches), False)
+        computed = measure.seconds(lambda: [compute() for _ in batches])
+        both = steps(tb.torch.prefetch(batches, lambda keys: {bag: keys}), True)
+        if turn:
+            ratios.append(both / max(moved, computed))
+            parts.append((moved, computed, both))
+    names = ("prefetch.pull_push_ms", "prefetch.compute_ms", "prefetch.step_ms")
+    columns = zip(*parts, strict=True)
+    return {"prefetch.step_over_max": measure.figure(ratios, "ratio")} | {
+        name: measure.figure([1e3 * value / STEPS for value in column], "ms")
+        for name, column in zip(names, columns, strict=True)
+    }

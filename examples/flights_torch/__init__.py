@@ -1,0 +1,1 @@
+"""The flights example in PyTorch: DeepFM over tables, its dense layers under DistributedDataParallel."""
