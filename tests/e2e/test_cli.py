@@ -53,10 +53,14 @@ def test_a_job_from_submit_to_delete(namespace: str) -> None:
     assert "no TrainingJob flights" in tablebay("get", "flights", *here, code=1)
 
 
-def test_the_logs_of_a_job_that_runs(namespace: str) -> None:
+def test_the_logs_of_a_job_that_runs(namespace: str, tmp_path: Path) -> None:
     """Those of its servers and of its workers, as soon as there are any."""
     here = ("-n", namespace)
-    tablebay("submit", str(JOB), *here)
+    # At full speed it may have ended before its pods are looked at.
+    job = tmp_path / "job.yaml"
+    command = "tablebay.examples.flights"
+    job.write_text(JOB.read_text().replace(f"{command}]", f'{command}, --steps-per-second, "4"]'))
+    tablebay("submit", str(job), *here)
     for role in ("server", "worker"):
         deadline = time.monotonic() + SECONDS
         while not any(
