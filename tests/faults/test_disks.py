@@ -325,7 +325,7 @@ def test_t12_g12_pushes_wait_at_the_replay_limit_and_pulls_go_on(tmp_path: Path,
         with tb.connect(servers.addresses, job=JOB) as other:
             sums = other.table("sums")
             for _ in range(200):
-                sums.pull(np.arange(1000, dtype=np.uint64))
+                sums.pull(np.arange(1000, dtype=np.uint64), create=False)
         assert worker.is_alive(), WHERE
         assert (pushes_applied(servers), worker.step) == (before, step), WHERE
         assert step < 30, WHERE
