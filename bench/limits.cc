@@ -3,6 +3,7 @@
 // Rows have the table's own size, stride and page size. Built as a shared library and called by bench/table.py.
 #include <sys/mman.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -64,6 +65,15 @@ CLONES void limit_adagrad16(char* memory, const uint32_t* positions, uint64_t co
       w[d] -= learning_rate * g[d] / (__builtin_sqrtf(sum) + epsilon);
     }
   }
+}
+
+// tb_pull of one key, over and over: what a call from C costs.
+int limit_calls(int (*pull)(void*, const uint64_t*, size_t, void*, int), void* table, const uint64_t* key, float* row,
+                uint64_t count) {
+  for (uint64_t i = 0; i < count; ++i) {
+    if (pull(table, key, 1, row, 1) != 0) return -1;
+  }
+  return 0;
 }
 
 }  // extern "C"

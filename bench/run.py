@@ -23,6 +23,7 @@ PARTS = {
     "grpc": "over_tcp",
     "durability": "durability",
     "torch": "torch_steps",
+    "peers": "peers",
     "operator": "operator_bench",
 }
 UNASKED = ("table", "grpc")

@@ -1,8 +1,9 @@
 """Training steps in PyTorch through one server process: `make bench ONLY=torch`; needs `make test-torch` once.
 
 torch.step_over_local: how long a DeepFM step takes, beside the same with nn.EmbeddingBag and sparse Adagrad here.
-prefetch.step_over_max: how long a step with prefetched rows takes, beside the longer of its parts: some 20 ms of
-computing on one thread, and the pull and push.
+prefetch.step_over_max: how long a step takes whose rows were prefetched and whose push goes on beside the next one,
+beside the longer of its parts: some 20 ms of computing on one thread, and the pull and push.
+prefetch.exact.step_over_max: with rows that this client pushed meanwhile pulled again, and pushes waited for.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def _prefetch(client: tb.Client) -> dict[str, Figure]:
     generator = torch.Generator().manual_seed(1)
     batches = [torch.randint(0, 200_000, (BATCH, 12), generator=generator) for _ in range(STEPS)]
     weight = torch.randn(384, 384)
+    for _ in range(20):
+        weight @ weight
     began = time.perf_counter()
     for _ in range(20):
         weight @ weight
@@ -111,17 +114,34 @@ def _prefetch(client: tb.Client) -> dict[str, Figure]:
             opt.step()
         return time.perf_counter() - start
 
-    ratios, parts = [], []
+    def prefetched(exact: bool) -> float:
+        opt.ahead = not exact
+        taken = steps(tb.torch.prefetch(batches, lambda keys: {bag: keys}, refresh=exact), True)
+        table.session.settle()
+        opt.ahead = False
+        return taken
+
+    ratios: dict[bool, list[float]] = {True: [], False: []}
+    parts = []
     for turn in range(ROUNDS + 1):
         moved = steps(iter(batches), False)
         computed = measure.seconds(lambda: [compute() for _ in batches])
-        both = steps(tb.torch.prefetch(batches, lambda keys: {bag: keys}), True)
+        both = {exact: prefetched(exact) for exact in (True, False)}
         if turn:
-            ratios.append(both / max(moved, computed))
-            parts.append((moved, computed, both))
-    names = ("prefetch.pull_push_ms", "prefetch.compute_ms", "prefetch.step_ms")
+            for exact, taken in both.items():
+                ratios[exact].append(taken / max(moved, computed))
+            parts.append((moved, computed, both[False], both[True]))
+    names = (
+        "prefetch.pull_push_ms",
+        "prefetch.compute_ms",
+        "prefetch.step_ms",
+        "prefetch.exact.step_ms",
+    )
     columns = zip(*parts, strict=True)
-    return {"prefetch.step_over_max": measure.figure(ratios, "ratio")} | {
+    return {
+        "prefetch.step_over_max": measure.figure(ratios[False], "ratio"),
+        "prefetch.exact.step_over_max": measure.figure(ratios[True], "ratio"),
+    } | {
         name: measure.figure([1e3 * value / STEPS for value in column], "ms")
         for name, column in zip(names, columns, strict=True)
     }

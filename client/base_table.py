@@ -30,7 +30,7 @@ class BaseTable(ABC):
 
     def __init__(self, spec: TableSpec, state_names: Sequence[str]) -> None:
         self._spec = spec
-        self._dtype = np.dtype(spec.dtype)
+        self._dtype = np.dtype(spec.call_dtype)
         self._state_names = tuple(state_names)
 
     @property

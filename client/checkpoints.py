@@ -56,6 +56,7 @@ def make(session: Session, state: Mapping[str, bytes], *, full: bool, timeout: f
     deadline = session.deadline(_TIMEOUT_S if timeout is None else timeout)
     session.flush(session.deadline())
     who = session.identity
+    first_after = session.ledger.next
     while True:
         sending = _send_state(session, state, deadline) if state else ""
         begun = session.speak(
@@ -70,8 +71,39 @@ def make(session: Session, state: Mapping[str, bytes], *, full: bool, timeout: f
             )
         found = _await(session, begun, deadline)
         # Else server 0 came back meanwhile, and knows nothing of the attempt.
-        if found is not None:
+        if found is not None and _holds_all(session, first_after, deadline):
             return found
+
+
+def keep_all(session: Session) -> None:
+    """Return once a checkpoint has all that this client has pushed; where servers make none, at once.
+
+    Raises Unavailable when there was none within the client's timeout; ServerLost, Fenced.
+    """
+    if session.replay is None or not session.replay.bytes:
+        return
+    deadline = session.deadline()
+    attempt = 0
+    while True:
+        try:
+            make(session, {}, full=False, timeout=deadline.remaining())
+            return
+        except (errors.CheckpointFailed, errors.Unavailable) as error:
+            if not deadline.pause(attempt):
+                raise errors.Unavailable(
+                    f"{session.replay.bytes} bytes of this client's pushes are in no checkpoint yet: a server that is "
+                    f"lost from now on comes back without them; no checkpoint was made within "
+                    f"{deadline.timeout_s:g} s: {error}"
+                ) from None
+            attempt += 1
+
+
+def _holds_all(session: Session, first_after: int, deadline: Deadline) -> bool:
+    """Whether checkpoints have this client's steps below one. A server that has come back unnoticed had not all."""
+    if session.replay is None:
+        return True
+    session.learn_durable(deadline)
+    return session.replay.durable_below(first_after)
 
 
 def _await(session: Session, begun: tablebay_pb2.CheckpointResponse, deadline: Deadline) -> Checkpoint | None:

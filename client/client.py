@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from tablebay.client import checkpoints, environment, errors
+from tablebay.client import checkpoints, environment, errors, http2_transport
 from tablebay.client.checkpoints import Checkpoint, Restored
 from tablebay.client.control import Control
 from tablebay.client.environment import WorkerEnvironment, expand_pattern
@@ -25,6 +25,7 @@ from tablebay.client.session import Session
 from tablebay.client.step import Step, pull_parts
 from tablebay.client.table import RemoteTable
 from tablebay.client.tables import (
+    ADMISSION,
     Dtype,
     Initializer,
     NonFinite,
@@ -33,7 +34,8 @@ from tablebay.client.tables import (
     TableSpec,
     differences,
 )
-from tablebay.client.transport import MESSAGE_BYTES_MAX, GrpcTransport, Transport
+from tablebay.client.tls import Folder
+from tablebay.client.transport import MESSAGE_BYTES_MAX, Transport
 
 TIMEOUT_S = 30.0
 # Where servers make checkpoints one that is lost comes back: after it was started again and has restored its rows.
@@ -109,6 +111,8 @@ class Client:
         non_finite: NonFinite | None = None,
         push_missing: PushMissing | None = None,
         admit_at: int | None = None,
+        admit_probability: float | None = None,
+        admit_filter_keys: int | None = None,
     ) -> RemoteTable:
         """Open a table, or make it if there is none.
 
@@ -124,6 +128,8 @@ class Client:
             "non_finite": non_finite,
             "push_missing": push_missing,
             "admit_at": admit_at,
+            "admit_probability": admit_probability,
+            "admit_filter_keys": admit_filter_keys,
         }
         given = {field: value for field, value in given.items() if value is not None}
         with self._lock:
@@ -155,6 +161,13 @@ class Client:
         session.tables[name] = message
         if len(found) < len(servers):
             found = session.speak(lambda control: control.create_table(message, session.timeout))
+            # A server leaves out what it does not know.
+            unheard = differences(TableSpec.from_message(found[0].spec), spec, ADMISSION)
+            if unheard:
+                raise errors.TableMismatch(
+                    f"table '{name}' was made without what was asked for: {'; '.join(unheard)}; "
+                    "the server is of an older version"
+                )
         return RemoteTable(session, spec, found[0])
 
     # -- steps --
@@ -163,14 +176,17 @@ class Client:
         """`with client.step() as step:` for a step over several tables."""
         return Step(self._session)
 
-    def prefetch(self, requests: Mapping[RemoteTable, Any], create: bool = True) -> Prefetch:
+    def prefetch(
+        self, requests: Mapping[RemoteTable, Any], create: bool = True, *, refresh: bool = True
+    ) -> Prefetch:
         """Begin a pull of several tables, and go on; `result()` waits for the rows.
 
-        requests: keys of any shape by table. Rows that this client pushes meanwhile are pulled again.
+        requests: keys of any shape by table.
+        refresh: rows that this client pushes meanwhile are pulled again; False takes them as they were.
         """
         self._session.check()
         parts, rows = pull_parts(self._session, requests, create)
-        return Prefetch(self._session, parts, rows)
+        return Prefetch(self._session, parts, rows, refresh)
 
     # -- checkpoints --
 
@@ -317,9 +333,11 @@ class Client:
     def close(self) -> None:
         """Send what pushes left open once more, and end the connections. May be called twice.
 
-        Raises Unavailable when a step could not be delivered. In a forked child it does nothing.
+        With checkpoints it first waits until one has all that this client has pushed: until then the client alone
+        could give it to a server that comes back. Raises Unavailable when a step could not be delivered, or no
+        checkpoint was made, within the client's timeout. In a forked child it does nothing.
         """
-        self._session.close(flush=True)
+        self._session.close(flush=True, finish=checkpoints.keep_all)
 
     def __enter__(self) -> Self:
         return self
@@ -328,7 +346,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # On the way out of an exception (Ctrl-C) nothing is waited for.
-        self._session.close(flush=error is None)
+        if error is None:
+            self.close()
+        else:
+            self._session.close(flush=False)
 
     def __repr__(self) -> str:
         who = "anonymous" if self.rank is None else f"rank {self.rank}"
@@ -344,6 +365,8 @@ def connect(
     job: str | None = None,
     generation: int | None = None,
     replay_bytes: int = BYTES_MAX,
+    tls_dir: str | os.PathLike[str] | None = None,
+    transport: str | None = None,
 ) -> Client:
     """Connect to a job's servers.
 
@@ -358,7 +381,12 @@ def connect(
     replay_bytes: how much may have been pushed and be in no checkpoint yet; kept to be sent to a server that
         comes back. At half of it a checkpoint is asked for, at all of it pushes wait.
     job, generation: which must be the servers' own if given.
-    Raises Unavailable naming the address when a server is not reached within `timeout`.
+    tls_dir: a folder with tls.key, tls.crt and ca.crt, which are read again when they change. Without it the
+        servers are talked to in plain.
+    transport: of pulls and pushes: "native", the core's own HTTP/2 without TLS, or "grpcio", gRPC's library. By
+        default "grpcio" with TLS; without, what TABLEBAY_TRANSPORT says, and "native" where it says nothing.
+    Raises Unavailable naming the address when a server is not reached within `timeout`, also where it does not
+    take the certificate, and BadRequest where there is none.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float | None):
         raise errors.BadType(f"timeout: found {type(timeout).__name__}, wanted seconds")
@@ -376,7 +404,10 @@ def connect(
         workers = worker.workers if workers is None else workers
         job = worker.job if job is None else job
         generation = worker.generation if generation is None else generation
+        tls_dir = (os.environ.get(environment.TLS_DIR) or None) if tls_dir is None else tls_dir
         exposed = bool(os.environ.get(environment.METRICS_PORT))
+    tls = None if tls_dir is None else Folder(tls_dir)
+    kind = http2_transport.chosen(transport, secure=tls is not None)
     addresses = expand_pattern(address) if isinstance(address, str) else list(address)
     if not addresses:
         raise errors.BadRequest("connect: found no address, wanted host:port, a pattern, or a list")
@@ -393,15 +424,15 @@ def connect(
             replay_bytes=replay_bytes,
         )
 
-    def plain(message_bytes_max: int) -> Transport:
-        return GrpcTransport(addresses, message_bytes_max=message_bytes_max)
+    def over_wire(message_bytes_max: int) -> Transport:
+        return http2_transport.make(addresses, kind, message_bytes_max, tls)
 
     if not exposed:
-        return over(plain)
+        return over(over_wire)
     # Late, for who has no use of it: it loads prometheus_client.
     from tablebay.client import metrics
 
-    return metrics.counting(plain, over)
+    return metrics.counting(over_wire, over)
 
 
 def client_over(

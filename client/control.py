@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from tablebay.client import errors
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.retry import Deadline, Pace
+from tablebay.client.tls import Source
 from tablebay.client.transport import GrpcTransport, Transport
 
 TIMEOUT_S = 10.0
@@ -26,7 +27,7 @@ class Control:
     """Safe in threads.
 
     transport: one, or addresses to make a gRPC transport for, which close() then closes.
-    timeout: seconds for a call with its retries, unless the call gives its own.
+    timeout: seconds for a call with its retries, unless the call gives its own. tls: for addresses; None is plain.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class Control:
         *,
         timeout: float = TIMEOUT_S,
         pace: Pace | None = None,
+        tls: Source | None = None,
     ) -> None:
         self._own: GrpcTransport | None = None
         if isinstance(transport, str):
             transport = [transport]
         if isinstance(transport, list | tuple):
-            transport = self._own = GrpcTransport(transport)
+            transport = self._own = GrpcTransport(transport, tls=tls)
         self._transport: Transport = transport  # type: ignore[assignment]
         self._timeout = timeout
         self._pace = pace or Pace()

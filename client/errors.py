@@ -19,6 +19,8 @@ TablebayError
 ├─ VersionMismatch        client and server speak different protocols
 ├─ CorruptMessage         a checksum does not fit
 ├─ Unimplemented          the server has not this method
+├─ Unauthenticated        the server does not take this process's certificate
+├─ PermissionDenied       this process's certificate does not let it do this
 ├─ Forked                 a client used in another process than its own
 ├─ Closed                 a client used after close()
 ├─ JobInvalid             (ValueError) what is wrong with a job file
@@ -111,6 +113,14 @@ class Unimplemented(TablebayError):
     """The server has no such method."""
 
 
+class Unauthenticated(TablebayError):
+    """A certificate that names no process of a job, or that has expired."""
+
+
+class PermissionDenied(TablebayError):
+    """What a certificate's job, role or rank does not let its bearer do; the text has both."""
+
+
 class Forked(TablebayError):
     """A client was used in another process than the one that made it."""
 
@@ -153,6 +163,8 @@ _CODES: dict[type[TablebayError], str] = {
     OutOfRange: "OUT_OF_RANGE",
     CorruptMessage: "DATA_LOSS",
     Unimplemented: "UNIMPLEMENTED",
+    Unauthenticated: "UNAUTHENTICATED",
+    PermissionDenied: "PERMISSION_DENIED",
 }
 _ON_THE_WIRE = {cls.__name__: cls for cls in (*_CODES, BadType, NonFinite, CheckpointFailed, TablebayError)}
 

@@ -20,6 +20,7 @@ from tablebay.client.checkpoint.reading import dtype_of
 from tablebay.client.checkpoint.restore import check_head, choose
 from tablebay.client.checkpoint.storage import NotThere, Unreadable
 from tablebay.client.errors import BadRequest, CheckpointInvalid, NotRegistered
+from tablebay.client.int8 import to_int8
 from tablebay.client.native import native
 from tablebay.client.tables import TableSpec
 from tablebay.native import _core
@@ -57,7 +58,7 @@ class FrozenTable:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or int64."""
+        """Of rows as they are read: float32 or int64."""
         return self._dtype
 
     def __len__(self) -> int:
@@ -76,6 +77,18 @@ class FrozenTable:
         rows = np.empty(wanted, self._dtype) if out is None else as_out(out, self.name, self._dtype, wanted)
         native(self._rows.read, flat, rows.reshape(-1, self.dim))
         return rows if out is None else out
+
+    def pull_int8(self, keys: Any) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Rows of `keys` in a quarter of the bytes: int8, keys.shape + (dim,), and scales, float32, keys.shape.
+
+        A weight is its int8 times its row's scale, within half a scale (client/int8.py). Raises BadRequest for an
+        int64 table.
+        """
+        if self._dtype.kind != "f":
+            raise BadRequest(
+                f"table '{self.name}': its rows are {self._dtype}, wanted float32 to make int8 of"
+            )
+        return to_int8(self.pull(keys))
 
     def contains(self, keys: Any) -> NDArray[np.bool_]:
         """Which of `keys` have a row: bool, keys.shape."""
@@ -135,7 +148,7 @@ class Frozen(Mapping[str, FrozenTable]):
         return len(self._entries)
 
     def _index(self, entry: TableEntry) -> FrozenTable:
-        rows = _core.FrozenRows(entry.layout)
+        rows = _core.FrozenRows(entry.layout, entry.spec.dtype)
         for server in self._manifest.servers:
             for link in server.chain:
                 for file in link.files:

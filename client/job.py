@@ -34,6 +34,8 @@ from tablebay.client.tables import (
     DIM_MAX,
     TABLE_NAME_PATTERN,
     AdmitAt,
+    AdmitFilterKeys,
+    AdmitProbability,
     Dtype,
     Initializer,
     NonFinite,
@@ -647,6 +649,8 @@ class TableDefaults(_Model):
     non_finite: NonFinite | None = None
     push_missing: PushMissing | None = None
     admit_at: AdmitAt | None = None
+    admit_probability: AdmitProbability | None = None
+    admit_filter_keys: AdmitFilterKeys | None = None
 
 
 class Spec(_Model):

@@ -32,6 +32,8 @@ class Table(BaseTable):
         non_finite: NonFinite = "Reject",
         push_missing: PushMissing = "Create",
         admit_at: int = 1,
+        admit_probability: float = 1.0,
+        admit_filter_keys: int = 0,
     ) -> None:
         given: dict[str, Any] = {"optimizer": optimizer, "initializer": initializer}
         given = {field: value for field, value in given.items() if value is not None}
@@ -43,6 +45,8 @@ class Table(BaseTable):
             non_finite=non_finite,
             push_missing=push_missing,
             admit_at=admit_at,
+            admit_probability=admit_probability,
+            admit_filter_keys=admit_filter_keys,
             **given,
         )
         self._store = _core.Store()

@@ -29,7 +29,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from tablebay.client import environment, errors
-from tablebay.client.transport import DATA_METHODS, Answer, Transport
+from tablebay.client.transport import DATA_METHODS, Answer, Transport, background
 
 if TYPE_CHECKING:
     from tablebay.client.client import Client
@@ -193,6 +193,11 @@ class CountingTransport:
     def addresses(self) -> Sequence[str]:
         """Each server's `host:port` of its data port."""
         return self._transport.addresses
+
+    @property
+    def background(self) -> Transport:
+        """For calls whose answers are to come while nobody waits for them; counted too."""
+        return CountingTransport(background(self._transport), self._figures)
 
     def call(self, server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
         """Send a request; it is counted when its answer is taken or given up."""

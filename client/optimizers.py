@@ -10,6 +10,10 @@ w is clipped to +-weight_bound. 0 means none.
 The learning rate, by the number s of the pushing client's step: times (s + 1) / warmup_steps for the first
 warmup_steps, then by `schedule` from 1 to schedule_to over schedule_steps, in a line or half a cosine, staying there;
 or times schedule_to with every schedule_steps that pass, smoothly (Exponential) or at once (Staircase).
+
+The t of Adam and its like, by `clock`: Row: how many updates the row has had. Global: s + 1, or what the row's t was
+if that is more, so that a row's time never goes back. LazyDecay: as Global, and m and v decay for the steps since
+the row's last update as if each had had a gradient of 0, which makes them those of dense Adam; w moves in pushes alone.
 """
 
 from __future__ import annotations
@@ -19,10 +23,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from tablebay.client.options import CONFIG, SCHEDULES, Beta, Named, Positive, Steps, Unit, bad_request
+from tablebay.client.options import CLOCKS, CONFIG, SCHEDULES, Beta, Named, Positive, Steps, Unit, bad_request
 
 Schedule = Literal["Constant", "Linear", "Cosine", "Exponential", "Staircase"]
 assert get_args(Schedule) == SCHEDULES
+Clock = Literal["Row", "Global", "LazyDecay"]
+assert get_args(Clock) == CLOCKS
 
 
 def require_divisor(initial_accumulator: float, epsilon: float) -> None:
@@ -118,16 +124,18 @@ class Adagrad(_Decays):
 @bad_request
 @dataclass(frozen=True, config=CONFIG, repr=False)
 class Adam(_Decays):
-    """Adam with bias correction by a step count of each row. Kingma, Ba 2015, algorithm 1, with PyTorch's
-    epsilon.
+    """Adam with bias correction by a step count of each row. Kingma, Ba 2015, algorithm 1, with PyTorch's epsilon.
 
-    Lazy: the moments of a row that a push does not name stay as they are.
+    m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²; w -= learning_rate * m̂ / (√v̂ + epsilon), where
+    m̂ = m / (1 - beta1^t), v̂ = v / (1 - beta2^t). Lazy: the moments of a row that a push does not name stay as they
+    are, unless `clock` is LazyDecay. State: "m", "v", "step", which is t.
     """
 
     learning_rate: Positive = 0.001
     beta1: Beta = 0.9
     beta2: Beta = 0.999
     epsilon: Positive = 1e-8
+    clock: Clock = Field(default="Row", kw_only=True)
     type: Literal["Adam"] = Field(default="Adam", kw_only=True, repr=False)
 
     @model_validator(mode="after")
@@ -198,6 +206,7 @@ class AdamW(_Schedules):
     beta2: Beta = 0.999
     epsilon: Positive = 1e-8
     weight_decay: Positive = 0.01
+    clock: Clock = Field(default="Row", kw_only=True)
     type: Literal["AdamW"] = Field(default="AdamW", kw_only=True, repr=False)
 
     @model_validator(mode="after")
@@ -265,6 +274,7 @@ class AMSGrad(_Decays):
     beta1: Beta = 0.9
     beta2: Beta = 0.999
     epsilon: Positive = 1e-8
+    clock: Clock = Field(default="Row", kw_only=True)
     type: Literal["AMSGrad"] = Field(default="AMSGrad", kw_only=True, repr=False)
 
     @model_validator(mode="after")
@@ -325,6 +335,7 @@ class PartialRowwiseAdam(_Decays):
     beta2: Beta = 0.999
     epsilon: Positive = 1e-8
     OF_A_ROW: ClassVar[tuple[str, ...]] = ("v",)
+    clock: Clock = Field(default="Row", kw_only=True)
     type: Literal["PartialRowwiseAdam"] = Field(default="PartialRowwiseAdam", kw_only=True, repr=False)
 
     @model_validator(mode="after")
@@ -371,11 +382,128 @@ class LAMB(_Schedules):
     beta2: Beta = 0.999
     epsilon: Positive = 1e-6
     weight_decay: Positive = 0.01
+    clock: Clock = Field(default="Row", kw_only=True)
     type: Literal["LAMB"] = Field(default="LAMB", kw_only=True, repr=False)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
         require_epsilon(self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class TensorNetAdagrad(_Decays):
+    """TensorNet's Adagrad of sparse rows, with its defaults: core/ps/optimizer/ada_grad_kernel.cc.
+
+    G += mean(g²); w -= learning_rate * g / (√G + epsilon), one G a row, which begins as `initial_accumulator`: the rule
+    of RowwiseAdagrad. State: "accumulator".
+    """
+
+    learning_rate: Positive = 0.01
+    initial_accumulator: Positive = 0.0
+    epsilon: Positive = 1e-8
+    OF_A_ROW: ClassVar[tuple[str, ...]] = ("accumulator",)
+    type: Literal["TensorNetAdagrad"] = Field(default="TensorNetAdagrad", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_divisor(self.initial_accumulator, self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class TensorNetAdam(_Decays):
+    """TensorNet's Adam of sparse rows, which corrects nothing: core/ps/optimizer/adam_kernel.cc.
+
+    m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²; w -= learning_rate * m / (√v + epsilon). The
+    first step of a row is some 3 times as long as Adam's. State: "m", "v".
+    """
+
+    learning_rate: Positive = 0.01
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
+    epsilon: Positive = 1e-8
+    type: Literal["TensorNetAdam"] = Field(default="TensorNetAdam", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_epsilon(self.epsilon)
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class TensorNetFTRL(_Clips):
+    """TensorNet's FTRL, whose learning rate multiplies where alpha divides: core/ps/optimizer/ftrl_kernel.cc.
+
+    z += g - learning_rate * (√(n + g²) - √n) * w; n += g²; then w = 0 where |z| <= l1, else
+    -(z - sign(z) * l1) / ((beta + √n) * learning_rate + l2). So FTRL(1 / learning_rate), and steps are the shorter the
+    higher learning_rate is. n begins at 0. One thing is not TensorNet's: a row that begins at other weights than 0 has
+    the z that they follow from, where TensorNet has 0 and forgets the weights. State: "z", "n".
+    """
+
+    learning_rate: Positive = 0.01
+    beta: Positive = 1.0
+    l1: Positive = 0.1
+    l2: Positive = 1.0
+    type: Literal["TensorNetFTRL"] = Field(default="TensorNetFTRL", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.learning_rate == 0.0:
+            raise ValueError("learning_rate is 0, wanted more than 0")
+        if self.beta == self.l2 == 0.0:
+            raise ValueError("beta and l2 are both 0, so a zero gradient would divide 0 by 0")
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class PaddleAdagrad(_Decays):
+    """Paddle's Adagrad of sparse rows, by the sum before the gradient: sparse_sgd_rule.cc, SparseAdaGradSGDRule.
+
+    w -= learning_rate * g * √(G0 / (G0 + G)), then G += mean(g²), one G a row, which begins at 0; G0 is
+    `initial_accumulator`, Paddle's initial_g2sum. Paddle's gradients are divided by the shows of the push where its
+    `show_scale` is on; here they are not. Its weight_bounds are `weight_bound`. State: "accumulator".
+    """
+
+    learning_rate: Positive = 0.05
+    initial_accumulator: Positive = 3.0
+    OF_A_ROW: ClassVar[tuple[str, ...]] = ("accumulator",)
+    type: Literal["PaddleAdagrad"] = Field(default="PaddleAdagrad", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.initial_accumulator == 0.0:
+            raise ValueError(
+                "initial_accumulator is 0, so the first gradient would divide 0 by 0; wanted more than 0"
+            )
+        return self
+
+
+@bad_request
+@dataclass(frozen=True, config=CONFIG, repr=False)
+class TensorFlowFTRL(_Clips):
+    """TensorFlow's FTRL with learning_rate_power -0.5: tf.keras.optimizers.Ftrl, training_ops.cc.
+
+    z += g + 2 * l2_shrinkage * w - (√(n + g²) - √n) / learning_rate * w; n += g²; then w = 0 where |z| <= l1, else
+    -(z - sign(z) * l1) / ((beta + √n) / learning_rate + 2 * l2). n begins as `initial_accumulator`. One thing is not
+    TensorFlow's: a row that begins at other weights than 0 has the z that they follow from. State: "z", "n".
+    """
+
+    learning_rate: Positive = 0.001
+    initial_accumulator: Positive = 0.1
+    l1: Positive = 0.0
+    l2: Positive = 0.0
+    l2_shrinkage: Positive = 0.0
+    beta: Positive = 0.0
+    type: Literal["TensorFlowFTRL"] = Field(default="TensorFlowFTRL", kw_only=True, repr=False)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        require_ftrl(self.learning_rate, self.beta, self.l2, self.initial_accumulator)
         return self
 
 
@@ -403,6 +531,11 @@ Optimizer = (
     | AdaDelta
     | FTRL
     | GroupFTRL
+    | TensorNetAdagrad
+    | TensorNetAdam
+    | TensorNetFTRL
+    | PaddleAdagrad
+    | TensorFlowFTRL
     | Add
 )
 OPTIMIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Optimizer)}

@@ -35,7 +35,10 @@ Unit = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
 # Up to here Adam's bias corrections reach 1 within four million steps of a row, which is what the core keeps.
 Beta = Annotated[float, Field(strict=True, ge=0.0, le=0.999995)]
 
-SCHEDULES = ("Constant", "Linear", "Cosine", "Exponential", "Staircase")  # the core has their places
+# Words that are parameters: the core has their places.
+SCHEDULES = ("Constant", "Linear", "Cosine", "Exponential", "Staircase")
+CLOCKS = ("Row", "Global", "LazyDecay")
+_WORDS = {"schedule": SCHEDULES, "clock": CLOCKS}
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -91,7 +94,7 @@ class Named:
         found = {}
         for field in self._said():
             value = getattr(self, field.name)
-            found[field.name] = float(SCHEDULES.index(value) if field.name == "schedule" else value)
+            found[field.name] = float(_WORDS[field.name].index(value) if field.name in _WORDS else value)
         return found
 
     @classmethod
@@ -99,8 +102,8 @@ class Named:
         """The one with these parameters. Raises BadRequest."""
         values: dict[str, Any] = dict(parameters)
         for name, value in parameters.items():
-            if name == "schedule" and value in range(len(SCHEDULES)):
-                values[name] = SCHEDULES[int(value)]
+            if name in _WORDS and value in range(len(_WORDS[name])):
+                values[name] = _WORDS[name][int(value)]
             elif name == "decoupled" and value in (0.0, 1.0):
                 values[name] = bool(value)
             elif name.endswith(("_steps", "fan_in")) and float(value).is_integer():

@@ -1,4 +1,4 @@
-"""A pull that runs while the caller computes, and that sees what this client pushes meanwhile."""
+"""A pull that runs while the caller computes, and that sees what this client pushes meanwhile, if it is to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFETCHES_MAX = 64
 class Prefetch:
     """Made by `client.prefetch(...)`; the requests are on their way. Safe in threads."""
 
-    def __init__(self, session: Session, parts: Sequence[Part], rows: list[Rows]) -> None:
+    def __init__(self, session: Session, parts: Sequence[Part], rows: list[Rows], refresh: bool) -> None:
         if session.prefetches >= PREFETCHES_MAX:
             raise errors.ResourceExhausted(
                 f"{session.prefetches} prefetches have not given their result, wanted fewer than "
@@ -31,6 +31,7 @@ class Prefetch:
         self._session = session
         self._parts = parts
         self._rows = rows
+        self._refresh = refresh
         self._lock = threading.Lock()
         self._done = False
         self._cancelled = False
@@ -51,16 +52,20 @@ class Prefetch:
 
     def note(self, pushed: Sequence[Part]) -> None:
         """A push of this client begins."""
+        if not self._refresh:
+            return
         tables = {part[0] for part in self._parts}
         self._noted += [(table_id, plan) for table_id, _, _, _, plan, _ in pushed if table_id in tables]
 
     def result(self) -> list[NDArray[Any]]:
         """The rows, one array for each table in the order of the prefetch's mapping; waits for them.
 
-        What this client had pushed when result() was called, in this thread or before, is in them. Raises as
-        `pull` does; after Unavailable result() may be called again.
+        With `refresh`, what this client had pushed when result() was called, in this thread or before, is in them.
+        Raises as `pull` does; after Unavailable result() may be called again.
         """
         self._session.check()
+        if self._refresh and not self._done:
+            self._session.settle()
         with self._lock:
             if self._cancelled:
                 raise errors.BadRequest("this prefetch has been cancelled; wanted one that has not")
@@ -69,7 +74,8 @@ class Prefetch:
                 under_way, self._under_way = self._under_way, []
                 self._session.deliver(self._outgoing, deadline, under_way or None)
                 native(self._call.finish)
-                self._pull_again()
+                if self._refresh:
+                    self._pull_again()
                 self._session.unregister(self)
                 self._done = True
             return list(self._rows)

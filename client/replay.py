@@ -85,6 +85,11 @@ class Replay:
         """The highest that `durable` was told."""
         return self._durable[server]
 
+    def durable_below(self, step: int) -> bool:
+        """Whether nothing from before a step is kept for any server."""
+        with self._lock:
+            return all(kept >= step for mine in self._kept for kept in mine)
+
     def since(self, server: int, step: int) -> list[Kept]:
         """What is kept for a server from a step on, in order."""
         with self._lock:

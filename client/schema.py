@@ -26,7 +26,7 @@ from tablebay.client.job import (
     TrainingJob,
 )
 from tablebay.client.optimizers import OPTIMIZERS
-from tablebay.client.tables import SIGHTINGS_SUFFIX, TABLE_NAME_CHARACTERS_MAX, Uniform
+from tablebay.client.tables import FILTER_COUNT_MAX, SIGHTINGS_SUFFIX, TABLE_NAME_CHARACTERS_MAX, Uniform
 
 PLURAL = "trainingjobs"
 GROUP, VERSION = API_VERSION.split("/")
@@ -54,12 +54,14 @@ _TEMPLATE_FIELDS_MAX = 64
 _OF_A_TABLE = {
     "name": "The table's name, by which the workers' code opens it.",
     "dim": "Numbers in a row; from tableDefaults if not given.",
-    "dtype": "What the numbers are; float32 if not given.",
+    "dtype": "What a server keeps the numbers as; float32 if not given.",
     "optimizer": "What a push does to a row.",
     "initializer": "How a row begins.",
     "seed": "Rows begin as a function of it, the table's name, the key and the column.",
     "nonFinite": "What a gradient with NaN or infinity gets; Reject if not given.",
     "admitAt": "The push of a key by which its row is made; the first if not given.",
+    "admitProbability": "The chance of a push of a key without a row to make it; 1 if not given.",
+    "admitFilterKeys": "So many keys are counted in a filter rather than each by itself; 0, each, if not given.",
     "pushMissing": "What a push does with a key that has no row; Create if not given.",
 }
 
@@ -439,6 +441,14 @@ def _add_rules(spec: Schema) -> None:
     of_defaults = "has(self.tableDefaults) && has(self.tableDefaults"
     dtype = f"(has(t.dtype) ? t.dtype : ({of_defaults}.dtype) ? self.tableDefaults.dtype : 'float32'))"
     admit_at = f"(has(t.admitAt) ? t.admitAt : ({of_defaults}.admitAt) ? self.tableDefaults.admitAt : 1))"
+    by_chance = (
+        f"(has(t.admitProbability) ? t.admitProbability : ({of_defaults}.admitProbability) "
+        "? self.tableDefaults.admitProbability : 1.0))"
+    )
+    filter_keys = (
+        f"(has(t.admitFilterKeys) ? t.admitFilterKeys : ({of_defaults}.admitFilterKeys) "
+        "? self.tableDefaults.admitFilterKeys : 0))"
+    )
     push_missing = (
         f"(has(t.pushMissing) ? t.pushMissing : ({of_defaults}.pushMissing) "
         "? self.tableDefaults.pushMissing : 'Create'))"
@@ -487,6 +497,18 @@ def _add_rules(spec: Schema) -> None:
             _rule(
                 f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || {push_missing} == 'Create')",
                 "admitAt is above 1 and pushMissing is Drop, so no key would ever have a row; wanted Create",
+                field=".tables",
+            ),
+            _rule(
+                f"!has(self.tables) || self.tables.all(t, {by_chance} == 1.0 || "
+                f"({admit_at} == 1 && {push_missing} == 'Create'))",
+                "admitProbability is below 1 beside admitAt or pushMissing Drop; wanted it with neither",
+                field=".tables",
+            ),
+            _rule(
+                f"!has(self.tables) || self.tables.all(t, {filter_keys} == 0 || "
+                f"({admit_at} >= 2 && {admit_at} <= {FILTER_COUNT_MAX}))",
+                f"admitFilterKeys wants an admitAt of 2 to {FILTER_COUNT_MAX}",
                 field=".tables",
             ),
             _rule(
@@ -551,32 +573,43 @@ def _table_rules(table: Schema) -> list[Schema]:
     optimizer, initializer = table["properties"]["optimizer"], table["properties"]["initializer"]
     zero = "has(self.{0}) && self.{0} == 0.0"
     none = "(!has(self.{0}) || self.{0} == 0.0)"
-    sums = {"Adagrad", "RowwiseAdagrad"}
+    sums = {"Adagrad", "RowwiseAdagrad", "TensorNetAdagrad"}
     divided = ", ".join(
         repr(name) for name, cls in OPTIMIZERS.items() if hasattr(cls, "epsilon") and name not in sums
     )
+    ftrl = ", ".join(repr(name) for name in OPTIMIZERS if name.endswith("FTRL"))
     constant = "(!has(self.schedule) || self.schedule == 'Constant')"
-    no_accumulator = zero.format("initialAccumulator")
+    no_accumulator = (
+        f"(self.type == 'TensorNetAdagrad' ? {none.format('initialAccumulator')} : "
+        f"{zero.format('initialAccumulator')})"
+    )
     _put(
         optimizer,
         [
             *_fixed(optimizer),
             _rule(
                 f"!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in [{divided}] "
-                f"|| (self.type in ['Adagrad', 'RowwiseAdagrad'] && {no_accumulator}))",
+                f"|| (self.type in ['Adagrad', 'RowwiseAdagrad', 'TensorNetAdagrad'] && {no_accumulator}))",
                 "epsilon is 0, so that a zero gradient would divide 0 by 0; wanted more than 0",
                 field=".epsilon",
             ),
             _rule(
-                f"!(self.type in ['FTRL', 'GroupFTRL'] && {zero.format('learningRate')})",
+                f"!(self.type in [{ftrl}] && {zero.format('learningRate')})",
                 "learningRate is 0, and FTRL divides by it; wanted more than 0",
                 field=".learningRate",
             ),
             _rule(
                 f"!(self.type in ['FTRL', 'GroupFTRL'] && {zero.format('beta')} && {none.format('l2')} "
-                f"&& {none.format('initialAccumulator')})",
+                f"&& {none.format('initialAccumulator')}) && !(self.type == 'TensorFlowFTRL' && {none.format('beta')} "
+                f"&& {none.format('l2')} && {zero.format('initialAccumulator')}) && !(self.type == 'TensorNetFTRL' "
+                f"&& {zero.format('beta')} && {zero.format('l2')})",
                 "beta, l2 and initialAccumulator are all 0, so that a zero gradient would divide 0 by 0",
                 field=".beta",
+            ),
+            _rule(
+                f"!(self.type == 'PaddleAdagrad' && {zero.format('initialAccumulator')})",
+                "initialAccumulator is 0, so that the first gradient would divide 0 by 0; wanted more than 0",
+                field=".initialAccumulator",
             ),
             _rule(
                 f"{constant} || (has(self.scheduleSteps) && self.scheduleSteps > 0)",

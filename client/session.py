@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from tablebay.client import errors
 from tablebay.client.control import Control
+from tablebay.client.handover import Handover
 from tablebay.client.hello import Greeting, rejoin_request
 from tablebay.client.latency import LatencyHistogram
 from tablebay.client.ledger import StepLedger
@@ -29,7 +30,7 @@ from tablebay.client.native import native
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.replay import BYTES_MAX, Kept, Replay
 from tablebay.client.retry import Deadline, Pace
-from tablebay.client.transport import Answer, Transport
+from tablebay.client.transport import Answer, Transport, background
 from tablebay.native import _core
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ class Session:
         # Pushes that may be changing rows now, for the prefetches that overlap them.
         self._pushing: list[Letter] = []
         self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
+        self._handover = Handover()
 
     # -- whether it may be used --
 
@@ -232,6 +234,7 @@ class Session:
 
     def pull(self, parts: Sequence[Part], deadline: Deadline) -> None:
         """Fill the parts' arrays."""
+        self.settle()
         call, outgoing = self.pull_requests(parts)
         self.deliver(outgoing, deadline)
         native(call.finish)
@@ -251,6 +254,33 @@ class Session:
         self.flush(deadline)
         self.make_room(deadline)
         self.push_step(parts, cursor, self.ledger.take(deadline), deadline)
+
+    def push_later(self, parts: Callable[[], Sequence[Part]], cursor: bytes = b"") -> None:
+        """Push in a step of its own while the caller goes on; what `parts` returns is asked for in another thread.
+
+        One push is under way at a time: this waits for the one before, and raises what became of it, before it takes
+        a step. Any other call of this client waits for it too (`settle`).
+        """
+        self.check()
+        self.settle()
+        step = self.ledger.take(self.deadline())
+
+        def push() -> None:
+            deadline = self.deadline()
+            try:
+                found = parts()
+                self.flush(deadline)
+                self.make_room(deadline)
+            except BaseException:
+                self.ledger.give_back(step)
+                raise
+            self.push_step(found, cursor, step, deadline)
+
+        self._handover.begin(push)
+
+    def settle(self) -> None:
+        """Wait for a push that was handed over. Raises what became of it, once."""
+        self._handover.wait(self.deadline)
 
     def push_step(self, parts: Sequence[Part], cursor: bytes, step: int, deadline: Deadline) -> None:
         """Push as step `step`, which has been taken; on return every server has applied it.
@@ -281,15 +311,21 @@ class Session:
                 )
             self.pace.sleep(min(_DURABLE_EVERY_S, deadline.remaining()))
             self._ask_early()
-            for server in range(len(self._epochs)):
-                try:
-                    answer = self._say_hello(server, deadline)
-                except errors.Unavailable:
-                    continue
+            self.learn_durable(deadline)
+
+    def learn_durable(self, deadline: Deadline) -> None:
+        """Ask each server which steps a checkpoint has. One that came back is given the others again."""
+        if self.replay is None:
+            return
+        for server in range(len(self._epochs)):
+            try:
+                answer = self._say_hello(server, deadline)
                 if answer.epoch == self._epochs[server]:
-                    replay.durable(server, answer.durable_next)
+                    self.replay.durable(server, answer.durable_next)
                 else:
                     self._rejoin(server, self._epochs[server], "it has another epoch", deadline)
+            except errors.Unavailable:
+                continue
 
     def _ask_early(self) -> None:
         now = self.pace.clock()
@@ -302,6 +338,7 @@ class Session:
 
     def flush(self, deadline: Deadline) -> None:
         """Send again what earlier pushes left open. Raises what became of that: nothing else has begun."""
+        self.settle()
         if not self._unsettled:
             return
         # One thread sends them; the others wait for it, since their own pushes come after.
@@ -467,16 +504,16 @@ class Session:
     # -- the exchange --
 
     def send_first(self, outgoing: Sequence[Outgoing], deadline: Deadline, wait: bool = False) -> list[Sent]:
-        """Send each request that has no answer. wait: the last of them is waited for."""
-        remaining = deadline.remaining()
+        """Send each request that has no answer. wait: the answers are waited for next."""
+        transport = self.transport if wait else background(self.transport)
         due = [(out, piece) for out in outgoing for piece in out.due]
         sent = []
         for number, (out, piece) in enumerate(due, 1):
             request = out.request(piece, self._epochs[out.server])
             last = wait and number == len(due)
-            sent.append(
-                Sent(out, piece, self.transport.call(out.server, out.method, request, remaining, last))
-            )
+            # Asked anew each time: sending to a server may have taken a while.
+            answer = transport.call(out.server, out.method, request, deadline.remaining(), last)
+            sent.append(Sent(out, piece, answer))
         return sent
 
     def deliver(
@@ -615,6 +652,18 @@ class Session:
         if server == 0:
             self.lives += 1
 
+    def _rejoin_when_there(self, server: int, epoch: int, said: str, deadline: Deadline) -> None:
+        """`_rejoin`, again while there is no successor, and where that one is lost in its turn."""
+        attempt = 0
+        while True:
+            try:
+                self._rejoin(server, epoch, said, deadline)
+                return
+            except errors.Unavailable:
+                if not deadline.pause(attempt):
+                    raise
+                attempt += 1
+
     def _say_hello(self, server: int, deadline: Deadline) -> tablebay_pb2.HelloResponse:
         try:
             request = rejoin_request(self._greeting)
@@ -697,6 +746,7 @@ class Session:
         Where server 0 came back without knowing this client, it is told first.
         """
         self.check()
+        self.settle()
         deadline = self.deadline()
         while True:
             epoch = self._epochs[0]
@@ -707,7 +757,7 @@ class Session:
             except errors.ServerLost as error:
                 if self.replay is None:
                     self._die(error)
-                self._rejoin(0, epoch, str(error), deadline)
+                self._rejoin_when_there(0, epoch, str(error), deadline)
 
     def stats(self) -> list[tablebay_pb2.StatsResponse]:
         """Each server's tables and counters. Raises ServerLost where one is not the server greeted."""
@@ -718,7 +768,7 @@ class Session:
                 return answers
             for server in changed:
                 said = f"its epoch is {answers[server].epoch}"
-                self._rejoin(server, self._epochs[server], said, self.deadline())
+                self._rejoin_when_there(server, self._epochs[server], said, self.deadline())
 
     # -- prefetches --
 
@@ -748,8 +798,11 @@ class Session:
 
     # -- the end --
 
-    def close(self, flush: bool) -> None:
-        """Close the connections. Raises Unavailable when open steps could not be delivered."""
+    def close(self, flush: bool, finish: Callable[[Session], None] = lambda session: None) -> None:
+        """Close the connections; before it, with `flush`, deliver open steps and do what `finish` does.
+
+        Raises Unavailable when open steps could not be delivered, and what `finish` raises.
+        """
         if os.getpid() != self._process:
             # The parent's connections are not this process's to close.
             return
@@ -758,8 +811,10 @@ class Session:
         try:
             if flush and self._dead is None:
                 self.flush(self.deadline())
+                finish(self)
         finally:
             self._closed = True
+            self._handover.close()
             self.transport.close()
             if self.on_close is not None:
                 self.on_close(self)

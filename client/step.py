@@ -41,6 +41,7 @@ class Step:
                 f"step {self._number} has begun already; take a new client.step() for each block"
             )
         self._session.check()
+        self._session.settle()
         self._number = self._session.ledger.take(self._session.deadline())
         return self
 

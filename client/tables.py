@@ -122,10 +122,18 @@ class Xavier(Named):
 
 
 Initializer = Zeros | Constant | Uniform | Normal | TruncatedNormal | Xavier
-Dtype = Literal["float32", "int64"]
+Dtype = Literal["float32", "bfloat16", "float16", "int64"]
+WEIGHT_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int64": 8}
 NonFinite = Literal["Reject", "Zero", "Allow"]
 PushMissing = Literal["Create", "Drop"]
 AdmitAt = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+AdmitProbability = Annotated[float, Field(strict=True, gt=0.0, le=1.0)]
+AdmitFilterKeys = Annotated[int, Field(strict=True, ge=0, le=10**12)]
+# Fields that say which keys get rows.
+ADMISSION = ("push_missing", "admit_at", "admit_probability", "admit_filter_keys")
+# A filter's rows of 4-bit counters.
+FILTER_DIM = 32
+FILTER_COUNT_MAX = 15
 
 INITIALIZERS: dict[str, type[Any]] = {cls.__name__: cls for cls in get_args(Initializer)}
 
@@ -137,6 +145,10 @@ class TableSpec:
 
     Without `optimizer` and `initializer` a float32 table has Adagrad() and Normal(), an int64 table Add() and
     Zeros().
+    dtype: what the server keeps a row's weights as. float32 and int64 are what calls have, too; of bfloat16 and float16
+        rows and gradients are float32 in calls, as are optimizer slots, and an update rounds the weights up or down by
+        chance, from (seed, table, key, column, the row's "step") alone, so that their mean is what float32 would
+        have. First and assigned rows are rounded to the nearest.
     non_finite: what a push gets whose gradient (repeats summed) has NaN or infinity: it is refused, naming key and
         position, and changes nothing (Reject); these elements count as 0 (Zero); it is applied (Allow).
     push_missing: what a push does with a key that has no row: it makes the row, or drops the gradient. Both are
@@ -144,6 +156,11 @@ class TableSpec:
     admit_at: a row is made by the N-th push that names its key, and that push is its first update; until then gradients
         are dropped, and counted, pulls make no row and answer what the row would begin with. The counts are in the
         table `sightings`, of this one's name and "--sightings".
+    admit_probability: below 1, a push that names a key without a row makes it with this chance, drawn from (seed, name,
+        key, the client's step) alone; otherwise its gradient is dropped, and counted. Pulls as with admit_at.
+    admit_filter_keys: above 0, pushes are counted in a filter made for so many keys, of some 7 bytes each, rather than
+        key by key: a row is made by the N-th push at the latest, and, while no more keys were ever counted, earlier
+        for at most 1 of 100. N, admit_at, is 2 to 15 then.
     """
 
     name: Annotated[str, Field(pattern=TABLE_NAME_PATTERN, max_length=TABLE_NAME_CHARACTERS_MAX)]
@@ -155,6 +172,8 @@ class TableSpec:
     non_finite: NonFinite = "Reject"
     push_missing: PushMissing = "Create"
     admit_at: AdmitAt = 1
+    admit_probability: AdmitProbability = 1.0
+    admit_filter_keys: AdmitFilterKeys = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -174,6 +193,15 @@ class TableSpec:
         if self.admit_at > 1 and self.push_missing == "Drop":
             raise ValueError(
                 f"admit_at is {self.admit_at} and push_missing is Drop, so no key would ever have a row; wanted Create"
+            )
+        if self.admit_probability < 1.0 and (self.admit_at > 1 or self.push_missing == "Drop"):
+            raise ValueError(
+                f"admit_probability is {self.admit_probability} beside admit_at {self.admit_at} and push_missing "
+                f"{self.push_missing}; wanted it with neither"
+            )
+        if self.admit_filter_keys and not 2 <= self.admit_at <= FILTER_COUNT_MAX:
+            raise ValueError(
+                f"admit_filter_keys is set and admit_at is {self.admit_at}; wanted 2 to {FILTER_COUNT_MAX} with it"
             )
         longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
         if self.admit_at > 1 and len(self.name) > longest:
@@ -198,7 +226,16 @@ class TableSpec:
             silent |= {"push_missing", "pushMissing"}
         if self.admit_at == 1:
             silent |= {"admit_at", "admitAt"}
+        if self.admit_probability == 1.0:
+            silent |= {"admit_probability", "admitProbability"}
+        if self.admit_filter_keys == 0:
+            silent |= {"admit_filter_keys", "admitFilterKeys"}
         return {name: value for name, value in found.items() if name not in silent}
+
+    @property
+    def call_dtype(self) -> Literal["float32", "int64"]:
+        """What rows and gradients are in calls."""
+        return "int64" if self.dtype == "int64" else "float32"
 
     def message(self) -> tablebay_pb2.TableSpec:
         """This spec as the wire has it."""
@@ -216,6 +253,8 @@ class TableSpec:
             seed=self.seed,
             non_finite=self.non_finite,
             admit_at=0 if self.admit_at == 1 else self.admit_at,
+            admit_probability=0.0 if self.admit_probability == 1.0 else self.admit_probability,
+            admit_filter_keys=self.admit_filter_keys,
             push_missing="" if self.push_missing == "Create" else self.push_missing,
         )
 
@@ -233,13 +272,17 @@ class TableSpec:
             self.non_finite,
             self.push_missing,
             self.admit_at,
+            self.admit_probability,
+            self.admit_filter_keys,
         )
 
     def sightings(self) -> TableSpec | None:
         """The table that counts the pushes of keys that have no row yet, where this one wants more than one."""
         if self.admit_at == 1:
             return None
-        return TableSpec(f"{self.name}{SIGHTINGS_SUFFIX}", 1, "int64")
+        return TableSpec(
+            f"{self.name}{SIGHTINGS_SUFFIX}", FILTER_DIM if self.admit_filter_keys else 1, "int64"
+        )
 
     def with_learning_rate(self, value: float) -> TableSpec:
         """The same but for the learning rate, where its optimizer has one."""
@@ -259,6 +302,10 @@ class TableSpec:
             values["non_finite"] = message.non_finite
         if message.admit_at:
             values["admit_at"] = message.admit_at
+        if message.admit_probability:
+            values["admit_probability"] = message.admit_probability
+        if message.admit_filter_keys:
+            values["admit_filter_keys"] = message.admit_filter_keys
         if message.push_missing:
             values["push_missing"] = message.push_missing
         if message.optimizer:

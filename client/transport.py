@@ -1,19 +1,22 @@
 """Bytes to a server and bytes back: the seam that every call of a client goes through.
 
-`Transport` has a gRPC implementation here, one without sockets in inprocess.py, and others in tests. A
-transport tries once; retries are the business of those who call it. It raises the classes of errors.py.
+`Transport` has a gRPC implementation here, one with data calls of its own in http2_transport.py, one without
+sockets in inprocess.py, and others in tests. A transport tries once; retries are the business of those who call it.
+It raises the classes of errors.py.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import grpc
 
 from tablebay.client import environment, errors
+from tablebay.client.tls import Source
 
 DATA_METHODS = frozenset({"Pull", "Push", "Step"})
 DATA_SERVICE = "tablebay.v1.Data"
@@ -23,6 +26,10 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 # The process that started gRPC; its threads are not in a child that is forked from it, where one call in
 # seven was seen to abort the process.
 _grpc_process: list[int] = []
+
+# How often it is looked whether there is a new certificate, and how long calls that began with the old one may take.
+_LOOK_EVERY_S = 2.0
+_OLD_CHANNELS_S = 600.0
 
 
 def _require_own_grpc() -> None:
@@ -67,20 +74,39 @@ class Transport(Protocol):
         """End every connection. May be called twice."""
 
 
+def background(transport: Transport) -> Transport:
+    """What makes calls whose answers are to come while nobody waits for them: the transport, if it names no other."""
+    other: Transport = getattr(transport, "background", transport)
+    return other
+
+
 class GrpcTransport:
     """Safe in threads, not across a fork.
 
     addresses: `host:port` of each server's data port; its control port is two above.
-    message_bytes_max: of one message, either way.
+    message_bytes_max: of one message, either way. tls: both ends show certificates; None is plain. A renewed one is
+        found by itself: later calls go over new connections, and calls under way end on the old ones.
+    Raises BadRequest where there are no certificates.
     """
 
-    def __init__(self, addresses: Sequence[str], *, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+        tls: Source | None = None,
+    ) -> None:
         _require_own_grpc()
         self._addresses = tuple(addresses)
         self._control_addresses = tuple(control_address(address) for address in self._addresses)
         self._options = _options(message_bytes_max)
         self._lock = threading.Lock()
         self._closed = False
+        self._tls = tls
+        self._version: object = None
+        self._look_at = 0.0
+        # (when they may be closed, channels) of before the last renewals.
+        self._old: list[tuple[float, list[_Channel]]] = []
         self._channels: list[_Channel] = self._connect()
 
     @property
@@ -92,10 +118,12 @@ class GrpcTransport:
         """Send a request; the answer's result() raises what became of it."""
         data = method in DATA_METHODS
         address = (self._addresses if data else self._control_addresses)[server]
+        if self._tls is not None and time.monotonic() >= self._look_at:
+            self._renew()
         channel = self._channels[2 * server + (0 if data else 1)]
         where = f"server {server} at {address}"
         if self._closed:
-            return _Failed(errors.Closed(f"{method} to {where}: the connection has been closed"))
+            return Failed(errors.Closed(f"{method} to {where}: the connection has been closed"))
         what = f"{method} to {where}"
         try:
             if wait:
@@ -103,10 +131,10 @@ class GrpcTransport:
                 return _Answered(channel.method(method)(request, timeout=timeout))
             return _GrpcAnswer(channel.method(method).future(request, timeout=timeout), what)
         except grpc.RpcError as error:
-            return _Failed(_error_of(error, what))
+            return Failed(_error_of(error, what))
         except ValueError as error:
             # "Cannot invoke RPC on closed channel": rebuild() came between.
-            return _Failed(errors.Unavailable(f"{method} to {where}: {error}"))
+            return Failed(errors.Unavailable(f"{method} to {where}: {error}"))
 
     def rebuild(self) -> None:
         """Make new channels; calls under way on the old ones end with Unavailable."""
@@ -121,15 +149,60 @@ class GrpcTransport:
         """Close every channel. May be called twice."""
         with self._lock:
             self._closed = True
-        for channel in self._channels:
-            channel.close()
+            old, self._old = self._old, []
+        for channels in (self._channels, *(channels for _, channels in old)):
+            for channel in channels:
+                channel.close()
+
+    def _renew(self) -> None:
+        """New channels where there is a new certificate; old ones are closed when nobody waits for them any more."""
+        assert self._tls is not None
+        with self._lock:
+            now = time.monotonic()
+            if self._closed or now < self._look_at:
+                return
+            self._look_at = now + _LOOK_EVERY_S
+            try:
+                if self._tls.version() != self._version:
+                    self._old.append((now + _OLD_CHANNELS_S, self._channels))
+                    self._channels = self._connect()
+            except errors.BadRequest:
+                # About to be written; what there was goes on.
+                pass
+            done = [channels for until, channels in self._old if until <= now]
+            self._old = [one for one in self._old if one[0] > now]
+        for channels in done:
+            for channel in channels:
+                channel.close()
 
     def _connect(self) -> list[_Channel]:
+        credentials = self._credentials()
         channels = []
         for data, control in zip(self._addresses, self._control_addresses, strict=True):
-            channels.append(_Channel(data, DATA_SERVICE, self._options))
-            channels.append(_Channel(control, CONTROL_SERVICE, self._options))
+            channels.append(_Channel(data, DATA_SERVICE, self._options, credentials))
+            channels.append(_Channel(control, CONTROL_SERVICE, self._options, credentials))
         return channels
+
+    def _credentials(self) -> Any:
+        """What the channels show, or None where they are plain. Raises BadRequest."""
+        if self._tls is None:
+            return None
+        # Read after: files that change in between are looked at once more.
+        self._version = self._tls.version()
+        return channel_credentials(self._tls)
+
+
+def channel_credentials(tls: Source) -> Any:
+    """For gRPC's secure channels. Raises BadRequest."""
+    found = tls.read()
+    return grpc.ssl_channel_credentials(found.authorities, found.key, found.certificate)
+
+
+def open_channel(address: str, options: Sequence[tuple[str, int]], credentials: Any) -> Any:
+    """A channel; plain where there are no credentials."""
+    if credentials is None:
+        return grpc.insecure_channel(address, options=list(options))
+    return grpc.secure_channel(address, credentials, options=list(options))
 
 
 def control_address(address: str) -> str:
@@ -162,9 +235,11 @@ def _options(message_bytes_max: int) -> list[tuple[str, int]]:
 class _Channel:
     """One gRPC channel and its methods, bytes in and bytes out."""
 
-    def __init__(self, address: str, service: str, options: list[tuple[str, int]]) -> None:
+    def __init__(
+        self, address: str, service: str, options: list[tuple[str, int]], credentials: Any = None
+    ) -> None:
         self._service = service
-        self._channel: Any = grpc.insecure_channel(address, options=options)
+        self._channel: Any = open_channel(address, options, credentials)
         self._methods: dict[str, Any] = {}
 
     def method(self, name: str) -> Any:
@@ -207,14 +282,18 @@ class _Answered:
         return False
 
 
-class _Failed:
+class Failed:
+    """The answer of a call that has failed already."""
+
     def __init__(self, error: errors.TablebayError) -> None:
         self._error = error
 
     def result(self) -> bytes:
+        """Raises what the call ended with."""
         raise self._error
 
     def cancel(self) -> object:
+        """Nothing is waited for."""
         return False
 
 
@@ -229,6 +308,8 @@ _BY_CODE: dict[grpc.StatusCode, type[errors.TablebayError]] = {
     grpc.StatusCode.OUT_OF_RANGE: errors.OutOfRange,
     grpc.StatusCode.DATA_LOSS: errors.CorruptMessage,
     grpc.StatusCode.UNIMPLEMENTED: errors.Unimplemented,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
 }
 
 
@@ -237,12 +318,16 @@ _OVERLOADED = "Concurrent RPC limit exceeded"
 
 
 def _error_of(error: Any, what: str) -> errors.TablebayError:
-    details = str(error.details())
-    for key, value in error.trailing_metadata() or ():
-        if key == errors.ERROR_METADATA:
-            # A server's own words name the thing; where they came from is added.
-            return errors.error_named(str(value), f"{details} ({what})")
-    code = error.code()
+    metadata = error.trailing_metadata() or ()
+    kind = next((str(value) for key, value in metadata if key == errors.ERROR_METADATA), None)
+    return error_of(error.code(), str(error.details()), kind, what)
+
+
+def error_of(code: grpc.StatusCode, details: str, kind: str | None, what: str) -> errors.TablebayError:
+    """The error that a status is. kind: what the server's metadata name, if any. what: the call, for the text."""
+    if kind is not None:
+        # A server's own words name the thing; where they came from is added.
+        return errors.error_named(kind, f"{details} ({what})")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _OVERLOADED in details:
         return errors.Unavailable(f"{what}: {details}")
     cls = _BY_CODE.get(code)

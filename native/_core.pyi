@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'FrozenRows', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -101,7 +101,7 @@ class Loader:
         """
         A file of a table's rows, or with None of steps.
         """
-    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1) -> int:
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1, admit_probability: float = 1.0, admit_filter_keys: int = 0) -> int:
         ...
     def finish(self) -> None:
         """
@@ -116,7 +116,7 @@ class FrozenRows:
     """
     Rows of a table of a checkpoint, read where its files lie in memory.
     """
-    def __init__(self, layout: tuple[int, int, int, int, int, int]) -> None:
+    def __init__(self, layout: tuple[int, int, int, int, int, int], dtype: str) -> None:
         ...
     def __len__(self) -> int:
         ...
@@ -144,7 +144,7 @@ class Store:
         ...
     def counters(self) -> dict:
         ...
-    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1) -> int:
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1, admit_probability: float = 1.0, admit_filter_keys: int = 0) -> int:
         ...
     def delete(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> int:
         ...
@@ -247,6 +247,32 @@ class Call:
         ...
     def servers(self) -> list[int]:
         ...
+class Http2Call:
+    """
+    A call whose request has been sent.
+    """
+    def cancel(self) -> None:
+        """
+        Wakes who waits for the result.
+        """
+    def result(self) -> tuple:
+        """
+        Waits for (gRPC code, message, the error's class as the server names it or None, answer or None).
+        """
+class Http2Server:
+    """
+    Plaintext connections to one gRPC server.
+    """
+    def __init__(self, host: str, port: int, user_agent: str, message_bytes_max: int) -> None:
+        ...
+    def call(self, path: str, request: bytes, timeout_s: float) -> Http2Call:
+        """
+        Sends a request; what comes of it, failures to connect included, is the call's result().
+        """
+    def drop(self, for_good: bool) -> None:
+        """
+        Ends every connection, and calls under way with them; later calls fail too if it is for good.
+        """
 def commit() -> str:
     ...
 def crc32c(data: typing.Any, initial: int = 0) -> int:
@@ -266,6 +292,10 @@ def instruction_set() -> str:
 def instruction_sets() -> list[str]:
     """
     Those this CPU can use, best last.
+    """
+def read_http2_answer(data: bytes, piece: int, message_bytes_max: int) -> typing.Any:
+    """
+    What a call makes of the bytes that its server sends, given in pieces; None while it has no result. For tests.
     """
 def readdress(request: bytes, epoch: int) -> bytes:
     """

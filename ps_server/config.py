@@ -69,7 +69,8 @@ class Config:
     keys_max: of one part of a call. clients_max: anonymous clients known at once. threads: data calls handled
         at once.
     requests_max: calls that may be under way on a port; more are refused. grace_s: from SIGTERM to the end of
-        calls, and of the last checkpoint. checkpoint: None where none are made.
+        calls, and of the last checkpoint. checkpoint: None where none are made. tls_dir: of the server's certificate;
+        "" is plain.
     """
 
     host: str
@@ -90,6 +91,7 @@ class Config:
     log_format: str
     exit_with_parent: bool
     checkpoint: CheckpointConfig | None
+    tls_dir: str = ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -155,6 +157,11 @@ def parser(program: str) -> argparse.ArgumentParser:
             "POLICY",
             f"{RESTORE_POLICIES[1]}: refuse to start without a checkpoint ({RESTORE_POLICIES[0]})",
         ),
+        (
+            "--tls-dir",
+            "DIRECTORY",
+            "tls.key, tls.crt and ca.crt: TLS, and only peers with certificates (plain)",
+        ),
         ("--log-level", "LEVEL", f"{', '.join(telemetry.LEVELS)} (info)"),
         ("--log-format", "FORMAT", f"{' or '.join(telemetry.FORMATS)} (text on a terminal, else json)"),
     ):
@@ -203,6 +210,7 @@ def read_config(
         ),
         exit_with_parent=bool(arguments.exit_with_parent),
         checkpoint=_checkpoint(settings),
+        tls_dir=settings.directory("tls_dir", "the absolute path of a directory"),
     )
 
 
@@ -271,12 +279,14 @@ class _Settings:
             self.refuse(name, f"a whole number from {low} to {high}")
         return int(text)
 
-    def directory(self, name: str) -> str:
+    def directory(
+        self, name: str, wanted: str = "the absolute path of a directory; object stores are not there yet"
+    ) -> str:
         """An absolute path; empty where none is given."""
         text = self.text(name)
         path = text.removeprefix("file://")
         if text and (not path.startswith("/") or "\0" in path or "/../" in f"{path}/"):
-            self.refuse(name, "the absolute path of a directory; object stores are not there yet")
+            self.refuse(name, wanted)
         return path
 
     def seconds(self, name: str, default: float, high: float = 86_400.0) -> float:

@@ -14,6 +14,7 @@ from tablebay.client.errors import BadRequest, CheckpointFailed, TablebayError
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
 from tablebay.client.tables import TableSpec
+from tablebay.client.tls import Source
 from tablebay.native import _core
 from tablebay.ps_server.barriers import Barriers
 from tablebay.ps_server.checkpoint import save
@@ -54,7 +55,7 @@ class Durability:
     """One server's. Made before the service, since it gives the epoch; then `restore`, then `begin`, then `start`.
 
     servers: data addresses of all. fenced: told when a newer life of this server has taken over.
-    peers: for tests; else over gRPC. Raises TablebayError where the destination cannot be used.
+    peers: for tests; else over gRPC, with tls if given. Raises TablebayError where the destination cannot be used.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Durability:
         generation: int,
         fenced: Callable[[], None],
         peers: Peers | None = None,
+        tls: Source | None = None,
     ) -> None:
         self._settings = settings
         self._servers = servers
@@ -74,7 +76,7 @@ class Durability:
         self._job = job
         self._generation = generation
         self._fenced = fenced
-        self._peers: Peers = GrpcPeers(servers, index, self.cut) if peers is None else peers
+        self._peers: Peers = GrpcPeers(servers, index, self.cut, tls) if peers is None else peers
         self._destination = Destination.open(settings.destination, job=job)
         self.epoch = self._destination.take_epoch(index)
         self._restored: restore.Restored | None = None

@@ -15,6 +15,7 @@ import grpc
 from tablebay.client.environment import control_port
 from tablebay.client.errors import ERROR_METADATA, TablebayError, status_code
 from tablebay.client.proto import tablebay_pb2
+from tablebay.ps_server.secure import Security
 from tablebay.ps_server.service import Service
 from tablebay.ps_server.standard_services import CONTROL_SERVICE, DATA_SERVICE, StandardServices
 from tablebay.ps_server.telemetry import Events
@@ -40,7 +41,7 @@ class CannotListen(Exception):
 class GrpcServer:
     """The data port and the control port of a service, from `start` to `stop`.
 
-    requests_max: calls under way on each port; more get RESOURCE_EXHAUSTED.
+    requests_max: calls under way on each port; more get RESOURCE_EXHAUSTED. security: None is plain.
     Raises CannotListen naming the port.
     """
 
@@ -52,16 +53,17 @@ class GrpcServer:
         data_port: int,
         message_bytes_max: int,
         requests_max: int,
+        security: Security | None = None,
     ) -> None:
         self._service = service
         options = _options(message_bytes_max)
-        self._data = _server("data", requests_max, options)
+        self._data = _server("data", requests_max, options, security)
         self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", None),))
-        self._control = _server("control", requests_max, options)
+        self._control = _server("control", requests_max, options, security)
         self._control.add_generic_rpc_handlers((self._handlers(CONTROL_SERVICE, "Control", CONTROL_THREADS),))
         self._standard = StandardServices(self._control)
-        _listen(self._data, "data", host, data_port)
-        _listen(self._control, "control", host, control_port(data_port))
+        _listen(self._data, "data", host, data_port, security)
+        _listen(self._control, "control", host, control_port(data_port), security)
 
     def start(self) -> None:
         """Begin to answer, and say so to health checks."""
@@ -157,18 +159,25 @@ def _options(message_bytes_max: int) -> list[tuple[str, int]]:
     ]
 
 
-def _server(name: str, requests_max: int, options: Iterable[tuple[str, int]]) -> grpc.Server:
+def _server(
+    name: str, requests_max: int, options: Iterable[tuple[str, int]], security: Security | None
+) -> grpc.Server:
     return grpc.server(
         ThreadPoolExecutor(requests_max, f"grpc-{name}"),
+        interceptors=[] if security is None else [security.interceptor()],
         options=list(options),
         maximum_concurrent_rpcs=requests_max,
     )
 
 
-def _listen(server: grpc.Server, name: str, host: str, port: int) -> None:
+def _listen(server: grpc.Server, name: str, host: str, port: int, security: Security | None) -> None:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        if server.add_insecure_port(address) == port:
+        if security is None:
+            found = server.add_insecure_port(address)
+        else:
+            found = server.add_secure_port(address, security.credentials())
+        if found == port:
             return
         reason = "it cannot be bound"
     except RuntimeError as error:

@@ -10,8 +10,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from tablebay.client.environment import control_port, split_address
-from tablebay.client.errors import CheckpointFailed
+from tablebay.client.errors import BadRequest, CheckpointFailed
 from tablebay.client.proto import tablebay_pb2
+from tablebay.client.tls import Source
 
 _CUT = "/tablebay.v1.Control/Cut"
 _CHECKPOINT = "/tablebay.v1.Control/Checkpoint"
@@ -30,7 +31,7 @@ class Peers(Protocol):
 class GrpcPeers:
     """Peers over gRPC; this server's own answers come straight from `own`. Safe in threads.
 
-    servers: data addresses of all. own: answers a CutRequest to this server.
+    servers: data addresses of all. own: answers a CutRequest to this server. tls: None is plain.
     """
 
     def __init__(
@@ -38,11 +39,15 @@ class GrpcPeers:
         servers: Sequence[str],
         index: int,
         own: Callable[[tablebay_pb2.CutRequest], tablebay_pb2.CutResponse],
+        tls: Source | None = None,
     ) -> None:
         self._servers = servers
         self._index = index
         self._own = own
-        self._channels: dict[int, grpc.Channel] = {}
+        self._tls = tls
+        # By server, each with the version of the certificate that it shows.
+        self._channels: dict[int, tuple[object, grpc.Channel]] = {}
+        self._old: list[grpc.Channel] = []
 
     def cut(self, request: tablebay_pb2.CutRequest, timeout_s: float) -> list[tablebay_pb2.CutResponse]:
         """The same phase to every server at once."""
@@ -84,7 +89,7 @@ class GrpcPeers:
 
     def close(self) -> None:
         """End the connections."""
-        for channel in self._channels.values():
+        for channel in (*(channel for _, channel in self._channels.values()), *self._old):
             channel.close()
 
     def _checkpoint(self, begin: bool, timeout_s: float) -> tablebay_pb2.CheckpointResponse:
@@ -119,16 +124,38 @@ class GrpcPeers:
         return cast("Any", self._channel(server).unary_unary)(path)
 
     def _channel(self, server: int) -> grpc.Channel:
-        if server not in self._channels:
+        known = self._channels.get(server)
+        version = self._version()
+        if known is None or known[0] != version:
             host, port = split_address(self._servers[server])
-            self._channels[server] = grpc.insecure_channel(
-                f"{host}:{control_port(port)}",
-                options=[
-                    ("grpc.enable_http_proxy", 0),
-                    ("grpc.initial_reconnect_backoff_ms", 100),
-                    ("grpc.min_reconnect_backoff_ms", 1_000),
-                    ("grpc.max_reconnect_backoff_ms", 2_000),
-                    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-                ],
-            )
-        return self._channels[server]
+            channel = self._open(f"{host}:{control_port(port)}")
+            if known is not None:
+                # Calls may be under way on it. Of renewals there are few.
+                self._old.append(known[1])
+            known = self._channels[server] = version, channel
+        return known[1]
+
+    def _version(self) -> object:
+        try:
+            return None if self._tls is None else self._tls.version()
+        except BadRequest as error:
+            raise CheckpointFailed(str(error)) from None
+
+    def _open(self, address: str) -> grpc.Channel:
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 1_000),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+        ]
+        if self._tls is None:
+            return grpc.insecure_channel(address, options=options)
+        try:
+            found = self._tls.read()
+        except BadRequest as error:
+            raise CheckpointFailed(str(error)) from None
+        credentials = grpc.ssl_channel_credentials(found.authorities, found.key, found.certificate)
+        # Channels of their own: of the same address and another certificate there may be one in the process's pool.
+        own_pool = [*options, ("grpc.use_local_subchannel_pool", 1)]
+        return grpc.secure_channel(address, credentials, options=own_pool)

@@ -10,6 +10,7 @@ import time
 from typing import NoReturn
 
 from tablebay.client.environment import NO_CHECKPOINT_EXIT, VERSION, control_port, http_port
+from tablebay.client.tls import Folder
 from tablebay.ps_server import telemetry
 from tablebay.ps_server.checkpoint.coordinator import Schedule
 from tablebay.ps_server.config import Config
@@ -17,6 +18,7 @@ from tablebay.ps_server.durability import Durability, Settings
 from tablebay.ps_server.grpc_server import CannotListen, GrpcServer
 from tablebay.ps_server.health import HttpServer
 from tablebay.ps_server.metrics import registry
+from tablebay.ps_server.secure import Security
 from tablebay.ps_server.service import Service
 
 DONE, FAILED = 0, 1
@@ -33,8 +35,10 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
 
     NO_CHECKPOINT_EXIT: another life of this server has taken over.
     Raises CannotListen naming the port, CheckpointInvalid, CheckpointMismatch or CheckpointFailed where no
-    checkpoint can be used, and another TablebayError where the job's tables cannot be made.
+    checkpoint can be used, and another TablebayError where the job's tables cannot be made, or the certificates are
+    not this server's.
     """
+    security = _security(config)
     start = _Start(config, epoch, told_to_end)
     reason = start.wait()
     if reason is not None:
@@ -52,6 +56,7 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
             data_port=config.data_port,
             message_bytes_max=config.message_bytes_max,
             requests_max=config.requests_max,
+            security=security,
         )
         ports.start()
         readiness.started = True
@@ -65,6 +70,7 @@ def serve(config: Config, epoch: int, told_to_end: queue.SimpleQueue[str]) -> in
             servers=len(config.servers),
             tables=len(config.tables),
             memory_limit_bytes=config.memory_limit_bytes,
+            tls=security is not None,
             version=VERSION,
         )
         if durability is not None:
@@ -109,6 +115,12 @@ class _Start:
         self._told.put(_RESTORED)
 
 
+def _security(config: Config) -> Security | None:
+    if not config.tls_dir:
+        return None
+    return Security(Folder(config.tls_dir), job=config.job, index=config.index)
+
+
 def _service(config: Config, epoch: int, durability: Durability | None) -> Service:
     return Service(
         index=config.index,
@@ -149,6 +161,7 @@ def _durability(config: Config, told_to_end: queue.SimpleQueue[str]) -> Durabili
         job=config.job,
         generation=config.generation,
         fenced=lambda: told_to_end.put(_FENCED),
+        tls=Folder(config.tls_dir) if config.tls_dir else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # No deadline: the machine's other work decides how long one example takes.
@@ -17,3 +18,9 @@ settings.load_profile("deep" if os.environ.get("TABLEBAY_DEEP") == "1" else "sho
 # A shell starts what runs in its background deaf to Ctrl-C, and children inherit that: there are tests of Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(params=["native", "grpcio"])
+def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each of the transports over sockets (client/http2_transport.py)."""
+    monkeypatch.setenv("TABLEBAY_TRANSPORT", request.param)

@@ -48,9 +48,25 @@ def rowwise_adagrad(w: Row, g: Row, state: State, p: Parameters) -> Row:
     return w - p["learning_rate"] * g / (np.sqrt(state["G"]) + p["epsilon"])
 
 
+def adams_time(state: State, p: Parameters) -> int:
+    """Adam's t at the row's next update, by p["clock"]: 0 a row's updates, 1 and 2 the time p["now"] of the push.
+
+    With 2 the moments decay for each step that passed as dense Adam's do under gradients of 0.
+    """
+    before = state.get("t", 0)
+    if not p.get("clock"):
+        state["t"] = before + 1
+    else:
+        state["t"] = max(int(p["now"]), before)
+        for _ in range(state["t"] - before - 1) if p["clock"] == 2 and before else ():
+            state["m"] = state["m"] * p["beta1"]
+            state["v"] = state["v"] * p["beta2"]
+    return int(state["t"])
+
+
 def adam(w: Row, g: Row, state: State, p: Parameters) -> Row:
-    """Kingma, Ba 2015, algorithm 1; t counts the row's own updates."""
-    t = state["t"] = state.get("t", 0) + 1
+    """Kingma, Ba 2015, algorithm 1; t counts the row's own updates, unless there is a clock."""
+    t = adams_time(state, p)
     state["m"] = p["beta1"] * state.get("m", np.zeros_like(w)) + (1 - p["beta1"]) * g
     state["v"] = p["beta2"] * state.get("v", np.zeros_like(w)) + (1 - p["beta2"]) * g * g
     first = state["m"] / (1 - p["beta1"] ** t)
@@ -87,7 +103,7 @@ def decayed_adagrad(w: Row, g: Row, state: State, p: Parameters) -> Row:
 
 def amsgrad(w: Row, g: Row, state: State, p: Parameters) -> Row:
     """Reddi, Kale, Kumar 2018, algorithm 2, with Adam's corrections as PyTorch has them: the largest v counts."""
-    t = state["t"] = state.get("t", 0) + 1
+    t = adams_time(state, p)
     state["m"] = p["beta1"] * state.get("m", np.zeros_like(w)) + (1 - p["beta1"]) * g
     state["v"] = p["beta2"] * state.get("v", np.zeros_like(w)) + (1 - p["beta2"]) * g * g
     state["v_max"] = np.maximum(state.get("v_max", np.zeros_like(w)), state["v"])
@@ -112,7 +128,7 @@ def adadelta(w: Row, g: Row, state: State, p: Parameters) -> Row:
 
 def partial_rowwise_adam(w: Row, g: Row, state: State, p: Parameters) -> Row:
     """FBGEMM, PARTIAL_ROWWISE_ADAM: Adam whose v is one number for the row, of mean(g g)."""
-    t = state["t"] = state.get("t", 0) + 1
+    t = adams_time(state, p)
     state["m"] = p["beta1"] * state.get("m", np.zeros_like(w)) + (1 - p["beta1"]) * g
     state["v"] = p["beta2"] * state.get("v", 0.0) + (1 - p["beta2"]) * np.mean(g * g)
     root = np.sqrt(state["v"] / (1 - p["beta2"] ** t))
@@ -143,7 +159,7 @@ def group_ftrl(w: Row, g: Row, state: State, p: Parameters) -> Row:
 
 def lamb(w: Row, g: Row, state: State, p: Parameters) -> Row:
     """You et al. 2020, algorithm 2, with phi(x) = x and the row as the layer; where a norm is 0 the ratio is 1."""
-    t = state["t"] = state.get("t", 0) + 1
+    t = adams_time(state, p)
     state["m"] = p["beta1"] * state.get("m", np.zeros_like(w)) + (1 - p["beta1"]) * g
     state["v"] = p["beta2"] * state.get("v", np.zeros_like(w)) + (1 - p["beta2"]) * g * g
     r = state["m"] / (1 - p["beta1"] ** t) / (np.sqrt(state["v"] / (1 - p["beta2"] ** t)) + p["epsilon"])
@@ -151,6 +167,59 @@ def lamb(w: Row, g: Row, state: State, p: Parameters) -> Row:
     norms = np.linalg.norm(w), np.linalg.norm(u)
     ratio = norms[0] / norms[1] if norms[0] > 0 and norms[1] > 0 else 1.0
     return w - p["learning_rate"] * ratio * u
+
+
+def tensornet_adagrad(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """TensorNet, ada_grad_kernel.cc, SparseAdaGradValue: G += sum(g g) / dim; w - lr g / (eps + sqrt(G))."""
+    state["G"] = state.get("G", p["initial_accumulator"]) + np.sum(g * g) / len(g)
+    return w - p["learning_rate"] * g / (p["epsilon"] + np.sqrt(state["G"]))
+
+
+def tensornet_adam(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """TensorNet, adam_kernel.cc, SparseAdamValue: Adam's moments as they are; w - lr m / (eps + sqrt(v))."""
+    state["m"] = p["beta1"] * state.get("m", np.zeros_like(w)) + (1 - p["beta1"]) * g
+    state["v"] = p["beta2"] * state.get("v", np.zeros_like(w)) + (1 - p["beta2"]) * g * g
+    return w - p["learning_rate"] * state["m"] / (p["epsilon"] + np.sqrt(state["v"]))
+
+
+def tensornet_ftrl(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """TensorNet, ftrl_kernel.cc, SparseFtrlValue: lr where FTRL has 1 / alpha, n from 0.
+
+    But for a row that begins elsewhere than at 0, which has the z that its weights follow from.
+    """
+    rate = p["learning_rate"]
+    n = state.get("n", np.zeros_like(w))
+    if "z" not in state:
+        state["z"] = -w * ((p["beta"] + np.sqrt(n)) * rate + p["l2"]) - np.sign(w) * p["l1"]
+    z = state["z"] = state["z"] + g - rate * (np.sqrt(n + g * g) - np.sqrt(n)) * w
+    n = state["n"] = n + g * g
+    below = -1 / ((p["beta"] + np.sqrt(n)) * rate + p["l2"]) * (z - np.sign(z) * p["l1"])
+    return np.where(np.abs(z) <= p["l1"], 0.0, below)
+
+
+def paddle_adagrad(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """Paddle, sparse_sgd_rule.cc, SparseAdaGradSGDRule, scale 1: w - lr g sqrt(G0 / (G0 + G)), then G += mean(g g)."""
+    before = state.get("G", 0.0)
+    state["G"] = before + np.sum(g * g) / len(g)
+    return w - p["learning_rate"] * g * np.sqrt(
+        p["initial_accumulator"] / (p["initial_accumulator"] + before)
+    )
+
+
+def tensorflow_ftrl(w: Row, g: Row, state: State, p: Parameters) -> Row:
+    """TensorFlow, training_ops.cc and tf.keras.optimizers.Ftrl, with learning_rate_power -0.5.
+
+    Keras gives the kernel l2 + beta / (2 lr), which is twice in the divisor: so beta / lr + 2 l2. The shrinkage is in z
+    alone. But for a row that begins elsewhere than at 0, which has the z that its weights follow from.
+    """
+    n = state.get("n", np.full_like(w, p["initial_accumulator"]))
+    l2 = p["l2"] + p["beta"] / (2 * p["learning_rate"])
+    if "z" not in state:
+        state["z"] = -w * (np.sqrt(n) / p["learning_rate"] + 2 * l2) - np.sign(w) * p["l1"]
+    shrunk = g + 2 * p["l2_shrinkage"] * w
+    z = state["z"] = state["z"] + shrunk - (np.sqrt(n + g * g) - np.sqrt(n)) / p["learning_rate"] * w
+    n = state["n"] = n + g * g
+    return (np.clip(z, -p["l1"], p["l1"]) - z) / (np.sqrt(n) / p["learning_rate"] + 2 * l2)
 
 
 def add(w: Row, g: Row, state: State, p: Parameters) -> Row:
@@ -324,6 +393,62 @@ REFERENCES: dict[str, Reference] = {
         {"learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "epsilon": 0.0, "weight_decay": 0.5},
         (-0.5, -0.75, -0.375),
         ("m", "v", "step"),
+    ),
+    # G: 4, 8, 9 from 3, as Adagrad on one weight.
+    "TensorNetAdagrad": Reference(
+        tensornet_adagrad,
+        {"learning_rate": 1e-3, "initial_accumulator": 0.1, "epsilon": 1e-8},
+        {"learning_rate": 1.0, "initial_accumulator": 3.0, "epsilon": 0.0},
+        (-0.5, -1.2071068, -0.8737734),
+        ("accumulator",),
+    ),
+    # m: .5, 1.25, .125; v: .5, 2.25, 1.625: .5 / .7071068 = .7071068; 1.25 / 1.5 = .8333333;
+    # .125 / 1.2747549 = .0980581.
+    "TensorNetAdam": Reference(
+        tensornet_adam, _ADAM, _ADAM_BY_HAND, (-0.7071068, -1.5404401, -1.6384982), ("m", "v")
+    ),
+    # FTRL's example: its alpha of 2 is a learning rate of 1/2.
+    "TensorNetFTRL": Reference(
+        tensornet_ftrl,
+        {"learning_rate": 1e3, "beta": 1.0, "l1": 0.5, "l2": 2.0},
+        {"learning_rate": 0.5, "beta": 1.0, "l1": 0.5, "l2": 1.0},
+        (-0.25, -1.0139320, -0.6469252),
+        ("z", "n"),
+    ),
+    # G before: 0, 1, 5, of 3: 1; 2 sqrt(3 / 4) = 1.7320508; sqrt(3 / 8) = .6123724.
+    "PaddleAdagrad": Reference(
+        paddle_adagrad,
+        {"learning_rate": 1e-3, "initial_accumulator": 3.0},
+        {"learning_rate": 1.0, "initial_accumulator": 3.0},
+        (-1.0, -2.7320508, -2.1196784),
+        ("accumulator",),
+    ),
+    # lr = 2, l1 = .5, l2 = .5, shrinkage .25, n from 1, no beta; divisor sqrt(n) / 2 + 1.
+    # 1: z 1, n 2: w = -.5 / 1.7071068 = -.2928932.
+    # 2: n 6, (2.4494897 - 1.4142136) / 2 = .5176381; z = 1 + 2 - .1464466 + .1516127 = 3.0051661:
+    #    w = -2.5051661 / 2.2247449 = -1.1260465.
+    # 3: n 7, (2.6457513 - 2.4494897) / 2 = .0981308; z = 3.0051661 - 1 - .5630233 + .1104998 = 1.5526426:
+    #    w = -1.0526426 / 2.3228757 = -.4531635.
+    "TensorFlowFTRL": Reference(
+        tensorflow_ftrl,
+        {
+            "learning_rate": 1e-3,
+            "initial_accumulator": 0.1,
+            "l1": 0.5,
+            "l2": 2.0,
+            "l2_shrinkage": 0.01,
+            "beta": 1.0,
+        },
+        {
+            "learning_rate": 2.0,
+            "initial_accumulator": 1.0,
+            "l1": 0.5,
+            "l2": 0.5,
+            "l2_shrinkage": 0.25,
+            "beta": 0.0,
+        },
+        (-0.2928932, -1.1260465, -0.4531635),
+        ("z", "n"),
     ),
     "Add": Reference(add, {}, {}, (1.0, 3.0, 2.0)),
 }

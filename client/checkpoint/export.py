@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tablebay.client.checkpoint.destination import Destination
 from tablebay.client.checkpoint.manifest import Manifest, TableEntry
 from tablebay.client.checkpoint.reading import Rows, dtype_of, table_rows
 from tablebay.client.checkpoint.storage import StorageError
 from tablebay.client.errors import BadRequest, TablebayError
+from tablebay.client.int8 import to_int8
 
 
-def export(source: Destination, manifest: Manifest, name: str, target: Path) -> int:
+def export(source: Destination, manifest: Manifest, name: str, target: Path, *, int8: bool = False) -> int:
     """Write a table's keys and weights; how many rows. The suffix of `target` says how; it must not be there yet.
+
+    int8: weights as int8, and a scale for each row (client/int8.py); .npz alone.
 
     The file appears when it is whole. Memory: a few MiB, and 8 bytes for each row that is in several links; for
     .npz 8 bytes for each row. Raises BadRequest, CheckpointInvalid, StorageError.
@@ -33,10 +37,16 @@ def export(source: Destination, manifest: Manifest, name: str, target: Path) -> 
         raise BadRequest(
             f"{source.name}: checkpoint {manifest.number} has no table '{name}', wanted one of {names or 'none'}"
         )
+    if int8 and (target.suffix != ".npz" or table.spec.dtype == "int64"):
+        raise BadRequest(
+            f"{target}: int8 of table '{name}', whose dtype is {table.spec.dtype}; wanted a .npz of another than int64"
+        )
     if target.exists():
         raise BadRequest(f"{target} is there already, wanted a new file's name")
     unfinished = target.with_name(f".{uuid.uuid4().hex}.unfinished")
     try:
+        if int8:
+            write = _write_int8
         rows = write(unfinished, table, lambda: table_rows(source, manifest, table))
         os.link(unfinished, target)
     except FileExistsError:
@@ -68,6 +78,28 @@ def _write_npz(path: Path, table: TableEntry, read: Read) -> int:
             _npy_header(member, np.dtype("<u8"), (rows,))
             if rows:
                 member.write(keys.astype("<u8").data.cast("B"))
+    return rows
+
+
+def _write_int8(path: Path, table: TableEntry, read: Read) -> int:
+    """Arrays `keys` (n,), `weights` int8 (n, dim) and `scales` float32 (n,): a row is its weights times its scale."""
+    rows = sum(len(part.keys) for part in read())
+    keys, scales = np.empty(rows, "<u8"), np.empty(rows, "<f4")
+    after: tuple[tuple[str, NDArray[Any]], ...] = (("keys", keys), ("scales", scales))
+    at = 0
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with archive.open("weights.npy", "w", force_zip64=True) as member:
+            _npy_header(member, np.dtype(np.int8), (rows, table.spec.dim))
+            for part in read():
+                numbers, scales[at : at + len(part.keys)] = to_int8(part.weights)
+                member.write(np.ascontiguousarray(numbers).data.cast("B"))
+                keys[at : at + len(part.keys)] = part.keys
+                at += len(part.keys)
+        for name, array in after:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _npy_header(member, array.dtype, (rows,))
+                if rows:
+                    member.write(array.data.cast("B"))
     return rows
 
 

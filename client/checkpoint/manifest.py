@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from tablebay.client.errors import BadRequest, CheckpointInvalid
 from tablebay.client.routing import SHARDS
-from tablebay.client.tables import TableSpec, dump_tables, load_tables
+from tablebay.client.tables import WEIGHT_BYTES, TableSpec, dump_tables, load_tables
 from tablebay.native import _core
 
 FORMAT = 1
@@ -569,7 +569,7 @@ def _from_ranges(text: str, where: str) -> tuple[int, ...]:
 
 def _check_layout(layout: Layout, spec: TableSpec, where: str) -> None:
     """A row's parts lie in it, in order, and the weights are the table's."""
-    wanted = spec.dim * (8 if spec.dtype == "int64" else 4)
+    wanted = spec.dim * WEIGHT_BYTES[spec.dtype]
     if layout.weight_bytes != wanted:
         raise _invalid(
             f"{where}.weight_bytes", layout.weight_bytes, f"{wanted}, by the table's dim and dtype"

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ def _framed(reader: Reader, where: str) -> Iterator[tuple[Block, int]]:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a table, each key's newest. keys: uint64 (n,). weights: (n, dim), the table's dtype."""
+    """Rows of a table, each key's newest. keys: uint64 (n,). weights: (n, dim), as calls have them."""
 
     keys: Keys
     weights: NDArray[np.generic]
@@ -158,8 +159,18 @@ def table_rows(source: Destination, manifest: Manifest, table: TableEntry) -> It
 
 
 def dtype_of(table: TableEntry) -> np.dtype[np.generic]:
-    """Of a table's weights in the files."""
+    """Of a table's weights as they are read: float32 or int64."""
     return np.dtype("<i8" if table.spec.dtype == "int64" else "<f4")
+
+
+_STORED = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2", "int64": "<i8"}
+
+
+def _widened(stored: NDArray[Any], dtype: str) -> NDArray[np.generic]:
+    """A copy of weights as the files have them, as they are read."""
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (stored.astype("<u4") << np.uint32(16)).view("<f4")
+    return stored.astype("<f4") if dtype == "float16" else stored.copy()
 
 
 def _rows(block: Block, table: TableEntry) -> Rows:
@@ -167,14 +178,14 @@ def _rows(block: Block, table: TableEntry) -> Rows:
     row = np.dtype(
         {
             "names": ["key", "weights"],
-            "formats": ["<u8", (dtype_of(table), (table.spec.dim,))],
+            "formats": ["<u8", (_STORED[table.spec.dtype], (table.spec.dim,))],
             "offsets": [0, layout.weights],
             "itemsize": layout.row_bytes,
         }
     )
     found = np.frombuffer(block.payload, row)
     # Copies: the buffer under them is filled again.
-    return Rows(found["key"].astype(np.uint64), found["weights"].copy())
+    return Rows(found["key"].astype(np.uint64), _widened(found["weights"], table.spec.dtype))
 
 
 def _among(keys: Keys, sorted_keys: Keys) -> NDArray[np.bool_]:

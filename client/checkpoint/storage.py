@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import mmap
 import os
 import re
 import shutil
@@ -26,6 +28,9 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 # Names of this kind are files that were not finished; no list has them.
 _UNFINISHED = ".new-"
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
+# What is gathered before it is written past the page cache, a multiple of any device's block.
+_GATHERED_BYTES = 4 << 20
+_BLOCK_BYTES = 4096
 
 
 class StorageError(TablebayError):
@@ -138,6 +143,11 @@ class System:
         """write(2)."""
         return os.write(file, data)
 
+    def set_direct(self, file: int, direct: bool) -> None:
+        """Have writes go past the page cache, or not: fcntl(2) with O_DIRECT."""
+        flags = fcntl.fcntl(file, fcntl.F_GETFL)
+        fcntl.fcntl(file, fcntl.F_SETFL, flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT)
+
     def fsync(self, file: int) -> None:
         """fsync(2), of a file or a directory."""
         os.fsync(file)
@@ -169,6 +179,8 @@ class LocalStorage:
     def __init__(self, root: Path, system: System | None = None) -> None:
         self._root = root
         self._system = System() if system is None else system
+        # What writers gathered in, for the next ones: new memory costs more than what is done with it.
+        self._buffers: list[mmap.mmap] = []
 
     @property
     def name(self) -> str:
@@ -327,24 +339,72 @@ class LocalStorage:
 
 
 class _LocalWriter:
+    """Large files go past the page cache, where the file system can do that: nobody reads them soon, and a checkpoint
+    beside training spends most of its time on finding room for them there, which other files then lack.
+    """
+
     def __init__(self, storage: LocalStorage, path: str) -> None:
         self._storage = storage
         self._path = path
         self._finished = False
+        self._gathered: mmap.mmap | None = None
+        self._filled = 0
+        self._direct = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with storage._parent(path, make=True) as (directory, name), _told(storage, path):
             self._file = storage._system.open(name, flags, directory)
 
     def write(self, data: Buffer) -> None:
-        with _told(self._storage, self._path):
-            _write_all(self._storage._system, self._file, data)
+        view = memoryview(data).cast("B")
+        if self._gathered is None:
+            buffers = self._storage._buffers
+            self._gathered = buffers.pop() if buffers else mmap.mmap(-1, _GATHERED_BYTES)
+        while view:
+            count = min(len(view), _GATHERED_BYTES - self._filled)
+            self._gathered[self._filled : self._filled + count] = view[:count]
+            self._filled += count
+            view = view[count:]
+            if self._filled == _GATHERED_BYTES:
+                self._write_gathered(direct=True)
 
     def finish(self) -> None:
         storage = self._storage
+        # Its length is no multiple of a block.
+        self._write_gathered(direct=False)
         with storage._parent(self._path) as (directory, _), _told(storage, self._path):
             storage._system.fsync(self._file)
             storage._system.fsync(directory)
         self._finished = True
+
+    def _write_gathered(self, *, direct: bool) -> None:
+        view = memoryview(self._gathered or b"")[: self._filled]
+        with _told(self._storage, self._path):
+            while view:
+                # A write that took a part may leave the rest within a block.
+                direct = self._set_direct(direct and len(view) % _BLOCK_BYTES == 0)
+                try:
+                    count = self._storage._system.write(self._file, view)
+                except OSError as error:
+                    if not direct or error.errno != errno.EINVAL:
+                        raise
+                    # Some file systems say only now that they cannot.
+                    direct = False
+                    continue
+                if count <= 0:
+                    raise OSError(errno.EIO, "a write took no bytes")
+                view = view[count:]
+        self._filled = 0
+
+    def _set_direct(self, wanted: bool) -> bool:
+        """Whether writes go past the page cache now."""
+        if wanted != self._direct:
+            try:
+                self._storage._system.set_direct(self._file, wanted)
+                self._direct = wanted
+            except OSError:
+                if not wanted:
+                    raise
+        return self._direct
 
     def __enter__(self) -> Self:
         return self
@@ -356,6 +416,9 @@ class _LocalWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._storage._system.close(self._file)
+        if self._gathered is not None:
+            self._storage._buffers.append(self._gathered)
+            self._gathered = None
         if not self._finished:
             with contextlib.suppress(StorageError):
                 self._storage.remove(self._path)

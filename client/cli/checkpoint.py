@@ -85,6 +85,9 @@ def export(
         Path,
         typer.Option("--to", help="A new file, ending in .npz, .tsv or .parquet.", show_default=False),
     ],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Weights as int8 with a scale for each row, into .npz.")
+    ] = False,
     number: NumberOption = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -92,4 +95,4 @@ def export(
     from tablebay.client.cli import checkpoint_text
 
     takes_no_arguments(context)
-    checkpoint_text.export_table(directory, number, table, to, as_json=output is Output.json)
+    checkpoint_text.export_table(directory, number, table, to, int8=int8, as_json=output is Output.json)

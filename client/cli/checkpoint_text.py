@@ -155,11 +155,13 @@ def show_verified(directory: str, number: int | None, *, timed: bool, as_json: b
     return not found.problems
 
 
-def export_table(directory: str, number: int | None, table: str, to: Path, *, as_json: bool) -> None:
+def export_table(
+    directory: str, number: int | None, table: str, to: Path, *, int8: bool, as_json: bool
+) -> None:
     """Write a table's rows into a file. Raises TablebayError."""
     source = Destination.open_source(directory)
     manifest = choose(source, number)
-    rows = export(source, manifest, table, to)
+    rows = export(source, manifest, table, to, int8=int8)
     if as_json:
         print(
             json.dumps({"number": manifest.number, "table": table, "rows": rows, "file": str(to)}, indent=2)

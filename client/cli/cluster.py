@@ -1,4 +1,4 @@
-"""The commands for jobs on a cluster: submit, get, describe, logs, delete."""
+"""The commands for jobs on a cluster: submit, get, describe, logs, suspend, resume, delete."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ FormatOption = Annotated[Format, typer.Option("--output", "-o", help="How to pri
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (submit, get, describe, logs, delete):
+    for command in (submit, get, describe, logs, suspend, resume, delete):
         app.command()(command)
 
 
@@ -173,6 +173,44 @@ def logs(
         tail=tail,
         namespace=namespace,
         context=kube_context,
+    )
+
+
+def suspend(
+    context: typer.Context,
+    name: NameArgument,
+    namespace: NamespaceOption = None,
+    kube_context: ContextOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when no pod is left.")] = False,
+    timeout: TimeoutOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """End a job's pods after a last checkpoint, and keep its rows."""
+    from tablebay.client.cli import cluster_jobs
+
+    takes_no_arguments(context)
+    _needs_wait(context, timeout, wait)
+    cluster_jobs.suspend(
+        name, namespace=namespace, context=kube_context, wait=wait, timeout=timeout, form=output.value
+    )
+
+
+def resume(
+    context: typer.Context,
+    name: NameArgument,
+    namespace: NamespaceOption = None,
+    kube_context: ContextOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the job trains.")] = False,
+    timeout: TimeoutOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Let a suspended job go on from its last checkpoint."""
+    from tablebay.client.cli import cluster_jobs
+
+    takes_no_arguments(context)
+    _needs_wait(context, timeout, wait)
+    cluster_jobs.resume(
+        name, namespace=namespace, context=kube_context, wait=wait, timeout=timeout, form=output.value
     )
 
 

@@ -1,4 +1,4 @@
-"""`tablebay submit`, `get`, `describe` and `delete`: the result to standard output, all else to standard error."""
+"""The commands for jobs on a cluster, but for logs: the result to standard output, all else to standard error."""
 
 from __future__ import annotations
 
@@ -116,6 +116,29 @@ def describe(name: str, *, namespace: str | None, context: str | None, form: str
             "problems": problems,
         }
         _write(content, form)
+
+
+def suspend(
+    name: str, *, namespace: str | None, context: str | None, wait: bool, timeout: float | None, form: str
+) -> None:
+    """Suspend a job, and wait until no pod is left if asked to. Raises TablebayError."""
+    job = Jobs(namespace, context=context).suspend(name, wait=wait, timeout=timeout)
+    _changed(job, "suspended" if job.shows("Suspended") else "suspending", form)
+
+
+def resume(
+    name: str, *, namespace: str | None, context: str | None, wait: bool, timeout: float | None, form: str
+) -> None:
+    """Let a job go on, and wait until it trains if asked to. Raises TablebayError."""
+    job = Jobs(namespace, context=context).resume(name, wait=wait, timeout=timeout)
+    _changed(finished_well(job), "training" if job.shows("Ready") else "resuming", form)
+
+
+def _changed(job: Job, result: str, form: str) -> None:
+    if form == "table":
+        _say(f"{job.name}: {result} in namespace {job.namespace}")
+    else:
+        _write({"result": result, "job": plain(job)}, form)
 
 
 def delete(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +19,16 @@ from tablebay.client.cli import checkpoint, cluster
 from tablebay.client.cli.usage import Output, OutputOption, UsageError, takes_no_arguments
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+# Set by the script of `tablebay completion`, whose shell then reads what words may follow.
+_NAME, _COMPLETE = "tablebay", "_TABLEBAY_COMPLETE"
+
+
+class Shell(StrEnum):
+    """A shell that can complete words."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
 
 
 app = typer.Typer(
@@ -118,6 +130,108 @@ def serve(
         raise UsageError(str(error), context) from None
 
 
+@app.command()
+def certificates(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.", show_default=False)],
+    server: Annotated[
+        list[str],
+        typer.Option(
+            "--server",
+            metavar="NAMES",
+            help="Names and addresses of a server: ps-0,10.0.0.7. One for each server.",
+        ),
+    ],
+    workers: Annotated[int, typer.Option("--workers", min=0, max=10_000, help="How many workers.")] = 0,
+    job: Annotated[str, typer.Option("--job", help="What the certificates are good for.")] = "local",
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="For how long.")] = 90,
+) -> None:
+    """Make certificates for servers, workers and clients outside Kubernetes: --tls-dir of tablebay serve."""
+    from tablebay.client.cli.certificates import make
+
+    takes_no_arguments(context)
+    for made in make(folder, job=job, servers=server, workers=workers, days=days):
+        typer.echo(made)
+
+
+@app.command()
+def rows(
+    context: typer.Context,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The table's name.", show_default=False)],
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="Keys: 7 or 0x7; any rows if not given.", show_default=False),
+    ] = None,
+    servers: Annotated[
+        str,
+        typer.Option(
+            "--servers", metavar="ADDRESSES", help="host:port, a pattern host-{0..3}:7070, or a comma list."
+        ),
+    ] = "127.0.0.1:7070",
+    hashed: Annotated[
+        str | None,
+        typer.Option(
+            "--hashed",
+            metavar="COLUMN",
+            help="The keys are ids of this column, as tb.hash_ids.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="So many rows where no key is given.")] = 10,
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option("--tls-dir", help="A folder with tls.key, tls.crt and ca.crt.", show_default=False),
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for each call.")] = 10.0,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show rows of a table on running servers, by key. Makes no row."""
+    from tablebay.client.cli.rows import Question, show
+
+    takes_no_arguments(context)
+    show(
+        Question(table, tuple(keys or ()), hashed, limit),
+        servers=servers,
+        tls_dir=tls_dir,
+        timeout=timeout,
+        as_json=output is Output.json,
+    )
+
+
+@app.command()
+def doctor(
+    context: typer.Context,
+    namespace: cluster.NamespaceOption = None,
+    kube_context: cluster.ContextOption = None,
+    local: Annotated[bool, typer.Option("--local", help="Look at this machine alone.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Look for what is amiss here and on the cluster, and say what to do. Exit code 1 where something is."""
+    from tablebay.client.cli.doctor import examine, show
+
+    takes_no_arguments(context)
+    if local and (namespace or kube_context):
+        raise UsageError("found --local beside --namespace or --context; wanted one of them", context)
+    raise typer.Exit(
+        show(
+            examine(namespace=namespace, context=kube_context, cluster=not local),
+            as_json=output is Output.json,
+        )
+    )
+
+
+@app.command()
+def completion(
+    context: typer.Context,
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.", show_default=False)],
+) -> None:
+    """Print a script that completes commands and options: source <(tablebay completion bash)."""
+    takes_no_arguments(context)
+    typer.echo(
+        _completion().get_completion_script(prog_name=_NAME, complete_var=_COMPLETE, shell=shell.value)
+    )
+
+
 @app.command(short_help="Print which Tablebay this is.")
 def version(context: typer.Context, output: OutputOption = Output.table) -> None:
     """Print which Tablebay this is: version, commit, Python, instruction set."""
@@ -138,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = given.index("--") if "--" in given else len(given)
     own, passed_on = given[:end], tuple(given[end + 1 :])
     debug = "--debug" in own
+    if _COMPLETE in os.environ:
+        _completion().completion_init()
     try:
         code = app(
             [word for word in own if word != "--debug"],
@@ -165,6 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _fail(_cause(error), FAILED, own, problems=getattr(error, "problems", None))
+
+
+def _completion() -> Any:
+    """typer's own, whose names it has always had there, and exports in some versions alone."""
+    return importlib.import_module("typer.completion")
 
 
 def _program() -> str:

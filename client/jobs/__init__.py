@@ -1,4 +1,4 @@
-"""Jobs on a Kubernetes cluster, `tb.jobs`: submit, get, list, wait, delete, logs.
+"""Jobs on a Kubernetes cluster, `tb.jobs`: submit, get, list, wait, suspend, resume, delete, logs.
 
     tb.jobs.submit("job.yaml")
     tb.jobs.wait("flights", timeout=3600)
@@ -48,7 +48,9 @@ __all__ = [
     "get",
     "list",
     "logs",
+    "resume",
     "submit",
+    "suspend",
     "wait",
 ]
 
@@ -83,6 +85,20 @@ def delete(
 ) -> None:
     """Delete a job; with `wait`, return when it is gone. Raises JobNotFound, WaitTimeout."""
     Jobs(namespace).delete(name, wait=wait, timeout=timeout)
+
+
+def suspend(
+    name: str, namespace: str | None = None, *, wait: bool = False, timeout: float | None = None
+) -> Job:
+    """End a job's pods and keep its rows; with `wait`, return when no pod is left. Raises JobRefused, WaitTimeout."""
+    return Jobs(namespace).suspend(name, wait=wait, timeout=timeout)
+
+
+def resume(
+    name: str, namespace: str | None = None, *, wait: bool = False, timeout: float | None = None
+) -> Job:
+    """Let a suspended job go on; with `wait`, return when it trains, or has ended. Raises WaitTimeout."""
+    return Jobs(namespace).resume(name, wait=wait, timeout=timeout)
 
 
 def logs(

@@ -94,6 +94,17 @@ class Jobs:
             )
         return there, False
 
+    @property
+    def address(self) -> str:
+        """The API server's."""
+        return self._cluster.address
+
+    def dry_run(self, manifest: Mapping[str, Any]) -> None:
+        """Have the API server check a job and keep nothing of it. Raises JobRefused, JobExists, NotPermitted."""
+        query = {"fieldValidation": "Strict", "fieldManager": "tablebay", "dryRun": "All"}
+        name = manifest["metadata"]["name"]
+        self._cluster.ask(job_request("create", self.namespace, name, query=query, body=manifest))
+
     def get(self, name: str) -> Job:
         """A job as the cluster has it now. Raises JobNotFound."""
         return self._get(checked(name, "job"), self.namespace)
@@ -161,6 +172,46 @@ class Jobs:
             if deadline is not None and time.monotonic() > deadline:
                 raise WaitTimeout(f"{name}: not gone after {timeout:g} s; the cluster goes on deleting it")
             time.sleep(_GONE_EVERY_S)
+
+    def suspend(self, name: str, *, wait: bool = False, timeout: float | None = None) -> Job:
+        """End a job's pods and keep its rows; with `wait`, return when no pod is left.
+
+        Raises JobRefused for a job without checkpoint, JobNotFound, WaitTimeout.
+        """
+        job = self._change(name, {"suspend": True})
+        return self._until(job, "Suspended", timeout) if wait else job
+
+    def resume(self, name: str, *, wait: bool = False, timeout: float | None = None) -> Job:
+        """Let a suspended job go on; with `wait`, return when it trains, or has ended."""
+        job = self._change(name, {"suspend": False})
+        return self._until(job, "Ready", timeout) if wait else job
+
+    def _change(self, name: str, spec: Mapping[str, Any]) -> Job:
+        """Write fields of a job's spec. Raises ClusterError for a job that has ended."""
+        job = self.get(name)
+        if job.finished:
+            raise ClusterError(f"{name}: has ended ({job.state}), so nothing is left to change")
+        request = job_request(
+            "patch",
+            self.namespace,
+            name,
+            query={"fieldValidation": "Strict", "fieldManager": "tablebay"},
+            # Of a job that was deleted and made anew meanwhile nothing is changed.
+            body={"metadata": {"uid": job.uid}, "spec": spec},
+        )
+        return job_of(self._cluster.ask(request))
+
+    def _until(self, job: Job, condition: str, timeout: float | None) -> Job:
+        """The job once a condition holds of the spec that it has now, or once it has ended."""
+        if job.finished or job.shows(condition):
+            return job
+        last = job
+        for kind, last in self.changes(job.name, timeout=timeout, since=[job]):
+            if kind == DELETED or last.uid != job.uid:
+                raise JobNotFound(f"{job.name}: was deleted from namespace {self.namespace} meanwhile")
+            if last.finished or last.shows(condition):
+                return last
+        raise WaitTimeout(f"{job.name}: after {timeout:g} s its state is {last.state}; it goes on")
 
     def pods(self, name: str, role: str | None = None) -> tuple[Pod, ...]:
         """The pods of a job, of one role or of both, by role and index, the newest of an index first."""

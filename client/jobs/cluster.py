@@ -56,7 +56,7 @@ class Request:
     @property
     def method(self) -> str:
         """The HTTP method of the verb."""
-        return {"create": "POST", "delete": "DELETE"}.get(self.verb, "GET")
+        return {"create": "POST", "delete": "DELETE", "patch": "PATCH"}.get(self.verb, "GET")
 
 
 def job_request(verb: str, namespace: str | None, name: str = "", **more: Any) -> Request:
@@ -126,7 +126,8 @@ class Cluster:
         query = f"?{urlencode(request.query)}" if request.query else ""
         headers = {"Accept": "application/json", "User-Agent": "tablebay"}
         if request.body is not None:
-            headers["Content-Type"] = "application/json"
+            merges = request.verb == "patch"
+            headers["Content-Type"] = "application/merge-patch+json" if merges else "application/json"
         for auth in self._configuration.auth_settings().values():
             headers[auth["key"]] = str(auth["value"]).strip()
         try:

@@ -111,6 +111,12 @@ class Job:
         ]
         return "; ".join(text for text in words if text) or "no reason is given"
 
+    def shows(self, condition: str) -> bool:
+        """Whether a condition holds, in a status that was written for the spec of now."""
+        seen = number(mapping(self.manifest, "status").get("observedGeneration")) or 0.0
+        wanted = number(mapping(self.manifest, "metadata").get("generation")) or 0.0
+        return seen >= wanted and self._true(condition)
+
     def _true(self, kind: str) -> bool:
         return any(one.type == kind and one.status == "True" for one in self.conditions)
 

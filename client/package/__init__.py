@@ -27,10 +27,12 @@ _ERRORS = (
     "NonFinite",
     "NotRegistered",
     "OutOfRange",
+    "PermissionDenied",
     "ResourceExhausted",
     "ServerLost",
     "TableMismatch",
     "TablebayError",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "VersionMismatch",
@@ -41,6 +43,7 @@ _HOME = {
     "connect": "client.client",
     "local": "client.inprocess",
     "Table": "client.local_table",
+    "PythonTable": "client.python_table",
     "open": "client.frozen",
     "LearningMetrics": "client.learning",
     "CriteoBatch": "client.criteo",
@@ -63,6 +66,11 @@ _HOME = {
             "AdaDelta",
             "FTRL",
             "GroupFTRL",
+            "TensorNetAdagrad",
+            "TensorNetAdam",
+            "TensorNetFTRL",
+            "PaddleAdagrad",
+            "TensorFlowFTRL",
             "Add",
         ),
         "client.optimizers",
@@ -109,10 +117,12 @@ if TYPE_CHECKING:
     from tablebay.client.errors import NonFinite as NonFinite
     from tablebay.client.errors import NotRegistered as NotRegistered
     from tablebay.client.errors import OutOfRange as OutOfRange
+    from tablebay.client.errors import PermissionDenied as PermissionDenied
     from tablebay.client.errors import ResourceExhausted as ResourceExhausted
     from tablebay.client.errors import ServerLost as ServerLost
     from tablebay.client.errors import TablebayError as TablebayError
     from tablebay.client.errors import TableMismatch as TableMismatch
+    from tablebay.client.errors import Unauthenticated as Unauthenticated
     from tablebay.client.errors import Unavailable as Unavailable
     from tablebay.client.errors import Unimplemented as Unimplemented
     from tablebay.client.errors import VersionMismatch as VersionMismatch
@@ -134,9 +144,15 @@ if TYPE_CHECKING:
     from tablebay.client.optimizers import GroupFTRL as GroupFTRL
     from tablebay.client.optimizers import Momentum as Momentum
     from tablebay.client.optimizers import Nesterov as Nesterov
+    from tablebay.client.optimizers import PaddleAdagrad as PaddleAdagrad
     from tablebay.client.optimizers import PartialRowwiseAdam as PartialRowwiseAdam
     from tablebay.client.optimizers import RMSProp as RMSProp
     from tablebay.client.optimizers import RowwiseAdagrad as RowwiseAdagrad
+    from tablebay.client.optimizers import TensorFlowFTRL as TensorFlowFTRL
+    from tablebay.client.optimizers import TensorNetAdagrad as TensorNetAdagrad
+    from tablebay.client.optimizers import TensorNetAdam as TensorNetAdam
+    from tablebay.client.optimizers import TensorNetFTRL as TensorNetFTRL
+    from tablebay.client.python_table import PythonTable as PythonTable
     from tablebay.client.tables import Constant as Constant
     from tablebay.client.tables import Normal as Normal
     from tablebay.client.tables import TableSpec as TableSpec

@@ -209,7 +209,7 @@ class GetShardMapRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TableSpec(_message.Message):
-    __slots__ = ("name", "dim", "dtype", "optimizer", "optimizer_parameters", "initializer", "initializer_parameters", "seed", "non_finite", "push_missing", "admit_at")
+    __slots__ = ("name", "dim", "dtype", "optimizer", "optimizer_parameters", "initializer", "initializer_parameters", "seed", "non_finite", "push_missing", "admit_at", "admit_probability", "admit_filter_keys")
     class OptimizerParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +235,8 @@ class TableSpec(_message.Message):
     NON_FINITE_FIELD_NUMBER: _ClassVar[int]
     PUSH_MISSING_FIELD_NUMBER: _ClassVar[int]
     ADMIT_AT_FIELD_NUMBER: _ClassVar[int]
+    ADMIT_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    ADMIT_FILTER_KEYS_FIELD_NUMBER: _ClassVar[int]
     name: str
     dim: int
     dtype: str
@@ -246,7 +248,9 @@ class TableSpec(_message.Message):
     non_finite: str
     push_missing: str
     admit_at: int
-    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., dtype: _Optional[str] = ..., optimizer: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ..., initializer: _Optional[str] = ..., initializer_parameters: _Optional[_Mapping[str, float]] = ..., seed: _Optional[int] = ..., non_finite: _Optional[str] = ..., push_missing: _Optional[str] = ..., admit_at: _Optional[int] = ...) -> None: ...
+    admit_probability: float
+    admit_filter_keys: int
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., dtype: _Optional[str] = ..., optimizer: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ..., initializer: _Optional[str] = ..., initializer_parameters: _Optional[_Mapping[str, float]] = ..., seed: _Optional[int] = ..., non_finite: _Optional[str] = ..., push_missing: _Optional[str] = ..., admit_at: _Optional[int] = ..., admit_probability: _Optional[float] = ..., admit_filter_keys: _Optional[int] = ...) -> None: ...
 
 class Table(_message.Message):
     __slots__ = ("spec", "table_id", "rows", "bytes", "row_bytes", "state_bytes", "state_names")

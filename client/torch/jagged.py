@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from tablebay.client import errors
 from tablebay.client.torch.layers import check_handle, handle_of
+from tablebay.client.torch.pooling import pool
 from tablebay.client.torch.rows import Lookup, Rows, Wanted, pull, rows_of
 
 POOLINGS = ("sum", "mean")
@@ -304,12 +305,11 @@ def _bags(found: _Features, config: EmbeddingConfig, lookup: Lookup, mode: str) 
     weights = (
         torch.cat([found.weights[one] for one in config.feature_names]).to(device) if found.weights else None
     )
-    leaf = lookup.leaf if lookup.leaf.shape[0] else lookup.leaf.new_zeros((1, lookup.leaf.shape[1]))
-    return functional.embedding_bag(
+    return pool(
+        lookup.leaf,
         lookup.inverse,
-        leaf,
         functional.pad(lengths.cumsum(0), (1, 0)),
-        mode=mode,
-        per_sample_weights=weights,
+        mode,
+        weights,
         include_last_offset=True,
     )

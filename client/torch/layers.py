@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from tablebay.client import errors
-from tablebay.client.torch.rows import Lookup, Pulled, Rows, Wanted, rows_of
+from tablebay.client.torch.pooling import pool
+from tablebay.client.torch.rows import Pulled, Rows, Wanted, rows_of
 
 MODES = ("sum", "mean", "max")
 
@@ -104,12 +105,14 @@ class EmbeddingBag(TableLayer):
         """
         found = self.rows.lookup(input, self.training, self.padding_idx)
         device = self.rows.device
-        return pooled(
-            found,
+        return pool(
+            found.leaf,
+            found.inverse,
             None if offsets is None else offsets.to(device=device, dtype=torch.int64),
             self.mode,
             per_sample_weights,
             self.include_last_offset,
+            found.padding,
         )
 
     def extra_repr(self) -> str:
@@ -131,29 +134,6 @@ class Embedding(TableLayer):
         """input.shape + (dim,). input: int64 or int32 of any shape."""
         found = self.rows.lookup(input, self.training, self.padding_idx)
         return functional.embedding(found.inverse, found.leaf, padding_idx=found.padding)
-
-
-def pooled(
-    found: Lookup,
-    offsets: torch.Tensor | None,
-    mode: str,
-    per_sample_weights: torch.Tensor | None,
-    include_last_offset: bool,
-) -> torch.Tensor:
-    """Bags of the rows of a lookup, by torch's own kernel."""
-    leaf = found.leaf
-    if not leaf.shape[0]:
-        # The kernel wants a row to read, also where every bag is empty.
-        leaf = leaf.new_zeros((1, leaf.shape[1]))
-    return functional.embedding_bag(
-        found.inverse,
-        leaf,
-        offsets,
-        mode=mode,
-        per_sample_weights=per_sample_weights,
-        include_last_offset=include_last_offset,
-        padding_idx=found.padding,
-    )
 
 
 def handle_of(rows: Rows) -> torch.Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from tablebay.client import errors
-from tablebay.client.session import Session
+from tablebay.client.session import Part, Session
 from tablebay.client.step import Step
 from tablebay.client.table import RemoteTable
 from tablebay.client.torch.rows import Rows, rows_of
@@ -24,9 +25,12 @@ class Optimizer:
 
     `param_groups` has the rows too, so that GradScaler unscales them before they are pushed. Learning rate schedulers
     take `dense`; a table's rate is changed with `table.set(learning_rate=…)`.
+
+    ahead: `step()` does not wait for its push, which goes on while the model computes; one is under way at a time, and
+    whatever else is asked of the client waits for it.
     """
 
-    def __init__(self, dense: torch.optim.Optimizer | None, model: nn.Module) -> None:
+    def __init__(self, dense: torch.optim.Optimizer | None, model: nn.Module, *, ahead: bool = False) -> None:
         if dense is not None and not isinstance(dense, torch.optim.Optimizer):
             raise errors.BadType(
                 f"dense: found {type(dense).__name__}, wanted a torch.optim.Optimizer or None"
@@ -34,6 +38,7 @@ class Optimizer:
         if not isinstance(model, nn.Module):
             raise errors.BadType(f"model: found {type(model).__name__}, wanted a torch.nn.Module")
         self.dense = dense
+        self.ahead = ahead
         self.rows: list[Rows] = [one for one in model.parameters() if isinstance(one, Rows)]
         if not self.rows:
             raise errors.BadRequest("the model has no layer of tb.torch; wanted one that looks up a table")
@@ -60,7 +65,8 @@ class Optimizer:
         is used also where there is nothing to push, so that calls and steps have the same numbers. Gradients stay
         until zero_grad(), but those of rows, which are pushed once. cursor: at most 1 KiB, kept with the step.
         Raises what a push raises; then the dense step was not taken. After Unavailable the client has the rows'
-        gradients, and sends them again before anything else: do not compute them again.
+        gradients, and sends them again before anything else: do not compute them again. With `ahead` the next call
+        of the client, a lookup say, raises it once, and has done nothing then; the dense step was taken.
         """
         if closure is not None:
             raise errors.BadRequest("closure: found one, wanted None: rows are pushed once a step")
@@ -77,6 +83,9 @@ class Optimizer:
         if cursor and not sessions:
             raise errors.BadRequest("cursor: the model has no table of servers to keep it; wanted b''")
         for session, updates in sessions.items():
+            if self.ahead:
+                session.push_later(partial(_parts, updates), cursor)
+                continue
             try:
                 with Step(session) as step:
                     step.push(updates, cursor=cursor)
@@ -101,3 +110,7 @@ class Optimizer:
             self.dense.load_state_dict(state_dict)
         elif state_dict:
             raise errors.BadRequest("state_dict: found a dense optimizer's, and this one has none; wanted {}")
+
+
+def _parts(updates: dict[RemoteTable, Any]) -> list[Part]:
+    return [table.push_part(*update) for table, update in updates.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
@@ -60,21 +60,26 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a forward pass asks of one table: unique keys, and where each given key is among them."""
+    """What a forward pass asks of one table: unique keys, and where each given key is among them.
+
+    given: the keys, flat, in their order; padding_idx: of the layer. fetched: where the rows come from.
+    """
 
     rows: Rows
+    given: Keys
+    padding_idx: int | None
     keys: Keys
     inverse: torch.Tensor
     padding: int | None
     learns: bool
+    fetched: Fetched | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """Rows under way for unique keys, as number `index` of a prefetch."""
+    """Rows under way for what is wanted, as number `index` of a prefetch."""
 
-    keys: Keys
-    learns: bool
+    wanted: Wanted
     prefetch: Prefetch
     index: int
 
@@ -125,6 +130,12 @@ class Rows(torch.nn.Parameter):
         """What `keys`, int32 or int64 of any shape, ask of the table. training: rows may be made, and learn."""
         self._require_own_dtype()
         flat = as_keys(keys, self.table.name)
+        learns = training and self.learns and torch.is_grad_enabled()
+        for one in self.fetched:
+            found = one.wanted
+            alike = (found.learns, found.padding_idx) == (learns, padding_idx)
+            if alike and np.array_equal(found.given, flat):
+                return replace(found, inverse=found.inverse.reshape(keys.shape), fetched=one)
         padding: int | None = None
         if padding_idx is None:
             unique, inverse = unique_of(flat)
@@ -135,8 +146,7 @@ class Rows(torch.nn.Parameter):
             inverse = np.full(flat.size, unique.size, np.int64)
             inverse[real] = places
         where = torch.from_numpy(inverse).reshape(keys.shape)
-        learns = training and self.learns and torch.is_grad_enabled()
-        return Wanted(self, unique, to_device(where, keys.device), padding, learns)
+        return Wanted(self, flat, padding_idx, unique, to_device(where, keys.device), padding, learns)
 
     def lookup(self, keys: torch.Tensor, training: bool, padding_idx: int | None = None) -> Lookup:
         """Pull the rows of `keys`."""
@@ -268,13 +278,13 @@ def _pull_remote(wanted: Sequence[tuple[Wanted, torch.Tensor]], create: bool) ->
 
 
 def _from_prefetch(one: Wanted, array: NDArray[Any]) -> bool:
-    """Fill `array` from a prefetch of just these keys, if there is one."""
-    for fetched in one.rows.fetched:
-        if fetched.learns == one.learns and np.array_equal(fetched.keys, one.keys):
-            one.rows.fetched.remove(fetched)
-            array[:] = fetched.prefetch.result()[fetched.index]
-            return True
-    return False
+    """Fill `array` from the prefetch of just these keys, if there is one."""
+    fetched = one.fetched
+    if fetched is None or fetched not in one.rows.fetched:
+        return False
+    one.rows.fetched.remove(fetched)
+    array[:] = fetched.prefetch.result()[fetched.index]
+    return True
 
 
 def _buffer(one: Wanted) -> torch.Tensor:

@@ -27,6 +27,9 @@
 namespace py = pybind11;
 
 namespace tablebay {
+
+void BindHttp2(py::module_& m);  // http2_bindings.cc
+
 namespace {
 
 template <class T>
@@ -159,7 +162,7 @@ py::dict TableInfo(const Table& table) {
   py::dict info;
   info["rows"] = table.rows();
   info["bytes"] = table.bytes();
-  info["row_bytes"] = table.layout().weight_bytes;
+  info["row_bytes"] = table.wire_bytes();
   info["state_bytes"] = table.layout().state_bytes();
   py::list names;
   py::list widths;  // 4-byte numbers
@@ -185,7 +188,7 @@ void CheckRows(const Table& table, const py::array& rows, size_t keys) {
     throw StatusError("BadType", Format("table '%s': rows are %s, wanted %s", table.name().c_str(),
                                         std::string(py::str(rows.dtype())).c_str(), wide ? "int64" : "float32"));
   }
-  const size_t wanted = keys * table.layout().weight_bytes;
+  const size_t wanted = keys * table.wire_bytes();
   if (static_cast<size_t>(rows.nbytes()) != wanted || (rows.flags() & py::array::c_style) == 0) {
     throw StatusError("BadRequest", Format("table '%s': rows have %zu bytes, wanted %zu, C-contiguous",
                                            table.name().c_str(), static_cast<size_t>(rows.nbytes()), wanted));
@@ -357,13 +360,15 @@ void BindStore(py::module_& m) {
           [](Store& store, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
              const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
-             const std::string& push_missing, uint32_t admit_at) {
+             const std::string& push_missing, uint32_t admit_at, double admit_probability, uint64_t admit_filter_keys) {
             return store.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                      initializer_parameters, seed, non_finite, push_missing, admit_at});
+                                      initializer_parameters, seed, non_finite, push_missing, admit_at,
+                                      admit_probability, admit_filter_keys});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
           py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
-          py::arg("push_missing") = "Create", py::arg("admit_at") = 1)
+          py::arg("push_missing") = "Create", py::arg("admit_at") = 1, py::arg("admit_probability") = 1.0,
+          py::arg("admit_filter_keys") = 0)
       .def(
           "set_learning_rate",
           [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_learning_rate(value); },
@@ -607,13 +612,15 @@ void BindCheckpoints(py::module_& m) {
           [](Loader& loader, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
              const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
-             const std::string& push_missing, uint32_t admit_at) {
+             const std::string& push_missing, uint32_t admit_at, double admit_probability, uint64_t admit_filter_keys) {
             return loader.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
-                                       initializer_parameters, seed, non_finite, push_missing, admit_at});
+                                       initializer_parameters, seed, non_finite, push_missing, admit_at,
+                                       admit_probability, admit_filter_keys});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
           py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
-          py::arg("push_missing") = "Create", py::arg("admit_at") = 1)
+          py::arg("push_missing") = "Create", py::arg("admit_at") = 1, py::arg("admit_probability") = 1.0,
+          py::arg("admit_filter_keys") = 0)
       .def(
           "layout", [](const Loader& loader, uint32_t table_id) { return ToTuple(loader.LayoutOf(table_id)); },
           py::arg("table_id"))
@@ -636,8 +643,10 @@ void BindCheckpoints(py::module_& m) {
       .def("finish", &Loader::Finish, py::call_guard<py::gil_scoped_release>(), "Puts all tables in the store.");
 
   py::class_<FrozenRows>(m, "FrozenRows", "Rows of a table of a checkpoint, read where its files lie in memory.")
-      .def(py::init([](const LayoutTuple& layout) { return std::make_unique<FrozenRows>(ToLayout(layout)); }),
-           py::arg("layout"))
+      .def(py::init([](const LayoutTuple& layout, const std::string& dtype) {
+             return std::make_unique<FrozenRows>(ToLayout(layout), ElementTypeNamed(dtype));
+           }),
+           py::arg("layout"), py::arg("dtype"))
       .def(
           "add",
           [](FrozenRows& rows, const py::object& file, size_t start) {
@@ -831,6 +840,7 @@ PYBIND11_MODULE(_core, m) {
   BindCheckpoints(m);
   BindStore(m);
   BindClient(m);
+  BindHttp2(m);
 }
 
 }  // namespace tablebay

@@ -6,6 +6,7 @@
 #include "tablebay/blocks.h"
 #include "tablebay/crc32c.h"
 #include "tablebay/hash.h"
+#include "tablebay/narrow.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
@@ -27,7 +28,13 @@ struct FrozenRows::HashAt {
   void Prefetch(uint32_t position) const { __builtin_prefetch(all.rows_[position]); }
 };
 
-FrozenRows::FrozenRows(const RowLayout& layout) : layout_(layout) {
+FrozenRows::FrozenRows(const RowLayout& layout, ElementType type)
+    : layout_(layout),
+      type_(type),
+      wire_bytes_(IsNarrow(type) ? 2 * layout.weight_bytes : layout.weight_bytes),
+      elements_(layout.weight_bytes / (type == ElementType::kInt64 ? 8
+                                       : IsNarrow(type)            ? 2
+                                                                   : 4)) {
   if (layout.row_bytes < sizeof(uint64_t) || uint64_t{layout.weights} + layout.weight_bytes > layout.row_bytes) {
     throw StatusError("CheckpointInvalid", Format("a row of %u bytes with weights outside of it", layout.row_bytes));
   }
@@ -95,7 +102,7 @@ void FrozenRows::Add(std::string_view blocks, uint64_t start) {
 void FrozenRows::Read(std::string_view keys, char* out) const {
   const size_t count = keys.size() / sizeof(uint64_t);
   const Index::View index(index_);
-  const uint64_t bytes = layout_.weight_bytes;
+  const uint64_t bytes = wire_bytes_;
   uint64_t hashes[kAhead];
   for (size_t begin = 0; begin < count; begin += kAhead) {
     const size_t n = std::min(kAhead, count - begin);
@@ -112,10 +119,15 @@ void FrozenRows::Read(std::string_view keys, char* out) const {
       if (found == Index::kNone) {
         std::memset(to, 0, bytes);
       } else {
-        std::memcpy(to, rows_[found] + layout_.weights, bytes);
+        CopyWeights(rows_[found], to);
       }
     }
   }
+}
+
+void FrozenRows::CopyWeights(const char* row, char* out) const {
+  if (IsNarrow(type_)) return Widen(type_, row + layout_.weights, elements_, out);
+  std::memcpy(out, row + layout_.weights, layout_.weight_bytes);
 }
 
 void FrozenRows::Contains(std::string_view keys, char* out) const {
@@ -130,7 +142,8 @@ uint64_t FrozenRows::Scan(uint64_t position, uint32_t most, std::vector<uint64_t
     const char* const row = rows_[position];
     if (row == nullptr) continue;
     keys->push_back(KeyOf(row));
-    weights->append(row + layout_.weights, layout_.weight_bytes);
+    weights->resize(weights->size() + wire_bytes_);
+    CopyWeights(row, weights->data() + weights->size() - wire_bytes_);
   }
   return position < rows_.size() ? position : 0;
 }

@@ -128,6 +128,18 @@ void AdagradDim(const Update& u) {
 }
 void Adagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdagradDim, u) }
 
+// The row's step count, raised, or the time of the push; it stays at its highest.
+inline uint32_t NextStep(const Update& u, uint32_t r) {
+  Word32* step = reinterpret_cast<Word32*>(u.rows[r] + u.step);
+  uint32_t t = *step == 0xffffffffu ? *step : *step + 1;
+  if (u.by_time) t = u.now > *step ? u.now : *step;
+  *step = t;
+  return t;
+}
+inline float Correction(const float* corrections, const Update& u, uint32_t t) {
+  return t < u.corrections ? corrections[t] : 1.0f;
+}
+
 template <uint32_t kDim>
 void AdamDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
@@ -137,15 +149,13 @@ void AdamDim(const Update& u) {
     Float* __restrict m = reinterpret_cast<Float*>(u.rows[r] + u.slots);
     Float* __restrict v = m + dim;
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
-    Word32* step = reinterpret_cast<Word32*>(u.rows[r] + u.step);
-    const uint32_t t = *step == 0xffffffffu ? *step : *step + 1;
-    *step = t;
-    const float rate = u.learning_rate / (t < u.corrections ? u.corrections1[t] : 1.0f);
-    const float root = t < u.corrections ? u.corrections2[t] : 1.0f;
+    const uint32_t t = NextStep(u, r);
+    const float rate = u.learning_rate / Correction(u.corrections1, u, t);
+    const float root = Correction(u.corrections2, u, t);
     const float beta1 = u.beta1;
     const float beta2 = u.beta2;
-    const float rest1 = 1.0f - beta1;
-    const float rest2 = 1.0f - beta2;
+    const float rest1 = u.rest1;
+    const float rest2 = u.rest2;
     const float epsilon = u.epsilon;
     for (uint32_t d = 0; d < dim; ++d) {
       const float gradient = g[d];
@@ -184,6 +194,7 @@ void AddInt64(const Update& u) {
 }
 
 #include "update_rules.h"
+#include "variant_rules.h"
 
 template <uint32_t kBytes>
 inline void CopyRow(char* out, const char* row, uint32_t bytes) {
@@ -373,6 +384,7 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .first_nonfinite = FirstNonFinite,
     .condition = Condition,
     .shrink = Shrink,
+    .fade = Fade,
     .bound = Bound,
     .sgd = Sgd,
     .adagrad = Adagrad,
@@ -389,6 +401,10 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .partial_rowwise_adam = PartialRowwiseAdam,
     .group_ftrl = GroupFtrl,
     .lamb = Lamb,
+    .uncorrected_adam = UncorrectedAdam,
+    .paddle_adagrad = PaddleAdagrad,
+    .inverse_ftrl = InverseFtrl,
+    .tensorflow_ftrl = TensorFlowFtrl,
     .add_float32 = AddFloat32,
     .add_int64 = AddInt64,
     .copy_rows = CopyRows,

@@ -23,28 +23,32 @@ float LoadFloat(const char* at) {
   return value;
 }
 
-// What FTRL multiplies a weight by to get its z, less l1.
-float FtrlScale(const Update& u, const char* slots, uint32_t d) {
+// What FTRL multiplies a weight by to get its z, less l1. inverse: 1 / alpha.
+float FtrlScale(const Update& u, const char* slots, uint32_t d, float inverse, float l2) {
   const float n = LoadFloat(slots + (uint64_t{u.dim} + d) * sizeof(float));
-  return (u.beta + std::sqrt(n)) * (1.0f / u.learning_rate) + u.l2;
+  return (u.beta + std::sqrt(n)) * inverse + l2;
 }
 
 // z = -(w * scale + sign(w) * l1), n as it is.
-void AgreeFtrl(const Update& u, char* row) {
+void AgreeFtrlBy(const Update& u, char* row, float inverse, float l2) {
   char* const slots = row + u.slots;
   for (uint32_t d = 0; d < u.dim; ++d) {
     const float w = LoadFloat(row + u.weights + d * sizeof w);
-    const float size = std::fabs(w) * FtrlScale(u, slots, d) + u.l1;
+    const float size = std::fabs(w) * FtrlScale(u, slots, d, inverse, l2) + u.l1;
     const float z = w == 0.0f ? 0.0f : std::copysign(size, -w);
     std::memcpy(slots + d * sizeof z, &z, sizeof z);
   }
 }
+void AgreeFtrl(const Update& u, char* row) { AgreeFtrlBy(u, row, 1.0f / u.learning_rate, u.l2); }
+void AgreeInverseFtrl(const Update& u, char* row) { AgreeFtrlBy(u, row, u.learning_rate, u.l2); }
+void AgreeTensorFlowFtrl(const Update& u, char* row) { AgreeFtrlBy(u, row, 1.0f / u.learning_rate, 2.0f * u.l2); }
 
 // As AgreeFtrl, with the threshold on the row's length undone first.
 void AgreeGroupFtrl(const Update& u, char* row) {
   char* const slots = row + u.slots;
   const auto beyond = [&](uint32_t d) {
-    return std::fabs(LoadFloat(row + u.weights + d * sizeof(float))) * FtrlScale(u, slots, d);
+    return std::fabs(LoadFloat(row + u.weights + d * sizeof(float))) *
+           FtrlScale(u, slots, d, 1.0f / u.learning_rate, u.l2);
   };
   float squares = 0;
   for (uint32_t d = 0; d < u.dim; ++d) squares += beyond(d) * beyond(d);
@@ -215,6 +219,61 @@ const std::vector<Optimizer>& Optimizers() {
        true,
        true,
        false},
+      // RowwiseAdagrad by another name, with TensorNet's defaults: core/ps/optimizer/ada_grad_kernel.cc, sparse rows.
+      {"TensorNetAdagrad",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"accumulator", true}},
+       {"learning_rate", "initial_accumulator", "epsilon"},
+       AdagradSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.rowwise_adagrad; }},
+      // Adam without corrections: TensorNet, core/ps/optimizer/adam_kernel.cc, sparse rows.
+      {"TensorNetAdam",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"m"}, {"v"}},
+       {"learning_rate", "beta1", "beta2", "epsilon"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.uncorrected_adam; }},
+      // FTRL with 1 / alpha for the learning rate: TensorNet, core/ps/optimizer/ftrl_kernel.cc, sparse rows.
+      {"TensorNetFTRL",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"z"}, {"n"}},
+       {"learning_rate", "beta", "l1", "l2"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.inverse_ftrl; },
+       AgreeInverseFtrl,
+       true,
+       true,
+       false,
+       false},
+      // w -= lr * g * sqrt(G0 / (G0 + G)), then G += mean(g^2): Paddle, sparse_sgd_rule.cc, SparseAdaGradSGDRule.
+      {"PaddleAdagrad",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"accumulator", true}},
+       {"learning_rate", "initial_accumulator"},
+       NoSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.paddle_adagrad; }},
+      // FTRL with twice l2, and l2_shrinkage: TensorFlow, training_ops.cc, learning_rate_power being -0.5.
+      {"TensorFlowFTRL",
+       ElementType::kFloat32,
+       false,
+       false,
+       {{"z"}, {"n"}},
+       {"learning_rate", "initial_accumulator", "l1", "l2", "l2_shrinkage", "beta"},
+       FtrlSlot,
+       [](const Kernels& kernels, ElementType) { return kernels.tensorflow_ftrl; },
+       AgreeTensorFlowFtrl,
+       true,
+       true,
+       false,
+       false},
       // w += g; integers wrap.
       {"Add",
        ElementType::kFloat32,
@@ -301,6 +360,7 @@ std::vector<std::string> BesideTheRule(const Optimizer& optimizer) {
   if (optimizer.decays) {
     for (const char* name : {"weight_decay", "decoupled"}) names.emplace_back(name);
   }
+  if (optimizer.counts_steps) names.emplace_back("clock");
   return names;
 }
 
@@ -328,6 +388,7 @@ void CheckBesideTheRule(const TableOptions& options) {
   for (const char* parameter : {"clip_value", "clip_norm", "weight_bound"}) CheckRange(options, parameter, 0, 1e30);
   CheckRange(options, "schedule_to", 0, 1);
   CheckWhole(options, "decoupled", 1);
+  CheckWhole(options, "clock", kAdamClocks - 1);
   CheckWhole(options, "schedule", kScheduleShapes - 1);
   CheckWhole(options, "schedule_steps", kWholeMax);
   CheckWhole(options, "warmup_steps", kWholeMax);
@@ -348,6 +409,24 @@ void CheckBesideTheRule(const TableOptions& options) {
   }
 }
 
+// steps: whether a row has a step though its optimizer counts none.
+RowLayout LayoutOf(uint32_t dim, const Optimizer& optimizer, ElementType type, bool steps) {
+  RowLayout layout;
+  const bool wide = type == ElementType::kInt64;
+  uint32_t offset = RowLayout::kVersion + 4;
+  if (optimizer.counts_steps || steps) {
+    layout.step = offset;
+    offset += 4;
+  }
+  if (wide) offset = (offset + 7) / 8 * 8;
+  layout.weights = offset;
+  layout.weight_bytes = dim * (wide ? 8 : IsNarrow(type) ? 2 : 4);
+  layout.slots = (layout.weights + layout.weight_bytes + 3) / 4 * 4;
+  for (const Slot& slot : optimizer.slots) layout.slot_bytes += (slot.row_wise ? 1 : dim) * 4;
+  layout.row_bytes = (layout.slots + layout.slot_bytes + 7) / 8 * 8;
+  return layout;
+}
+
 }  // namespace
 
 Schedule ScheduleOf(const Parameters& parameters) {
@@ -362,6 +441,16 @@ Schedule ScheduleOf(const Parameters& parameters) {
 const Optimizer& FindOptimizer(const std::string& name) { return FindByName(Optimizers(), "optimizer", name); }
 const Initializer& FindInitializer(const std::string& name) { return FindByName(Initializers(), "initializer", name); }
 
+ElementType ElementTypeNamed(const std::string& name) {
+  if (name == "float32") return ElementType::kFloat32;
+  if (name == "int64") return ElementType::kInt64;
+  if (name == "bfloat16") return ElementType::kBfloat16;
+  if (name == "float16") return ElementType::kFloat16;
+  const char* const hint = name == "int8" ? ": rows are exported as int8, and not trained" : "";
+  throw StatusError("BadRequest",
+                    Format("dtype is '%s', wanted float32, bfloat16, float16 or int64%s", name.c_str(), hint));
+}
+
 std::string SightingsOf(const std::string& name) { return name + "--sightings"; }
 
 CheckedOptions Check(const TableOptions& options) {
@@ -373,13 +462,10 @@ CheckedOptions Check(const TableOptions& options) {
   }
   CheckedOptions checked;
   checked.options = options;
-  if (options.element_type == "float32") {
-    checked.element_type = ElementType::kFloat32;
-  } else if (options.element_type == "int64") {
-    checked.element_type = ElementType::kInt64;
-  } else {
-    throw StatusError("BadRequest", Format("table '%s': dtype is '%s', wanted float32 or int64", options.name.c_str(),
-                                           options.element_type.c_str()));
+  try {
+    checked.element_type = ElementTypeNamed(options.element_type);
+  } catch (const StatusError& error) {
+    throw StatusError(error.kind(), Format("table '%s': %s", options.name.c_str(), error.what()));
   }
   if (options.non_finite == "Reject") {
     checked.non_finite = NonFinite::kReject;
@@ -407,9 +493,24 @@ CheckedOptions Check(const TableOptions& options) {
                                            "ever have a row; wanted Create",
                                            options.name.c_str(), options.admit_at));
   }
+  if (!(options.admit_probability > 0 && options.admit_probability <= 1)) {
+    throw StatusError("BadRequest", Format("table '%s': admitProbability is %g, wanted more than 0, at most 1",
+                                           options.name.c_str(), options.admit_probability));
+  }
+  if (options.admit_probability < 1 && (options.admit_at > 1 || checked.push_missing == PushMissing::kDrop)) {
+    throw StatusError("BadRequest", Format("table '%s': admitProbability is %g beside admitAt %u and pushMissing %s; "
+                                           "wanted it with neither",
+                                           options.name.c_str(), options.admit_probability, options.admit_at,
+                                           options.push_missing.c_str()));
+  }
+  if (options.admit_filter_keys > 0 && (options.admit_at < 2 || options.admit_at > kFilterCountMax)) {
+    throw StatusError("BadRequest", Format("table '%s': admitFilterKeys is set and admitAt is %u, wanted 2 to %u with "
+                                           "it",
+                                           options.name.c_str(), options.admit_at, kFilterCountMax));
+  }
   const Optimizer& optimizer = FindOptimizer(options.optimizer);
   checked.optimizer = &optimizer;
-  if (!optimizer.any_element_type && optimizer.element_type_only != checked.element_type) {
+  if (!optimizer.any_element_type && checked.element_type == ElementType::kInt64) {
     throw StatusError("BadRequest", Format("table '%s': optimizer %s works on float32, dtype is %s; wanted Add",
                                            options.name.c_str(), optimizer.name, options.element_type.c_str()));
   }
@@ -423,7 +524,9 @@ CheckedOptions Check(const TableOptions& options) {
   CheckRange(options, "beta2", 0, 0.999995);
   CheckRange(options, "momentum", 0, 1);
   CheckRange(options, "rho", 0, 1);
-  for (const char* parameter : {"weight_decay", "beta", "l1", "l2", "l21"}) CheckRange(options, parameter, 0, 1e30);
+  for (const char* parameter : {"weight_decay", "beta", "l1", "l2", "l21", "l2_shrinkage"}) {
+    CheckRange(options, parameter, 0, 1e30);
+  }
   CheckBesideTheRule(options);
   if (optimizer.divides_by_learning_rate && options.optimizer_parameters.at("learning_rate") == 0) {
     throw StatusError("BadRequest",
@@ -449,19 +552,10 @@ CheckedOptions Check(const TableOptions& options) {
                                            options.name.c_str(), options.initializer.c_str()));
   }
 
-  RowLayout& layout = checked.layout;
-  const bool wide = checked.element_type == ElementType::kInt64;
-  uint32_t offset = RowLayout::kVersion + 4;
-  if (optimizer.counts_steps) {
-    layout.step = offset;
-    offset += 4;
-  }
-  if (wide) offset = (offset + 7) / 8 * 8;
-  layout.weights = offset;
-  layout.weight_bytes = options.dim * (wide ? 8 : 4);
-  layout.slots = layout.weights + layout.weight_bytes;
-  for (const Slot& slot : optimizer.slots) layout.slot_bytes += (slot.row_wise ? 1 : options.dim) * 4;
-  layout.row_bytes = (layout.slots + layout.slot_bytes + 7) / 8 * 8;
+  const ElementType type = checked.element_type;
+  checked.layout = LayoutOf(options.dim, optimizer, type, IsNarrow(type));
+  checked.wide = IsNarrow(type) ? LayoutOf(options.dim, optimizer, ElementType::kFloat32, true) : checked.layout;
+  checked.wire_bytes = checked.wide.weight_bytes;
   return checked;
 }
 

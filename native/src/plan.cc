@@ -12,6 +12,7 @@ namespace tablebay {
 namespace {
 
 constexpr uint32_t kBlock = 32;  // keys whose slots are fetched together
+constexpr uint32_t kEmptySlot = 0xffffffffu;
 
 // Open addressing over places among the unique keys: four bytes a slot, so that the slots of a large call stay in
 // the cache, and clearing them takes no time worth saving.
@@ -35,8 +36,8 @@ class Dedup {
       }
       for (size_t j = 0; j < n; ++j) {
         uint64_t slot = at[j];
-        while (slots[slot] != kEmpty && unique[slots[slot]] != keys[j]) slot = (slot + 1) & mask_;
-        if (slots[slot] == kEmpty) {
+        while (slots[slot] != kEmptySlot && unique[slots[slot]] != keys[j]) slot = (slot + 1) & mask_;
+        if (slots[slot] == kEmptySlot) {
           slots[slot] = static_cast<uint32_t>(found);
           unique[found] = keys[j];
           first[found] = static_cast<uint32_t>(begin + j);
@@ -49,14 +50,12 @@ class Dedup {
   }
 
  private:
-  static constexpr uint32_t kEmpty = 0xffffffffu;
-
   void Clear(size_t count) {
     uint64_t size = 1024;
     while (size < count * 2) size *= 2;
     if (size > slots_.size()) slots_.resize(size);
     mask_ = size - 1;
-    std::fill_n(slots_.begin(), size, kEmpty);
+    std::fill_n(slots_.begin(), size, kEmptySlot);
   }
 
   std::vector<uint32_t> slots_;
@@ -67,6 +66,57 @@ Dedup& ThreadDedup() {
   static thread_local Dedup dedup;
   return dedup;
 }
+
+// What MakePlan works on, kept from call to call.
+class Sorter {
+ public:
+  struct Given {
+    uint64_t key;
+    uint32_t index;
+    uint32_t bits;  // of its hash
+  };
+
+  // Sorts keys by place, in order of occurrence within each; begin[p] becomes where those of place p begin.
+  const Given* Sort(const Router& router, std::string_view bytes, std::array<uint32_t, kShards + 1>* begin) {
+    const size_t count = bytes.size() / sizeof(uint64_t);
+    if (hashes_.size() < count) {
+      hashes_.resize(count);
+      given_ = std::make_unique_for_overwrite<Given[]>(count);
+    }
+    ActiveKernels().hash_keys(bytes.data(), count, hashes_.data());
+    begin->fill(0);
+    for (size_t i = 0; i < count; ++i) ++(*begin)[router.PlaceOf(ShardOfHash(hashes_[i])) + 1];
+    std::partial_sum(begin->begin(), begin->end(), begin->begin());
+    std::array<uint32_t, kShards> next;
+    std::copy(begin->begin(), begin->end() - 1, next.begin());
+    for (size_t i = 0; i < count; ++i) {
+      const uint64_t hash = hashes_[i];
+      given_[next[router.PlaceOf(ShardOfHash(hash))]++] = {LoadKey(bytes.data(), i), static_cast<uint32_t>(i),
+                                                           static_cast<uint32_t>(hash)};
+    }
+    return given_.get();
+  }
+
+  // Empty slots for so many keys; their number is a power of two.
+  std::pair<uint32_t*, size_t> Slots(size_t keys) {
+    size_t size = 16;
+    while (size < keys * 2) size *= 2;
+    if (size > slots_.size()) slots_.resize(size);
+    std::fill_n(slots_.begin(), size, kEmptySlot);
+    return {slots_.data(), size};
+  }
+
+  // After an uncommonly large call.
+  void Release() {
+    if (hashes_.size() > kKeptKeys) *this = Sorter();
+  }
+
+ private:
+  static constexpr size_t kKeptKeys = 1 << 21;
+  std::vector<uint64_t> hashes_;
+  std::unique_ptr<Given[]> given_;
+  std::vector<uint32_t> slots_;
+};
 
 }  // namespace
 
@@ -93,32 +143,35 @@ Plan MakePlan(std::shared_ptr<const Router> router, std::string_view bytes) {
     throw StatusError("ResourceExhausted", Format("%zu keys in one call, wanted fewer than 2^32 - 1", count));
   }
   Plan plan;
-  const auto unique = std::make_unique_for_overwrite<uint64_t[]>(count);
-  const auto first = std::make_unique_for_overwrite<uint32_t[]>(count);
+  static thread_local Sorter sorter;
+  std::array<uint32_t, kShards + 1> begin;
+  const Sorter::Given* const given = sorter.Sort(*router, bytes, &begin);
+  plan.keys.resize(count);
+  plan.first.resize(count);
   plan.inverse.resize(count);
-  const size_t n = ThreadDedup().Run(bytes, unique.get(), first.get(), plan.inverse.data());
-
-  // A counting sort by place.
-  const auto places = std::make_unique_for_overwrite<uint16_t[]>(n);
-  std::array<uint32_t, kShards + 1>& begin = plan.place_begin;
-  begin.fill(0);
-  for (size_t u = 0; u < n; ++u) {
-    places[u] = static_cast<uint16_t>(router->PlaceOf(ShardOfHash(HashKey(unique[u]))));
-    ++begin[places[u] + 1];
+  // Repeats are looked for within a place, whose few slots stay in the nearest cache.
+  uint32_t found = 0;
+  for (uint32_t place = 0; place < kShards; ++place) {
+    plan.place_begin[place] = found;
+    if (begin[place] == begin[place + 1]) continue;
+    const auto [slots, size] = sorter.Slots(begin[place + 1] - begin[place]);
+    for (uint32_t i = begin[place]; i < begin[place + 1]; ++i) {
+      const uint64_t key = given[i].key;
+      size_t slot = given[i].bits & (size - 1);
+      while (slots[slot] != kEmptySlot && plan.keys[slots[slot]] != key) slot = (slot + 1) & (size - 1);
+      if (slots[slot] == kEmptySlot) {
+        slots[slot] = found;
+        plan.keys[found] = key;
+        plan.first[found] = given[i].index;
+        ++found;
+      }
+      plan.inverse[given[i].index] = slots[slot];
+    }
   }
-  std::partial_sum(begin.begin(), begin.end(), begin.begin());
-  std::array<uint32_t, kShards> next;
-  std::copy(begin.begin(), begin.end() - 1, next.begin());
-  plan.keys.resize(n);
-  plan.first.resize(n);
-  const auto position = std::make_unique_for_overwrite<uint32_t[]>(n);
-  for (size_t u = 0; u < n; ++u) {
-    const uint32_t p = next[places[u]]++;
-    position[u] = p;
-    plan.keys[p] = unique[u];
-    plan.first[p] = first[u];
-  }
-  for (uint32_t& i : plan.inverse) i = position[i];
+  plan.place_begin[kShards] = found;
+  plan.keys.resize(found);
+  plan.first.resize(found);
+  sorter.Release();
   plan.router = std::move(router);
   return plan;
 }

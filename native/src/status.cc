@@ -22,7 +22,7 @@ constexpr std::pair<std::string_view, StatusCode> kCodes[] = {
     {"WrongShard", StatusCode::kFailedPrecondition}, {"ResourceExhausted", StatusCode::kResourceExhausted},
     {"OutOfRange", StatusCode::kOutOfRange},         {"CorruptMessage", StatusCode::kDataLoss},
     {"CheckpointInvalid", StatusCode::kDataLoss},    {"CheckpointMismatch", StatusCode::kFailedPrecondition},
-    {"CheckpointFailed", StatusCode::kInternal},
+    {"CheckpointFailed", StatusCode::kInternal},     {"Unavailable", StatusCode::kUnavailable},
 };
 
 }  // namespace

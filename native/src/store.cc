@@ -230,7 +230,7 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
     throw StatusError("BadRequest",
                       Format("table '%s': %zu bytes of counts; counts are not supported", name, part.counts.size()));
   }
-  const uint64_t row_bytes = push && (part.flags & kDelete) == 0 ? table.layout().weight_bytes : 0;
+  const uint64_t row_bytes = push && (part.flags & kDelete) == 0 ? table.wire_bytes() : 0;
   if (part.rows.size() != count * row_bytes) {
     throw StatusError("BadRequest", Format("table '%s': %zu bytes of rows for %llu keys, wanted %llu", name,
                                            part.rows.size(), Wide(count), Wide(count * row_bytes)));
@@ -247,11 +247,12 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
   if (push && (part.flags & kinds) == 0 && table.checked().options.admit_at > 1) {
     const std::string counts = SightingsOf(table.name());
     piece.sightings = &FindTable(Crc32c(counts.data(), counts.size()));
-    if (piece.sightings->checked().element_type != ElementType::kInt64 || piece.sightings->dim() != 1) {
+    if (piece.sightings->checked().element_type != ElementType::kInt64 ||
+        piece.sightings->dim() != SightingsDim(table.checked().options)) {
       throw StatusError("BadRequest",
-                        Format("table '%s': table '%s' is not int64 of dim 1, so that it cannot count its "
+                        Format("table '%s': table '%s' is not int64 of dim %u, so that it cannot count its "
                                "keys",
-                               name, counts.c_str()));
+                               name, counts.c_str(), SightingsDim(table.checked().options)));
     }
   }
   piece.flags = part.flags;
@@ -263,7 +264,7 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
   } else if ((part.flags & kContains) != 0) {
     piece.bytes_each = 1;
   } else {
-    piece.bytes_each = table.layout().weight_bytes;
+    piece.bytes_each = table.wire_bytes();
   }
   return piece;
 }
@@ -344,10 +345,10 @@ void Store::MergeRepeats(Piece& piece) const {
   piece.merged = MakePlan(OneServer(), {piece.keys, uint64_t{piece.count} * sizeof(uint64_t)});
   const Plan& plan = piece.merged;
   if (plan.repeats() && (piece.flags & kDelete) == 0) {
-    const RowLayout& layout = piece.table->layout();
-    piece.own_rows.resize(plan.unique() * layout.weight_bytes);
+    const uint32_t row_bytes = piece.table->wire_bytes();
+    piece.own_rows.resize(plan.unique() * row_bytes);
     if ((piece.flags & kAssign) != 0) {
-      LastRows(plan, piece.rows, layout.weight_bytes, piece.own_rows.data());
+      LastRows(plan, piece.rows, row_bytes, piece.own_rows.data());
     } else {
       const bool is_int64 = piece.table->checked().element_type == ElementType::kInt64;
       SumRows(plan, piece.rows, piece.table->dim(), is_int64, piece.own_rows.data());
@@ -363,13 +364,13 @@ void Store::MergeRepeats(Piece& piece) const {
 // one.
 void Store::CheckGradients(Piece& piece) {
   const Table& table = *piece.table;
-  if ((piece.flags & kDelete) != 0 || table.checked().element_type != ElementType::kFloat32 ||
+  if ((piece.flags & kDelete) != 0 || table.checked().element_type == ElementType::kInt64 ||
       table.checked().non_finite == NonFinite::kAllow) {
     return;
   }
   const Kernels& kernels = ActiveKernels();
   const uint32_t dim = table.dim();
-  const size_t row_bytes = table.layout().weight_bytes;
+  const size_t row_bytes = table.wire_bytes();
   size_t bad = kernels.first_nonfinite(piece.rows, piece.count, dim);
   if (bad == piece.count) return;
   if (table.checked().non_finite == NonFinite::kReject) {
@@ -395,7 +396,7 @@ void Store::CheckGradients(Piece& piece) {
 
 bool Store::MayCreate(const Piece& piece) {
   if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) return false;
-  if (!piece.push) return piece.table->checked().options.admit_at == 1;
+  if (!piece.push) return piece.table->admits_all();
   return (piece.flags & kAssign) != 0 || piece.table->checked().push_missing == PushMissing::kCreate;
 }
 
@@ -655,7 +656,10 @@ void Store::ApplyPushes(Exchange& exchange) {
 void Store::RunPull(const Piece& piece, char* out) {
   Table& table = *piece.table;
   const bool create = (piece.flags & (kReadOnly | kState | kContains)) == 0;
-  const uint32_t weights = table.layout().weights;
+  const RowLayout& at = table.layout();
+  // Narrow weights are read to the end of their place first.
+  const bool widens = table.narrow() && (piece.flags & (kState | kContains)) == 0;
+  char* const rows = widens ? out + uint64_t{piece.count} * (piece.bytes_each - at.weight_bytes) : out;
   uint64_t missing_total = 0;
   std::vector<uint32_t> missing;
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
@@ -669,14 +673,17 @@ void Store::RunPull(const Piece& piece, char* out) {
       } else if ((piece.flags & kContains) != 0) {
         table.Contains(stripe, run, out);
       } else {
-        table.Read(stripe, run, weights, piece.bytes_each, out, &missing);
+        table.Read(stripe, run, at.weights, at.weight_bytes, rows, &missing);
       }
     }
     missing_total += missing.size();
     if (!create || missing.empty()) continue;
     if (!MayCreate(piece)) {
       // What the row will begin with, once it is admitted.
-      for (const uint32_t i : missing) table.Initialise(LoadKey(piece.keys, i), out + uint64_t{i} * piece.bytes_each);
+      table.ReserveWide();
+      for (const uint32_t i : missing) {
+        table.InitialiseStored(LoadKey(piece.keys, i), rows + uint64_t{i} * at.weight_bytes);
+      }
       continue;
     }
     const Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
@@ -684,9 +691,10 @@ void Store::RunPull(const Piece& piece, char* out) {
     const uint32_t before = table.StripeRows(stripe);
     const Table::Room room(&table, stripe, rest);
     table.Create(stripe, rest);
-    table.Read(stripe, rest, weights, piece.bytes_each, out, nullptr);
+    table.Read(stripe, rest, at.weights, at.weight_bytes, rows, nullptr);
     counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
+  if (widens) table.WidenInPlace(out, piece.count);
   counters_.keys_pulled.fetch_add(piece.count, std::memory_order_relaxed);
   counters_.keys_missing.fetch_add(missing_total, std::memory_order_relaxed);
 }
@@ -790,7 +798,7 @@ Store::Scanned Store::Scan(const Table& table, uint64_t position, uint32_t rows_
   if (rows_max == 0) {
     throw StatusError("BadRequest", Format("table '%s': rows_max is 0, wanted at least 1", table.name().c_str()));
   }
-  const uint64_t row_bytes = table.layout().weight_bytes;
+  const uint64_t row_bytes = table.wire_bytes();
   if (limits_.message_bytes != 0) {
     const uint64_t fit = std::max<uint64_t>(
         1, (limits_.message_bytes - std::min<uint64_t>(limits_.message_bytes, 4096)) / (row_bytes + sizeof(uint64_t)));

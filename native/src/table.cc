@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "tablebay/narrow.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
@@ -87,12 +88,16 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
                           checked_.optimizer->initial_slot(parameters, slot));
   }
   update_.dim = dim();
-  update_.weights = layout().weights;
-  update_.slots = layout().slots;
-  update_.step = layout().step;
+  update_.weights = checked_.wide.weights;
+  update_.slots = checked_.wide.slots;
+  update_.step = checked_.wide.step;
   update_.epsilon = static_cast<float>(parameter("epsilon"));
   update_.beta1 = static_cast<float>(parameter("beta1"));
   update_.beta2 = static_cast<float>(parameter("beta2"));
+  update_.rest1 = static_cast<float>(1.0 - parameter("beta1"));
+  update_.rest2 = static_cast<float>(1.0 - parameter("beta2"));
+  update_.fade1 = parameter("beta1");
+  update_.fade2 = parameter("beta2");
   update_.momentum = static_cast<float>(parameter("momentum"));
   update_.weight_decay = static_cast<float>(parameter("weight_decay"));
   update_.rho = static_cast<float>(parameter("rho"));
@@ -104,7 +109,13 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
     (parameter("decoupled") != 0 ? update_.decoupled_decay : update_.coupled_decay) = update_.weight_decay;
   }
   conditions_ = update_.clip_value > 0 || update_.clip_norm > 0 || update_.coupled_decay > 0;
-  beside_the_rule_ = conditions_ || update_.decoupled_decay > 0 || update_.weight_bound > 0;
+  update_.l2_shrinkage = static_cast<float>(parameter("l2_shrinkage"));
+  update_.initial_accumulator = static_cast<float>(parameter("initial_accumulator"));
+  clock_ = static_cast<AdamClock>(static_cast<int>(parameter("clock")));
+  update_.by_time = clock_ != AdamClock::kRow;
+  if (checked_.optimizer->counts_steps) update_.seconds = checked_.optimizer->slots[1].row_wise ? 1 : dim();
+  beside_the_rule_ =
+      conditions_ || update_.decoupled_decay > 0 || update_.weight_bound > 0 || clock_ == AdamClock::kLazyDecay;
   update_.beta = static_cast<float>(parameter("beta"));
   update_.l1 = static_cast<float>(parameter("l1"));
   update_.l2 = static_cast<float>(parameter("l2"));
@@ -264,7 +275,10 @@ void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
   const RowLayout& at = layout();
   const uint64_t state_bytes = at.state_bytes();
   std::vector<char> fresh;  // where slots follow from weights: a new row
-  if (checked_.optimizer->agree != nullptr) fresh.resize(at.row_bytes);
+  if (checked_.optimizer->agree != nullptr) {
+    fresh.resize(at.row_bytes);
+    ReserveWide();
+  }
   ForBlocks(all_->stripes[stripe_index], run, at.row_bytes,
             [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t*,
                 const Ahead& ahead) {
@@ -274,7 +288,7 @@ void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
                 const char* slots =
                     rows[j] == nullptr ? reinterpret_cast<const char*>(initial_slots_.data()) : rows[j] + at.slots;
                 if (rows[j] == nullptr && !fresh.empty()) {
-                  Initialise(keys[j], fresh.data() + at.weights);
+                  InitialiseStored(keys[j], fresh.data() + at.weights);
                   std::memcpy(fresh.data() + at.slots, initial_slots_.data(), at.slot_bytes);
                   Agree(fresh.data());
                   slots = fresh.data() + at.slots;
@@ -316,6 +330,7 @@ uint64_t Table::BytesForNew(uint64_t rows) const {
 }
 
 Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(table), stripe_(stripe_index) {
+  table->ReserveWide();
   Stripe& stripe = table->all_->stripes[stripe_index];
   const uint64_t rows = uint64_t{stripe.rows} + run.size();
   if (rows >= Index::kNone) {
@@ -347,7 +362,7 @@ Table::Room::~Room() {
   table_->all_->arena.Unreserve(slabs_reserved_ - taken);
 }
 
-void Table::Initialise(uint64_t key, char* weights) const {
+void Table::Fill(uint64_t key, char* weights) const {
   const std::string& initializer = checked_.options.initializer;
   const Parameters& parameters = checked_.options.initializer_parameters;
   const Kernels& kernels = ActiveKernels();
@@ -372,23 +387,9 @@ void Table::Initialise(uint64_t key, char* weights) const {
       return;
     }
     default:
-      std::memset(weights, 0, layout().weight_bytes);
+      std::memset(weights, 0, wire_bytes());
   }
 }
-
-// Counts the rows that a stripe has got meanwhile: once, since threads share the count.
-class Table::Added {
- public:
-  Added(Rows* all, const Stripe& stripe) : all_(all), stripe_(stripe), before_(stripe.rows) {}
-  ~Added() { all_->count.fetch_add(stripe_.rows - before_, std::memory_order_relaxed); }
-  Added(const Added&) = delete;
-  Added& operator=(const Added&) = delete;
-
- private:
-  Rows* const all_;
-  const Stripe& stripe_;
-  const uint32_t before_;
-};
 
 // REQUIRES: room, the key is absent, and an Added around it. All but the key is yet to be filled in.
 char* Table::Append(Stripe& stripe, uint64_t hash, uint64_t key) {
@@ -406,7 +407,7 @@ uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
   char* const row = Append(stripe, hash, key);
   const RowLayout& at = layout();
   if (at.step != 0) std::memset(row + at.step, 0, 4);
-  Initialise(key, row + at.weights);
+  InitialiseStored(key, row + at.weights);
   if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
   if (checked_.optimizer->agree != nullptr) Agree(row);
   return stripe.rows - 1;
@@ -415,6 +416,7 @@ uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
 void Table::Agree(char* row) const {
   Update update = update_;
   update.learning_rate = learning_rate();
+  if (narrow()) return AgreeNarrow(update, row);
   checked_.optimizer->agree(update, row);
 }
 
@@ -474,6 +476,7 @@ void Table::UpdateBeside(UpdateKernel rule, Update update) const {
       update.gradients = conditioned;
     }
     if (update.decoupled_decay > 0) kernels.shrink(update);
+    if (clock_ == AdamClock::kLazyDecay) kernels.fade(update);
     rule(update);
     if (update.weight_bound > 0) kernels.bound(update);
   }
@@ -487,10 +490,11 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
   const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
   Update update = update_;
   update.learning_rate = RateAt(step);
+  update.now = static_cast<uint32_t>(std::min<uint64_t>(step, UINT32_MAX - 1) + 1);
   FetchDirty(stripe, run.size());
-  const uint64_t weight_bytes = at.weight_bytes;
+  const uint64_t weight_bytes = wire_bytes();
   const uint32_t version = stripe.version;
-  const bool drops = checked_.push_missing == PushMissing::kDrop || sightings != nullptr;
+  const bool drops = checked_.push_missing == PushMissing::kDrop || !admits_all();
   if (sightings != nullptr) ++sightings->all_->stripes[stripe_index].version;
   uint32_t dropped = 0;
   uint64_t* const dirty = stripe.dirty.data();  // no insertion moves it: there is room
@@ -510,8 +514,7 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
                 uint32_t kept = 0;
                 for (uint32_t j = 0; j < n; ++j) {
                   // A key that is admitted now keeps its null, and gets its row below.
-                  if (rows[j] == nullptr && (sightings == nullptr || !sightings->Sight(stripe_index, keys[j], hashes[j],
-                                                                                       checked_.options.admit_at))) {
+                  if (rows[j] == nullptr && !Admits(stripe_index, keys[j], hashes[j], step, sightings)) {
                     continue;
                   }
                   rows[kept] = rows[j];
@@ -544,34 +547,15 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
               update.gradients = block;
               update.count = n;
               update.ahead = ahead;
-              if (beside_the_rule_) [[unlikely]] {
+              if (narrow()) [[unlikely]] {
+                UpdateNarrow(kernel, update);
+              } else if (beside_the_rule_) [[unlikely]] {
                 UpdateBeside(kernel, update);
               } else {
                 kernel(update);
               }
             });
   return dropped;
-}
-
-bool Table::Sight(uint32_t stripe_index, uint64_t key, uint64_t hash, uint32_t admit_at) {
-  Stripe& stripe = all_->stripes[stripe_index];
-  uint32_t position = Find(stripe, key, hash);
-  if (position == Index::kNone) {
-    const Added added(all_.get(), stripe);
-    position = Insert(stripe, key, hash);
-  } else if (stripe.cutting) {
-    SaveImage(stripe, position);
-  }
-  char* const row = Row(stripe, position);
-  int64_t seen;
-  std::memcpy(&seen, row + layout().weights, sizeof seen);
-  if (++seen >= admit_at) {
-    Remove(stripe, position, key, hash);
-    return true;
-  }
-  std::memcpy(row + layout().weights, &seen, sizeof seen);
-  Touch(stripe, position, row);
-  return false;
 }
 
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
@@ -590,8 +574,12 @@ void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) 
                 } else if (stripe.cutting) {
                   SaveImage(stripe, positions[j]);
                 }
-                std::memcpy(rows[j] + at.weights, new_rows + uint64_t{run.At(first + j)} * at.weight_bytes,
-                            at.weight_bytes);
+                const char* const given = new_rows + uint64_t{run.At(first + j)} * wire_bytes();
+                if (narrow()) {
+                  NarrowToNearest(checked_.element_type, given, dim(), rows[j] + at.weights);
+                } else {
+                  std::memcpy(rows[j] + at.weights, given, at.weight_bytes);
+                }
                 if (checked_.optimizer->agree != nullptr) Agree(rows[j]);
                 Touch(stripe, positions[j], rows[j]);
               }
@@ -653,7 +641,9 @@ uint64_t Table::KeyAt(uint32_t stripe, uint32_t position) const {
 }
 
 void Table::CopyWeights(uint32_t stripe, uint32_t position, char* out) const {
-  std::memcpy(out, Row(all_->stripes[stripe], position) + layout().weights, layout().weight_bytes);
+  const char* const weights = Row(all_->stripes[stripe], position) + layout().weights;
+  if (narrow()) return Widen(checked_.element_type, weights, dim(), out);
+  std::memcpy(out, weights, layout().weight_bytes);
 }
 
 void Table::BeginCut(uint32_t stripe_index, bool full) {
@@ -680,6 +670,7 @@ void Table::BeginCut(uint32_t stripe_index, bool full) {
 
 void Table::ReserveImages(uint32_t stripe_index, uint64_t rows) {
   if (conditions_) ReserveConditioned(dim());
+  ReserveWide();
   Stripe& stripe = all_->stripes[stripe_index];
   if (!stripe.cutting) return;
   const uint64_t wanted = stripe.saved.size() + std::min(rows, stripe.pending_rows) * layout().row_bytes;
@@ -789,6 +780,7 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
         uint32_t version;
         std::memcpy(&version, row + RowLayout::kVersion, sizeof version);
         stripe.version = std::max(stripe.version, version);
+        if (update_.by_time) SetOwnSteps(row);
         continue;
       }
       std::memcpy(row + RowLayout::kVersion, &stripe.version, sizeof stripe.version);
@@ -801,7 +793,19 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
   return n;
 }
 
-void Table::SwapRows(Table& other) { std::swap(all_, other.all_); }
+// A push without a client comes after all that the row has had.
+void Table::SetOwnSteps(const char* row) {
+  uint32_t last;
+  std::memcpy(&last, row + layout().step, sizeof last);
+  uint64_t steps = own_steps_.load(std::memory_order_relaxed);
+  while (steps < last && !own_steps_.compare_exchange_weak(steps, last, std::memory_order_relaxed)) {
+  }
+}
+
+void Table::SwapRows(Table& other) {
+  std::swap(all_, other.all_);
+  own_steps_.store(other.own_steps_.exchange(own_steps_.load()));
+}
 
 void Table::BeginDeltas() {
   for (Stripe& stripe : all_->stripes) stripe.deltas = true;

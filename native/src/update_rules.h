@@ -132,23 +132,12 @@ void RowwiseAdagradDim(const Update& u) {
 }
 void RowwiseAdagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, RowwiseAdagradDim, u) }
 
-// The row's step count, raised; it stays at its highest.
-inline uint32_t NextStep(const Update& u, uint32_t r) {
-  Word32* step = reinterpret_cast<Word32*>(u.rows[r] + u.step);
-  const uint32_t t = *step == 0xffffffffu ? *step : *step + 1;
-  *step = t;
-  return t;
-}
-inline float Correction(const float* corrections, const Update& u, uint32_t t) {
-  return t < u.corrections ? corrections[t] : 1.0f;
-}
-
 template <uint32_t kDim>
 void AdamWDim(const Update& u) {
   const float beta1 = u.beta1;
   const float beta2 = u.beta2;
-  const float rest1 = 1.0f - beta1;
-  const float rest2 = 1.0f - beta2;
+  const float rest1 = u.rest1;
+  const float rest2 = u.rest2;
   const float epsilon = u.epsilon;
   const float shrink = u.learning_rate * u.weight_decay;
   TABLEBAY_FOR_ROWS({
@@ -170,12 +159,11 @@ void AdamWDim(const Update& u) {
 void AdamW(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdamWDim, u) }
 
 // z, then n. The weight follows from the two; where a row begins otherwise, optimizer.cc makes its z agree.
-template <uint32_t kDim>
-void FtrlDim(const Update& u) {
-  const float inverse = 1.0f / u.learning_rate;
+// inverse: 1 / alpha. shrinkage: added to the gradient, times the weight, in z alone.
+template <uint32_t kDim, bool kShrinks>
+[[gnu::always_inline]] inline void FtrlRows(const Update& u, float inverse, float l2, float shrinkage) {
   const float beta = u.beta;
   const float l1 = u.l1;
-  const float l2 = u.l2;
   TABLEBAY_FOR_ROWS({
     Float* __restrict squares = s + dim;
     for (uint32_t d = 0; d < dim; ++d) {
@@ -184,7 +172,8 @@ void FtrlDim(const Update& u) {
       const float after = before + gradient * gradient;
       const float root = __builtin_sqrtf(after);
       const float sigma = (root - __builtin_sqrtf(before)) * inverse;
-      const float z = s[d] + (gradient - sigma * w[d]);
+      const float shrinking = kShrinks ? gradient + shrinkage * w[d] : gradient;
+      const float z = s[d] + (shrinking - sigma * w[d]);
       squares[d] = after;
       s[d] = z;
       const float beyond = __builtin_fabsf(z) - l1;
@@ -192,6 +181,10 @@ void FtrlDim(const Update& u) {
       w[d] = (z > 0.0f ? -size : size) + 0.0f;  // never -0
     }
   })
+}
+template <uint32_t kDim>
+void FtrlDim(const Update& u) {
+  FtrlRows<kDim, false>(u, 1.0f / u.learning_rate, u.l2, 0.0f);
 }
 void Ftrl(const Update& u) { TABLEBAY_FOR_DIM(u.dim, FtrlDim, u) }
 
@@ -215,8 +208,8 @@ template <uint32_t kDim>
 void AmsGradDim(const Update& u) {
   const float beta1 = u.beta1;
   const float beta2 = u.beta2;
-  const float rest1 = 1.0f - beta1;
-  const float rest2 = 1.0f - beta2;
+  const float rest1 = u.rest1;
+  const float rest2 = u.rest2;
   const float epsilon = u.epsilon;
   TABLEBAY_FOR_ROWS({
     Float* __restrict v = s + dim;
@@ -279,10 +272,10 @@ void AdaDelta(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdaDeltaDim, u) }
 template <uint32_t kDim>
 void PartialRowwiseAdamDim(const Update& u) {
   const float beta1 = u.beta1;
-  const float rest1 = 1.0f - beta1;
+  const float rest1 = u.rest1;
   TABLEBAY_FOR_ROWS({
     const uint32_t t = NextStep(u, r);
-    const float second = u.beta2 * s[dim] + (1.0f - u.beta2) * (SumOfSquares(g, dim) / static_cast<float>(dim));
+    const float second = u.beta2 * s[dim] + u.rest2 * (SumOfSquares(g, dim) / static_cast<float>(dim));
     s[dim] = second;
     const float root = __builtin_sqrtf(second) / Correction(u.corrections2, u, t) + u.epsilon;
     const float rate = u.learning_rate / Correction(u.corrections1, u, t) / root;
@@ -330,8 +323,8 @@ template <uint32_t kDim>
 void LambDim(const Update& u) {
   const float beta1 = u.beta1;
   const float beta2 = u.beta2;
-  const float rest1 = 1.0f - beta1;
-  const float rest2 = 1.0f - beta2;
+  const float rest1 = u.rest1;
+  const float rest2 = u.rest2;
   const float epsilon = u.epsilon;
   const float weight_decay = u.weight_decay;
   TABLEBAY_FOR_ROWS({

@@ -16,7 +16,7 @@ import pytest
 from faults import faulty_server
 from faults.faulty_server import Board, Rule
 from faults.servers import Servers, wait_for
-from faults.workers import JOB, Worker, expected, held, repro, require_equal, table, take_steps
+from faults.workers import JOB, Worker, check_all, expected, held, repro, require_equal, table, take_steps
 
 import tablebay as tb
 from tablebay.client.control import Control
@@ -104,8 +104,7 @@ def test_t7_g6_g1_rows_pushed_while_a_delta_is_written_are_not_in_it(tmp_path: P
             servers.wait_until_ready()
             all_take(3)
         ended.set()
-        for worker in running:
-            worker.check()
+        check_all(running)
         steps = [worker.step for worker in running]
         assert all(servers.log(index).count("kind=Delta") >= cuts for index in range(ranks)), WHERE
         require_equal(held(servers.addresses), expected(ranks, steps), WHERE)

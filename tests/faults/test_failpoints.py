@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults.servers import Servers
-from faults.workers import Worker, expected, held, repro, require_equal
+from faults.workers import Worker, check_all, expected, held, repro, require_equal
 
 from tablebay.native import _core
 
@@ -69,7 +69,6 @@ def test_T2_G1_G3_G5_a_server_killed_at_the_worst_place_loses_nothing(tmp_path: 
             assert time.monotonic() < end, f"{point} was not hit within {HIT_S:g} s"
             assert any(worker.is_alive() for worker in workers), f"all was done before {point} was hit"
             time.sleep(0.01)
-        for worker in workers:
-            worker.check()
+        check_all(workers)
         assert [servers.pid(index) for index in range(2)] != before, f"nobody died at {point}"
         require_equal(held(servers.addresses), expected(WORKERS, STEPS), repro(__file__, SEED))

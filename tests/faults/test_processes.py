@@ -25,6 +25,7 @@ from faults.workers import (
     Worker,
     expected,
     held,
+    leave,
     repro,
     require_equal,
     table,
@@ -303,8 +304,9 @@ def test_t16_g13_sigterm_loses_nothing_whenever_it_comes(tmp_path: Path, moment:
             with tb.connect(servers.addresses, job=JOB) as client:
                 client.checkpoint()
             # Something for a delta to write.
-            with tb.connect(servers.addresses, rank=0, job=JOB) as client:
-                take_steps(client, 0, 45)
+            client = tb.connect(servers.addresses, rank=0, job=JOB)
+            take_steps(client, 0, 45)
+            leave(client)
             board.set(Rule(name="held", call="write", path="-rows-", hold=True))
             with Control(servers.addresses) as control:
                 control.checkpoint(begin=True, full=moment == "full", timeout=10.0)

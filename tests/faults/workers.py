@@ -115,6 +115,22 @@ class Worker(threading.Thread):
             raise self.error
 
 
+def leave(client: tb.Client) -> None:
+    """End a client as an error would: what it pushed last is not waited for."""
+    client.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+
+
+def check_all(workers: Sequence[Worker]) -> None:
+    """Waits for the end of all, and raises what ended one of them, at once: the others may wait for it for ever."""
+    while any(worker.is_alive() for worker in workers):
+        for worker in workers:
+            worker.join(0.02)
+            if worker.error is not None:
+                raise worker.error
+    for worker in workers:
+        worker.check()
+
+
 def expected(workers: int, steps: int | Sequence[int]) -> dict[int, int]:
     """The sum of each key, of so many steps of each rank."""
     each = [steps] * workers if isinstance(steps, int) else steps

@@ -9,6 +9,7 @@ import struct
 from typing import Any
 
 import numpy as np
+from faults import http2_frames as http2
 from fuzz.targets import CORPUS, HIGH, KEYS, LOW, make_call, make_store
 
 from tablebay.client.checkpoint.files import Header
@@ -132,10 +133,41 @@ def headers() -> list[bytes]:
     ]
 
 
+def http2_answers() -> list[bytes]:
+    """An answer, an error, one in odd frames, a table that is used, a stream's and a connection's end."""
+    end = http2.END_HEADERS | http2.END_STREAM
+    begin = http2.frame(http2.HEADERS, http2.END_HEADERS, 1, http2.HEAD)
+    huffman = bytes.fromhex("8cf1e3c2e5f23a6ba0ab90f4ff")
+    keep = b"\x88\x40\x0bgrpc-status\x015\x40\x0cgrpc-message\x04gone"
+    words = [
+        http2.answer(b"rows" * 100),
+        http2.frame(
+            http2.HEADERS, end, 1, b"\x88" + http2.trailers(3, b"no%20", tablebay_error=b"NonFinite")
+        ),
+        begin
+        + http2.frame(http2.PING, 0, 0, b"12345678")
+        + http2.frame(http2.DATA, http2.PADDED, 1, b"\x03" + http2.message(b"rows") + bytes(3))
+        + http2.frame(http2.HEADERS, http2.END_STREAM, 1, http2.trailers(0)[:5])
+        + http2.frame(http2.CONTINUATION, http2.END_HEADERS, 1, http2.trailers(0)[5:]),
+        http2.frame(http2.HEADERS, http2.END_HEADERS, 1, keep)
+        + http2.frame(http2.HEADERS, end, 1, b"\xbe\xbf"),
+        http2.frame(http2.HEADERS, end, 1, b"\x20\x88\x00\x0cgrpc-message" + huffman),
+        begin + http2.frame(http2.RESET, 0, 1, bytes(4)),
+        begin
+        + http2.frame(http2.WINDOW_UPDATE, 0, 1, b"\x00\x00\x10\x00")
+        + http2.frame(http2.GOAWAY, 0, 0, bytes(8)),
+    ]
+    return [
+        bytes([piece]) + http2.settings(initial_window=70_000, max_frame=20_000) + one
+        for piece, one in zip((1, 2, 5, 9, 16, 100, 255), words, strict=True)
+    ]
+
+
 def main() -> None:
     """Write all of them."""
     asked = requests()
     made = {**asked, "answer": answers(asked), **files(), "header": headers(), "manifest": manifests()}
+    made["http2_answer"] = http2_answers()
     made["readdress"] = [asked[name][0] for name in asked]
     made["json"] = [*made["manifest"][-1:], b'{"a": [1, 2.5, "\\u00e9", null, true]}']
     run = b'{"format": 1, "name": "epoch-1", "workers": 2, "run": "' + b"0" * 32 + b'"}\n'

@@ -184,6 +184,22 @@ def _change_answer(chance: random.Random, data: bytes, others: Sequence[bytes]) 
     return bytes(message.SerializeToString())
 
 
+def _http2_answer(data: bytes) -> None:
+    """Input: the size of pieces, what a server sends. Neither pieces nor what follows change what comes of it."""
+    if not data:
+        return
+    found = []
+    for piece in (max(1, data[0]), 1 << 16):
+        result = None
+        with saying("Unavailable"):
+            result = _core.read_http2_answer(data[1:], piece, 1 << 16)
+        found.append(result)
+    if found[0] is not None and found[1] is not None and found[0] != found[1]:
+        raise Wrong(f"in pieces it is {found[0]}, as a whole {found[1]}")
+    if found[0] is not None and found[0][0] == 0 and len(found[0][3]) > 1 << 16:
+        raise Wrong("a message above the limit")
+
+
 # -- files --
 
 
@@ -262,7 +278,7 @@ def _frozen_rows(data: bytes) -> None:
     layout = _SIX.unpack_from(data)
     rows: Any = None
     with saying("CheckpointInvalid"):
-        rows = _core.FrozenRows(layout)
+        rows = _core.FrozenRows(layout, "float32")
     if rows is None or refuses(partial(rows.add, data, _SIX.size), "CheckpointInvalid"):
         return
     # More than this is no row that a manifest can have.
@@ -379,6 +395,7 @@ TARGETS = (
     Target("step", partial(_handle, "Step"), partial(_change_request, messages.StepRequest)),
     Target("answer", _accept, _change_answer),
     Target("readdress", _readdress),
+    Target("http2_answer", _http2_answer),
     Target("load_rows", _load_rows, partial(_change_blocks, 1 + _SIX.size)),
     Target("load_steps", _load_steps, partial(_change_blocks, 0)),
     Target("frozen_rows", _frozen_rows, partial(_change_blocks, _SIX.size)),

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from faults.servers import Servers
+from faults.workers import leave
 
 import tablebay as tb
+from tablebay.client.cli import main
 from tablebay.client.environment import http_port
 from tablebay.client.errors import BadRequest, CheckpointFailed, CheckpointInvalid, NotRegistered
 
@@ -104,13 +106,13 @@ def test_a_run_that_was_killed_equals_one_that_was_not(tmp_path: Path) -> None:
         losses = train(client, 0, 60)
         wanted = content(client)
     with Servers(tmp_path / "killed", 2, *NEVER, restart=False) as servers:
-        with tb.connect(servers.addresses, rank=0, job="faults") as client:
-            begun = train(client, 0, 25)
-            client.checkpoint()
-            lost = train(client, 25, 40)
-            for index in range(2):
-                servers.kill(index)
-            client._session.replay = None  # it dies with the servers
+        client = tb.connect(servers.addresses, rank=0, job="faults")
+        begun = train(client, 0, 25)
+        client.checkpoint()
+        lost = train(client, 25, 40)
+        for index in range(2):
+            servers.kill(index)
+        leave(client)
         for index in range(2):
             servers.start(index)
         servers.wait_until_ready()
@@ -128,10 +130,8 @@ def test_a_run_that_was_killed_equals_one_that_was_not(tmp_path: Path) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
     """A destination with a full checkpoint and a delta of two servers, and the rows of both tables."""
     folder = tmp_path_factory.mktemp("made")
-    with (
-        Servers(folder, 2, *NEVER, restart=False) as servers,
-        tb.connect(servers.addresses, rank=0, job="faults") as client,
-    ):
+    with Servers(folder, 2, *NEVER, restart=False) as servers:
+        client = tb.connect(servers.addresses, rank=0, job="faults")
         train(client, 0, 10)
         client.checkpoint()
         train(client, 10, 15)
@@ -140,6 +140,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
         assert client.checkpoint().kind == "Delta"
         rows = user.pull(KEYS, create=False), sums.pull(KEYS, create=False)
         train(client, client.next_step, client.next_step + 5)
+        leave(client)
     return servers.destination, *rows
 
 
@@ -273,3 +274,47 @@ def metrics(address: str) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{host}:{http_port(int(port))}/metrics", timeout=10) as page:
         lines = page.read().decode().splitlines()
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line[0] != "#"}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_of_two_bytes_are_kept_read_and_exported(tmp_path: Path, dtype: Any) -> None:
+    """Servers that begin anew, tb.open, and exports have the rows of the pull; int8 has them within half a scale."""
+    spec: dict[str, Any] = {
+        "dim": DIM,
+        "dtype": dtype,
+        "optimizer": tb.Adagrad(0.1),
+        "initializer": tb.Normal(0.1),
+    }
+    with Servers(tmp_path, 2, *NEVER, restart=False) as servers:
+        with tb.connect(servers.addresses, rank=0, job="faults") as client:
+            user = client.table("user", **spec)
+            for _ in range(3):
+                user.push(KEYS, np.random.default_rng(1).standard_normal((len(KEYS), DIM)).astype(np.float32))
+            rows = user.pull(KEYS, create=False)
+            client.checkpoint()
+        servers.end_all()
+    with (
+        Servers(tmp_path, 3, *NEVER, restart=False) as others,
+        tb.connect(others.addresses, rank=0, job="faults") as client,
+    ):
+        assert client.table("user", **spec).pull(KEYS, create=False).tobytes() == rows.tobytes()
+        destination = others.destination
+    frozen = tb.open(destination)["user"]
+    assert frozen.pull(KEYS).tobytes() == rows.tobytes()
+    assert {
+        int(key): row.tobytes() for keys, part in frozen.items() for key, row in zip(keys, part, strict=True)
+    } == {int(key): row.tobytes() for key, row in zip(KEYS, rows, strict=True)}
+    numbers, scales = frozen.pull_int8(KEYS)
+    assert (np.abs(numbers * scales[:, None] - rows) <= 0.501 * scales[:, None]).all()
+    arguments = ["checkpoint", "export", str(destination), "--table", "user", "--to"]
+    assert main([*arguments, str(tmp_path / "rows.npz")]) == 0
+    assert main([*arguments, str(tmp_path / "int8.npz"), "--int8"]) == 0
+    assert main([*arguments, str(tmp_path / "int8.tsv"), "--int8"]) == 1
+    with np.load(tmp_path / "rows.npz") as plain, np.load(tmp_path / "int8.npz") as small:
+        order = np.argsort(plain["keys"])
+        wanted = rows[np.argsort(KEYS)]
+        assert plain["weights"][order].tobytes() == wanted.tobytes()
+        assert (small["keys"] == plain["keys"]).all()
+        assert (small["weights"].dtype, small["scales"].dtype) == (np.int8, np.float32)
+        back = small["weights"][order] * small["scales"][order][:, None]
+        assert (np.abs(back - wanted) <= 0.501 * small["scales"][order][:, None]).all()

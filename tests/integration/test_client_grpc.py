@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tablebay.client import environment
+from tablebay.client import environment, http2_transport
 from tablebay.client.client import Client, connect
 from tablebay.client.control import Control
 from tablebay.client.errors import (
@@ -31,9 +31,11 @@ from tablebay.client.errors import (
 from tablebay.client.inprocess import local, services
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.tables import SGD, Zeros
-from tablebay.client.transport import DATA_METHODS, GrpcTransport
+from tablebay.client.transport import DATA_METHODS, MESSAGE_BYTES_MAX
 from tablebay.ps_server.grpc_server import GrpcServer
 from tablebay.ps_server.service import Service
+
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 
 class Slow:
@@ -510,11 +512,13 @@ def test_ctrl_c_ends_a_push_that_waits(start: Callable[..., Cluster]) -> None:
 
 def test_a_transport_closes_once_and_for_all(start: Callable[..., Cluster]) -> None:
     """Later calls are Closed, and rebuild() makes nothing."""
-    transport = GrpcTransport(start(1).address.split(","))
+    kind = http2_transport.chosen(None, secure=False)
+    transport = http2_transport.make(start(1).address.split(","), kind, MESSAGE_BYTES_MAX)
     hello = tablebay_pb2.HelloRequest(protocol_major=1).SerializeToString()
     assert transport.call(0, "Hello", hello, 5.0).result()
     transport.close()
     transport.rebuild()
     transport.close()
-    with pytest.raises(TablebayError, match="closed"):
-        transport.call(0, "Hello", hello, 5.0).result()
+    for method in ("Hello", "Pull"):
+        with pytest.raises(TablebayError, match="closed"):
+            transport.call(0, method, hello, 5.0).result()

@@ -16,6 +16,8 @@ from tablebay.client.environment import control_port
 from tablebay.client.local.ports import HOST, free_block
 from tablebay.client.proto import tablebay_pb2
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 
 def behind_proxies(data_port: int) -> tuple[CuttingProxy, CuttingProxy]:
     """A proxy of the data port and one of the control port, on ports that belong together."""

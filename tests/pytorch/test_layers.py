@@ -66,8 +66,10 @@ def test_an_embedding_bag_learns_what_torchs_learns(
     ours, theirs = OPTIMIZERS[optimizer]
     table = place(optimizer=ours, initializer=tb.Normal(0.5))
     last = form == "last offset"
+    # torch's SGD takes a sparse gradient one repeat after the other, which rounds otherwise than their sum.
+    sparse = mode != "max" and optimizer != "sgd"
     reference = nn.EmbeddingBag(
-        KEYS, DIM, mode=mode, include_last_offset=last, _weight=same_rows(table), sparse=mode != "max"
+        KEYS, DIM, mode=mode, include_last_offset=last, _weight=same_rows(table), sparse=sparse
     )
     layer = tb.torch.EmbeddingBag(table, mode=mode, include_last_offset=last)
     step, reference_step = tb.torch.Optimizer(None, layer), theirs(reference.parameters())

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from faults.servers import Servers
+from faults.workers import leave
+from numpy.typing import NDArray
 from torch import nn
 
 import tablebay as tb
@@ -181,11 +183,13 @@ def test_a_data_loader_may_fork_its_workers_after_connecting(tmp_path: Path) -> 
         pair.require_equal()
 
 
+@pytest.mark.parametrize("pushes", ["waited for", "ahead"])
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_prefetching_changes_nothing_for_one_worker(
-    pair: Pair, ahead: int, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, ahead: int, pushes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows pushed meanwhile are pulled again: the same rows as without, and no other pull."""
+    pair.opt.ahead = pushes == "ahead"
     session = pair.table.session
     pulls = []
     monkeypatch.setattr("tablebay.client.torch.rows._pull_remote", lambda *arguments: pulls.append(arguments))
@@ -216,6 +220,85 @@ def test_a_prefetch_that_is_not_used_is_given_up(pair: Pair) -> None:
         tb.torch.prefetch([], dict, ahead=0)
     with pytest.raises(tb.BadType, match="lookup: found str as a key"):
         next(tb.torch.prefetch([1], lambda batch: {"user": batch}))
+    with pytest.raises(tb.BadType, match="refresh: found int, wanted bool"):
+        tb.torch.prefetch([], dict, refresh=1)
+
+
+def test_rows_that_are_not_refreshed_are_as_they_were_when_asked_for(pair: Pair) -> None:
+    """Every batch has the same keys: each but the first reads rows that lack at least the push before it."""
+    keys, labels = batches(1)[0]
+    seen: list[torch.Tensor] = []
+    for batch in tb.torch.prefetch([keys] * 6, lambda batch: {pair.ours.bag: batch}, refresh=False):
+        pair.opt.zero_grad()
+        now = torch.from_numpy(pair.table.pull(batch.numpy())).sum(1)
+        found = pair.ours.bag(batch)
+        assert torch.allclose(found, now, rtol=1e-5, atol=1e-6) == (not seen)
+        seen.append(found.detach())
+        ((pair.ours.dense(found)[:, 0] - labels) ** 2).mean().backward()
+        pair.opt.step()
+    assert len(seen) == 6
+
+
+def test_what_follows_a_push_that_goes_on_waits_for_it(pair: Pair) -> None:
+    """A pull, a checkpoint of the rows' number of steps, a push: each finds the rows that step() handed over."""
+    pair.opt.ahead = True
+    session = pair.table.session
+    for number, batch in enumerate(batches(30)):
+        for model, opt in pair.both():
+            opt.zero_grad()
+            loss_of(model, batch).backward()
+            opt.step()
+        assert session.ledger.next == number + 1
+        if number % 3 == 0:
+            pair.require_equal()
+    session.settle()
+    assert session.open_steps == 0
+    pair.require_equal()
+
+
+def test_what_became_of_a_push_that_goes_on_is_raised_by_the_next_call(pair: Pair) -> None:
+    """Once; that call has done nothing and may be made again. The step's number is that of the next push."""
+    pair.opt.ahead = True
+    table, first, second = pair.table, *batches(2)
+    before = table.pull(np.arange(KEYS))
+    loss_of(pair.ours, first).backward()
+    pair.ours.bag.rows.grad[0, 0] = torch.nan
+    pair.opt.step()
+    pair.opt.zero_grad()
+    with pytest.raises(tb.NonFinite, match="table 'user'"):
+        loss_of(pair.ours, second)
+    assert np.array_equal(table.pull(np.arange(KEYS)), before)
+    assert table.session.ledger.next == 0
+    loss_of(pair.ours, second).backward()
+    pair.opt.step()
+    assert not np.array_equal(table.pull(np.arange(KEYS)), before)
+
+
+def learn_ahead(client: Any, kill: Any = None) -> NDArray[np.float32]:
+    """Rows after 60 steps whose pushes go on beside the next batch, with `kill` called in the middle."""
+    table = client.table("user", dim=DIM, optimizer=tb.SGD(RATE), initializer=tb.Normal(1.0))
+    model = Model(tb.torch.EmbeddingBag(table, mode="sum"))
+    opt = tb.torch.Optimizer(torch.optim.SGD(model.parameters(), RATE), model, ahead=True)
+    for number, batch in enumerate(
+        tb.torch.prefetch(batches(60), lambda batch: {model.bag: batch[0]}, ahead=2)
+    ):
+        opt.zero_grad()
+        loss_of(model, batch).backward()
+        opt.step()
+        if number == 25 and kill is not None:
+            kill()
+    return np.asarray(table.pull(np.arange(KEYS)))
+
+
+def test_a_server_killed_under_pushes_that_go_on_loses_and_doubles_none(tmp_path: Path) -> None:
+    """kill -9 right after a push was handed over; the rows are bit for bit those of servers that stayed."""
+    with tb.local(servers=2) as client:
+        wanted = learn_ahead(client)
+    with Servers(tmp_path / "servers", 2, "--checkpoint-every-seconds", "3600") as servers:
+        with tb.connect(servers.addresses, rank=0, job="faults", timeout=60.0) as client:
+            found = learn_ahead(client, lambda: servers.kill(1))
+        assert servers.killed[1] == 1
+    assert np.array_equal(found, wanted)
 
 
 def dropping(client: Any) -> tuple[Model, Any, Any]:
@@ -255,7 +338,7 @@ def test_all_killed_and_started_again_one_worker_learns_bit_for_bit_the_same(tmp
             train(client, 20, checkpoint_at=12)
             for index in range(2):
                 servers.kill(index)
-            client._session.replay = None
+            leave(client)
         for index in range(2):
             servers.start(index)
         servers.wait_until_ready()

@@ -116,6 +116,8 @@ class ApiServer:
         name = parts[3] if len(parts) > 3 else query.get("fieldSelector", "").removeprefix("metadata.name=")
         if method == "POST":
             key = (namespace or "", body["metadata"]["name"])
+            if query.get("dryRun") == "All":
+                return 201, body
             if key in self.jobs:
                 return status(409, "AlreadyExists", "exists", name=key[1], kind="trainingjobs")
             return 201, self.put(body, key[0])
@@ -129,6 +131,12 @@ class ApiServer:
                 uid = self.jobs[key]["metadata"]["uid"]
                 self.remove(*reversed(key))
                 return 200, {"kind": "Status", "status": "Success", "details": {"name": name, "uid": uid}}
+            if method == "PATCH":
+                known = self.jobs[key]
+                made = {**known, "spec": {**known["spec"], **body["spec"]}}
+                generation = known["metadata"].get("generation", 1) + (made["spec"] != known["spec"])
+                made["metadata"] = {**known["metadata"], "generation": generation}
+                return 200, self.put(made, key[0])
             return 200, self.jobs[key]
         if query.get("watch") == "true":
             watcher: queue.Queue[Any] = queue.Queue()
@@ -190,7 +198,7 @@ def handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
                 api._watchers.remove(events)
             self.wfile.write(b"0\r\n\r\n")
 
-        do_GET = do_POST = do_DELETE = _do  # noqa: N815
+        do_GET = do_POST = do_DELETE = do_PATCH = _do  # noqa: N815
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing on standard error."""

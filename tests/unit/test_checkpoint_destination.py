@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from faults.faulty_storage import Faults, FaultySystem, each_failure
 
@@ -376,3 +377,51 @@ def test_a_link_that_was_made_and_answered_with_an_error_is_made(tmp_path: Path)
 
     assert LocalStorage(tmp_path, Retransmits()).publish("file", b"1")
     assert not LocalStorage(tmp_path).publish("file", b"2")
+
+
+class Watched(FaultySystem):
+    """Counts bytes by whether they went past the page cache. refuses: "fcntl" or "write" what would have them go so."""
+
+    def __init__(self, refuses: str = "") -> None:
+        super().__init__()
+        self.refuses = refuses
+        self.direct = False
+        self.bytes = {True: 0, False: 0}
+
+    def set_direct(self, file: int, direct: bool) -> None:
+        if self.refuses == "fcntl":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        super().set_direct(file, direct)
+        self.direct = direct
+
+    def write(self, file: int, data: memoryview) -> int:
+        if self.direct and self.refuses == "write":
+            raise OSError(errno.EINVAL, "Invalid argument")
+        count = super().write(file, data)
+        self.bytes[self.direct] += count
+        return count
+
+
+@pytest.mark.parametrize("refuses", ["", "fcntl", "write"])
+@pytest.mark.parametrize("short", [False, True], ids=["whole writes", "short writes"])
+@pytest.mark.parametrize("size", [0, 1, (4 << 20) - 1, 4 << 20, (9 << 20) + 4099])
+def test_a_large_file_is_whole_whether_or_not_it_can_go_past_the_page_cache(
+    tmp_path: Path, refuses: str, short: bool, size: int
+) -> None:
+    """In pieces of any length; what is less than a block goes the usual way, as does all where it must."""
+    seed = 17
+    content = np.random.default_rng(seed).bytes(size)
+    system = Watched(refuses)
+    system.faults.short_writes = short
+    storage = LocalStorage(tmp_path, system)
+    for name in ("one", "two"):  # the second one gathers in the first one's memory
+        with storage.create(name) as writer:
+            for at in range(0, size, 1_000_003):
+                writer.write(content[at : at + 1_000_003])
+            writer.finish()
+        assert storage.read(name, 0, size + 1) == content, f"seed {seed}"
+    assert sum(system.bytes.values()) == 2 * size
+    if refuses or size < 4 << 20:
+        assert system.bytes[True] == 0
+    elif not short:
+        assert system.bytes[True] == 2 * (size - size % (4 << 20))

@@ -41,6 +41,11 @@ def failed(capsys: pytest.CaptureFixture[str]) -> str:
         (["serve", "--job=a", "--job-file=j.yaml"], "--job-file and --job say the same thing"),
         (["serve", "--nope"], "unrecognized arguments: --nope"),
         (["serve", "--data-port", "x"], "--data-port is 'x', wanted a whole number"),
+        (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'"),
+        (["rows", "t", "x"], "found the key 'x', wanted a whole number from 0 to 2^64 - 1"),
+        (["rows", "t", "18446744073709551616"], "found the key '18446744073709551616'"),
+        (["rows", "t", "--hashed", "c"], "found --hashed without an id"),
+        (["rows"], "Missing argument 'TABLE'"),
         (["version", "--", "more"], "found 'more' after --, which this command does not take"),
     ],
 )
@@ -177,3 +182,38 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_the_script_of_completion_completes_commands() -> None:
+    """bash itself runs it, and offers the commands that begin so."""
+    tablebay = Path(sys.executable).with_name("tablebay")
+    script = (
+        f'PATH="{tablebay.parent}:$PATH"; source <(tablebay completion bash)\n'
+        "COMP_WORDS=(tablebay su); COMP_CWORD=1; _tablebay_completion tablebay; echo ${COMPREPLY[@]}\n"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["submit", "suspend"], done.stderr
+    for shell in ("zsh", "fish"):
+        done = subprocess.run([tablebay, "completion", shell], capture_output=True, text=True, timeout=60)
+        assert f"_TABLEBAY_COMPLETE=complete_{shell}" in done.stdout
+
+
+def test_doctor_looks_at_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """A push and a pull in this process; a half of another version is what is wrong."""
+    assert main(["doctor", "--local", "--output", "json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["well"] is True
+    assert {one["check"]: one["verdict"] for one in content["checks"]} == {"package": "ok", "table": "ok"}
+
+
+def test_doctor_says_what_is_wrong_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 1, and the cause in the check's line."""
+
+    def broken() -> str:
+        raise ImportError("libtablebay.so: cannot open shared object file")
+
+    monkeypatch.setattr("tablebay.native.commit", broken)
+    assert main(["doctor", "--local"]) == 1
+    assert "cannot open shared object file; install it again" in capsys.readouterr().out

@@ -69,6 +69,10 @@ def later(seconds: float, what: Any, *arguments: Any) -> None:
         (["delete"], "Missing argument 'NAME'"),
         (["delete", "../x"], "found '../x', wanted lower-case letters"),
         (["delete", "a", "--timeout", "1"], "found --timeout without --wait"),
+        (["suspend"], "Missing argument 'NAME'"),
+        (["suspend", "a", "--timeout", "1"], "found --timeout without --wait"),
+        (["resume", "a/b"], "found 'a/b', wanted lower-case letters"),
+        (["doctor", "--local", "-n", "a"], "found --local beside --namespace or --context"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_one_line(
@@ -271,6 +275,91 @@ def test_delete_says_whether_the_job_is_gone(api: ApiServer, capsys: pytest.Capt
     assert content == {"result": "deleted", "name": "toy", "namespace": "default"}
     assert main(["delete", "toy"]) == 1
     assert "no TrainingJob toy" in capsys.readouterr().err
+
+
+def test_suspend_and_resume_change_the_spec_and_can_wait(
+    api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One field is written; --wait believes no status of before the change, and resume --wait tells of a failure."""
+    api.put({**api_server.job(), "status": {**training(10), "observedGeneration": 1}})
+    assert main(["suspend", "toy"]) == 0
+    assert capsys.readouterr().out == "toy: suspending in namespace default\n"
+    assert api.requests[-1][0] == "PATCH"
+    assert api.requests[-1][3]["spec"] == {"suspend": True}
+    assert api.jobs["default", "toy"]["spec"]["suspend"] is True
+    suspended = {"conditions": [api_server.condition("Suspended", "True", "Suspended")]}
+    api.change("toy", {**suspended, "observedGeneration": 1})
+    assert main(["suspend", "toy", "--wait", "--timeout", "0.3"]) == 1
+    assert "after 0.3 s its state is" in capsys.readouterr().err
+    later(0.3, api.change, "toy", {**suspended, "observedGeneration": 2})
+    assert main(["suspend", "toy", "--wait", "--timeout", "20", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == "suspended"
+    later(0.3, api.change, "toy", {**training(10), "observedGeneration": 3})
+    assert main(["resume", "toy", "--wait", "--timeout", "20"]) == 0
+    assert capsys.readouterr().out == "toy: training in namespace default\n"
+    assert api.jobs["default", "toy"]["spec"]["suspend"] is False
+    later(0.3, api.change, "toy", {**FAILED, "observedGeneration": 4})
+    assert main(["suspend", "toy"]) == 0
+    assert main(["resume", "toy", "--wait", "--timeout", "20"]) == 1
+    assert "OOMKilled" in capsys.readouterr().err
+    assert main(["suspend", "toy"]) == 1
+    assert "has ended (Failed), so nothing is left to change" in capsys.readouterr().err
+
+
+def test_a_job_that_cannot_be_suspended_says_why(api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the words of the API server, with the field's path."""
+    api.put(api_server.job())
+    api.forced = [
+        (200, api.jobs["default", "toy"]),
+        api_server.status(
+            422, "Invalid", "x", causes=[{"field": "spec.suspend", "message": "cannot be suspended"}]
+        ),
+    ]
+    assert main(["suspend", "toy"]) == 1
+    assert "spec.suspend: cannot be suspended" in capsys.readouterr().err
+
+
+def test_doctor_says_what_is_amiss_on_the_cluster(api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """No chart, an older chart, an operator that looks at nothing, no permission; well it exits with 0."""
+
+    def checks(code: int) -> dict[str, tuple[str, str]]:
+        assert main(["doctor", "-o", "json"]) == code
+        content = json.loads(capsys.readouterr().out)
+        assert content["well"] is (code == 0)
+        return {one["check"]: (one["verdict"], one["text"]) for one in content["checks"]}
+
+    found = checks(0)
+    assert {name: verdict for name, (verdict, _) in found.items()} == {
+        "package": "ok",
+        "table": "ok",
+        "cluster": "ok",
+        "jobs": "ok",
+        "chart": "ok",
+        "operator": "unknown",
+    }
+    assert api.jobs == {}, "it is a dry run"
+    api.put({**api_server.job(), "metadata": {"name": "toy", "generation": 2}})
+    found = checks(1)
+    assert found["operator"][0] == "wrong"
+    assert "has not looked at toy for 60 s" in found["operator"][1]
+    api.change("toy", {"observedGeneration": 2})
+    assert checks(0)["operator"] == ("ok", "has looked at every job")
+    older = api_server.status(400, "BadRequest", 'strict decoding error: unknown field "spec.x"')
+    api.forced = [(200, {"items": [], "metadata": {}}), older]
+    found = checks(1)
+    assert 'unknown field "spec.x"' in found["chart"][1]
+    assert "helm upgrade" in found["chart"][1]
+    api.forced = [api_server.status(404, "NotFound", "the server could not find the requested resource")]
+    assert "helm install" in checks(1)["chart"][1]
+    api.forced = [api_server.status(403, "Forbidden", "no"), api_server.status(403, "Forbidden", "no")]
+    found = checks(1)
+    assert found["jobs"][0] == "wrong"
+    assert found["chart"][0] == "unknown"
+    assert main(["doctor", "--local"]) == 0
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["package", "ok"],
+        ["table", "ok"],
+    ]
 
 
 @pytest.mark.parametrize("form", [[], ["-o", "json"]])

@@ -224,3 +224,96 @@ def test_a_hole_is_never_passed_over(job: Job, tmp_path: Path) -> None:
         push(sums, 1000)
     with pytest.raises(tb.ServerLost, match="the steps between are lost"):
         sums.pull(KEYS)
+
+
+def restarted(job: Job) -> Any:
+    """What the sums are once each server has come back, to a client that pushed none of them."""
+    for index in range(COUNT):
+        job.restart(index)
+    with client_over(job, timeout=10.0) as reader:
+        return reader.table("sums").pull(KEYS)
+
+
+def test_g4_what_a_client_had_pushed_when_it_was_closed_outlives_the_servers(job: Job) -> None:
+    """After close nobody is left who could send it again."""
+    client, sums = connect(job)
+    push(sums, 1)
+    push(sums, 10)
+    client.close()
+    assert np.all(restarted(job) == 11)
+
+
+def test_g4_a_client_that_is_closed_looks_for_servers_that_came_back_unnoticed(job: Job) -> None:
+    """Nothing was called since; the first checkpoint after it lacks what that server had not kept."""
+    client, sums = connect(job)
+    push(sums, 1)
+    job.restart(1)
+    client.close()
+    assert np.all(restarted(job) == 1)
+
+
+def test_g4_a_checkpoint_holds_what_a_server_that_came_back_unnoticed_had_lost(job: Job) -> None:
+    """It is made once more, when that server has been given its steps."""
+    client, sums = connect(job)
+    push(sums, 1)
+    job.restart(1)
+    client.checkpoint()
+    assert np.all(restarted(job) == 1)
+
+
+def test_a_client_is_closed_after_a_push_that_a_server_refused(job: Job) -> None:
+    """Its number is used, and no checkpoint waits for it."""
+    client, sums = connect(job)
+    weights = client.table("weights", dim=1, optimizer=tb.SGD(0.1))
+    push(sums, 1)
+    bad = np.zeros((len(KEYS), 1), np.float32)
+    bad[3] = np.nan
+    with pytest.raises(tb.TablebayError, match="weights"):
+        weights.push(KEYS, bad)
+    push(sums, 10)
+    client.close()
+    assert np.all(restarted(job) == 11)
+
+
+def test_closing_without_a_checkpoint_in_time_says_what_is_at_risk(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends the connections all the same."""
+    client = client_over(job, rank=0, timeout=0.5)
+    sums = client.table("sums", dim=1, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
+    push(sums, 1)
+
+    def cut(request: messages.CutRequest, timeout_s: float) -> list[messages.CutResponse]:
+        raise tb.CheckpointFailed("the disk is full")
+
+    monkeypatch.setattr(job, "cut", cut)
+    with pytest.raises(
+        tb.Unavailable, match="bytes of this client's pushes are in no checkpoint yet.*disk is full"
+    ):
+        client.close()
+    client.close()
+    with pytest.raises(tb.Closed):
+        sums.pull(KEYS)
+
+
+def test_a_control_call_goes_on_when_server_0_is_lost_while_it_is_told_what_it_lacks(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost a second time, between its greeting and the first step that it is sent again."""
+    client, sums = connect(job)
+    push(sums, 1)
+    job.restart(0)
+    call = job.call
+    lost = []
+
+    def meddle(server: int, method: str, request: bytes, timeout: float, wait: bool = False) -> Answer:
+        if method == "Push" and server == 0 and not lost:
+            lost.append(request)
+            job.restart(0)
+        return call(server, method, request, timeout, wait)
+
+    monkeypatch.setattr(job, "call", meddle)
+    client.barrier("done")
+    assert lost
+    assert np.all(sums.pull(KEYS) == 1)
+    client.close()

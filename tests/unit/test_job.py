@@ -257,8 +257,8 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ),
         (
             "spec.tables.0.dtype",
-            "float16",
-            "spec.tables[0].dtype: found 'float16', wanted one of float32, int64",
+            "float64",
+            "spec.tables[0].dtype: found 'float64', wanted one of float32, bfloat16, float16, int64",
         ),
         (
             "spec.tables.0.nonFinite",

@@ -47,7 +47,7 @@ GOLDEN = {
     "Adam": Golden(
         {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
         ("float32",),
-        "bfb9ae21eb5a77b81b68771cf1a459727ccd608c71336ed46a312e3d44326b51",
+        "1649e6a9cf971cf9f5c35c9be128de9f41d5c5122ff4303f19319265e2bec9ce",
     ),
     "Momentum": Golden(
         {"learning_rate": 0.05, "momentum": 0.9},
@@ -72,22 +72,22 @@ GOLDEN = {
     "AdamW": Golden(
         {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.01},
         ("float32",),
-        "0229775e3784300b5d088d4b39c712216a252f81c100ef40d9cee99fee792d80",
+        "353eaa401d8866d143ebc1fae9af3f72275e4278f1b20376cd7543d76700e70f",
     ),
     "AMSGrad": Golden(
         {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
         ("float32",),
-        "9a738ee7831c80228df73b2a0e50aa7818f2009dc8498c46ae76cd2cbd988fd3",
+        "af6a8e9bde77994e5ee9a40320a01eb6cc113d8614fb929b06a9437388bdb398",
     ),
     "PartialRowwiseAdam": Golden(
         {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
         ("float32",),
-        "617e97e5a911375b6c1f8b440755ddda5302e2de359a4be6ceb855feecd5da9a",
+        "9d2a9afb7b6135db577853afa221409e948793458e7c2ebafe02eccf322df340",
     ),
     "LAMB": Golden(
         {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.01},
         ("float32",),
-        "ec003efcaaf49d07322c7e53a04d3bcced0a2cb108450be25fed5cc80d3e5156",
+        "77afd4c2f0a46cede0baa64525c818ce7af9131d8d4bf342661e7ecb541c28e8",
     ),
     "RMSProp": Golden(
         {
@@ -129,6 +129,38 @@ GOLDEN = {
         {"learning_rate": 0.1, "beta": 1.0, "l1": 0.1, "l2": 1.0, "l21": 0.1, "initial_accumulator": 0.1},
         ("float32",),
         "141b67352ef432366849b19307d8f05a3ca720a746f7239f3435fa465efd8c45",
+    ),
+    "TensorNetAdagrad": Golden(
+        {"learning_rate": 0.05, "initial_accumulator": 0.0, "epsilon": 1e-8},
+        ("float32",),
+        "15538d1fc16d4e9621fab02b5f4a724142395df6b43d4a045e9b33b87270c560",
+    ),
+    "TensorNetAdam": Golden(
+        {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+        ("float32",),
+        "34b94b934c4c7842ce850c0a7d5396753a99de45b0ee774f5edd33228b1eea04",
+    ),
+    "TensorNetFTRL": Golden(
+        {"learning_rate": 10.0, "beta": 1.0, "l1": 0.1, "l2": 1.0},
+        ("float32",),
+        "e5a257bb9602d382080a1473a3aa42b8a27569fe2aaf9045da22302864e22a66",
+    ),
+    "PaddleAdagrad": Golden(
+        {"learning_rate": 0.05, "initial_accumulator": 3.0},
+        ("float32",),
+        "9b3190f1e0b132bf73ce92e12ca76792d662f68c4eb64dd077ca6cc449072c04",
+    ),
+    "TensorFlowFTRL": Golden(
+        {
+            "learning_rate": 0.1,
+            "initial_accumulator": 0.1,
+            "l1": 0.1,
+            "l2": 0.5,
+            "l2_shrinkage": 0.01,
+            "beta": 1.0,
+        },
+        ("float32",),
+        "2eaa2ef66b890c86826c5bff23615809c7884f7a1d125be63d272f277aaec9f1",
     ),
     "Add": Golden(
         {},

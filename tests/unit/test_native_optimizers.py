@@ -133,12 +133,16 @@ def test_a_loaded_table_goes_on_as_if_never_interrupted(name: str) -> None:
     assert whole_run.state(table, keys).tobytes() == second.state(table, keys).tobytes(), f"seed {seed}"
 
 
-@pytest.mark.parametrize("name", ["FTRL", "GroupFTRL"])
+@pytest.mark.parametrize("name", ["FTRL", "GroupFTRL", "TensorNetFTRL", "TensorFlowFTRL"])
 def test_ftrl_agrees_with_weights_that_it_did_not_make(name: str) -> None:
     """First rows, assigned rows and rows loaded without state keep their weights until a gradient moves them."""
     parameters = {"learning_rate": 0.1, "beta": 1.0, "l1": 0.25, "l2": 2.0, "initial_accumulator": 0.5}
     if name == "GroupFTRL":
         parameters["l21"] = 0.75
+    elif name == "TensorNetFTRL":
+        del parameters["initial_accumulator"]
+    elif name == "TensorFlowFTRL":
+        parameters["l2_shrinkage"] = 0.0
     store = _core.Store()
     table = store.create_table(
         "t", 4, "float32", name, parameters, "Normal", {"mean": 0.0, "stddev": 1.0}, 1, "Reject"

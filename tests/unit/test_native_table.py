@@ -180,7 +180,7 @@ def test_a_scan_misses_no_row_that_stays_while_others_go() -> None:
         ),
         (
             ("t", 4, "float64", "SGD", {"learning_rate": 1.0}, "Zeros", {}, 0, "Reject"),
-            ("float64", "float32 or int64"),
+            ("float64", "wanted float32, bfloat16, float16 or int64"),
         ),
         (
             ("t", 4, "float32", "adamm", {}, "Zeros", {}, 0, "Reject"),

@@ -99,8 +99,9 @@ def test_the_wheel_holds_what_users_need_and_no_more(wheel: Path) -> None:
     assert "tablebay/operator/__init__.py" not in names
     assert [name for name in names if name.endswith("/licenses/LICENSE")]
     libraries = [name for name in names if ".so" in name]
-    assert [name.rpartition("/")[0] for name in libraries] == ["tablebay/native"], libraries
-    unwanted = (".cc", ".h", ".pyc", ".a", ".o", "CMakeLists.txt", "/generate.py", "/stubs.py")
+    assert [name.rpartition("/")[0] for name in libraries] == ["tablebay/native"] * 2, libraries
+    assert [name for name in names if name.endswith(".h")] == ["tablebay/native/include/tablebay.h"]
+    unwanted = (".cc", ".pyc", ".a", ".o", "CMakeLists.txt", "/generate.py", "/stubs.py")
     assert [name for name in names if name.endswith(unwanted)] == []
     assert [name for name in names if "tests/" in name or "tablebay/client/package/" in name] == []
     tops = {name.partition("/")[0] for name in names}

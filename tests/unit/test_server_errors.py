@@ -29,6 +29,8 @@ CODES = {
     "CheckpointInvalid": "DATA_LOSS",
     "CheckpointMismatch": "FAILED_PRECONDITION",
     "Unimplemented": "UNIMPLEMENTED",
+    "Unauthenticated": "UNAUTHENTICATED",
+    "PermissionDenied": "PERMISSION_DENIED",
     "TablebayError": "INTERNAL",
 }
 

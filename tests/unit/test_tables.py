@@ -83,7 +83,7 @@ def test_an_int64_table_adds_from_zeros_unless_told_otherwise() -> None:
         (lambda: TableSpec("user", 10**9), "dim is 1000000000"),
         (lambda: TableSpec("user", 16.0), "dim is 16.0"),
         (lambda: TableSpec("user", "16"), "dim is '16'"),
-        (lambda: TableSpec("user", 16, "float16"), "dtype is 'float16'.*'float32' or 'int64'"),
+        (lambda: TableSpec("user", 16, "float64"), "dtype is 'float64'.*'bfloat16', 'float16' or 'int64'"),
         (lambda: TableSpec("user", 16, optimizer="Adagrad"), "optimizer is 'Adagrad'"),
         (lambda: TableSpec("user", 16, seed=-1), "seed is -1"),
         (lambda: TableSpec("user", 16, seed=2**64), "seed is 18446744073709551616"),

@@ -15,7 +15,7 @@ namespace tablebay {
 
 class FrozenRows {
  public:
-  explicit FrozenRows(const RowLayout& layout);
+  FrozenRows(const RowLayout& layout, ElementType type);
   FrozenRows(const FrozenRows&) = delete;
   FrozenRows& operator=(const FrozenRows&) = delete;
 
@@ -34,8 +34,12 @@ class FrozenRows {
  private:
   struct HashAt;
   uint32_t Find(uint64_t key, uint64_t hash) const;
+  void CopyWeights(const char* row, char* out) const;
 
   const RowLayout layout_;
+  const ElementType type_;
+  const uint32_t wire_bytes_;  // of a row that is read
+  const uint32_t elements_;
   std::atomic<uint64_t> bytes_{0};
   Index index_{&bytes_};
   std::vector<const char*> rows_;  // null: deleted since

@@ -32,6 +32,8 @@ struct Update {
   float epsilon;
   float beta1;
   float beta2;
+  float rest1;  // 1 - beta1, rounded once: float's own 0.999 is too far from it
+  float rest2;
   float momentum;
   float rho;
   float weight_decay;
@@ -51,6 +53,14 @@ struct Update {
   const float* corrections1;
   const float* corrections2;
   uint32_t corrections;
+  // Adam's t: how many updates the row has had or, by time, the client's step + 1.
+  bool by_time;
+  uint32_t now;
+  double fade1;  // beta1 and beta2 as they were given
+  double fade2;
+  uint32_t seconds;  // floats of a row's v, which follow those of its m
+  float l2_shrinkage;
+  float initial_accumulator;
   Ahead ahead;
 };
 
@@ -67,6 +77,7 @@ struct Kernels {
   // Before the rule: gradients clipped by value, then by the norm of the row, then weights added; to `out`, row by row.
   void (*condition)(const Update&, float* out);
   UpdateKernel shrink;  // before the rule: decoupled decay
+  UpdateKernel fade;    // before the rule: Adam's moments decay for the time that passed without a gradient
   UpdateKernel bound;   // after the rule: weights within +-weight_bound
 
   UpdateKernel sgd;
@@ -84,6 +95,10 @@ struct Kernels {
   UpdateKernel partial_rowwise_adam;
   UpdateKernel group_ftrl;
   UpdateKernel lamb;
+  UpdateKernel uncorrected_adam;
+  UpdateKernel paddle_adagrad;
+  UpdateKernel inverse_ftrl;
+  UpdateKernel tensorflow_ftrl;
   UpdateKernel add_float32;
   UpdateKernel add_int64;
 

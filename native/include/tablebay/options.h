@@ -11,16 +11,25 @@
 
 namespace tablebay {
 
-enum class ElementType { kFloat32, kInt64 };
+// Of a row's weights as they are kept. kBfloat16 and kFloat16 are float32 everywhere else: in calls, gradients, slots.
+enum class ElementType { kFloat32, kInt64, kBfloat16, kFloat16 };
+inline bool IsNarrow(ElementType type) { return type == ElementType::kBfloat16 || type == ElementType::kFloat16; }
 enum class NonFinite { kReject, kZero, kAllow };
 enum class PushMissing { kCreate, kDrop };
+// What Adam's t is: how many updates the row has had, or the time of the push, its client's step + 1; with kLazyDecay
+// the moments of a row decay for the steps between its updates too.
+enum class AdamClock { kRow, kGlobal, kLazyDecay };
+inline constexpr int kAdamClocks = 3;
 
 using Parameters = std::map<std::string, double>;
+
+// Throws StatusError(BadRequest) naming those that exist.
+ElementType ElementTypeNamed(const std::string& name);
 
 struct TableOptions {
   std::string name;
   uint32_t dim = 0;
-  std::string element_type;  // float32 | int64
+  std::string element_type;  // float32 | int64 | bfloat16 | float16
   std::string optimizer;     // a name of the registry in optimizer.cc
   Parameters optimizer_parameters;
   std::string initializer;  // likewise
@@ -30,10 +39,15 @@ struct TableOptions {
   std::string push_missing = "Create";  // Create | Drop
   // A row is made by the N-th push that names its key; the pushes before are counted in the table of SightingsOf(name).
   uint32_t admit_at = 1;
+  // A push of a key without a row makes it with this chance, by (seed, name, key, step); else its gradient is dropped.
+  double admit_probability = 1.0;
+  // Above 0: the pushes are counted in a filter made for so many keys, rather than key by key (admission.cc).
+  uint64_t admit_filter_keys = 0;
 };
 
-// Byte offsets within a row: [key u64 | version u32 | step u32 where the optimizer counts | weights | slots],
-// padded to 8 bytes. One allocation holds all of it, so that no cut can separate weights from their slots.
+// Byte offsets within a row: [key u64 | version u32 | step u32 where the optimizer counts, or weights are rounded by
+// chance | weights | slots], padded to 8 bytes. One allocation holds all of it, so that no cut can separate weights
+// from their slots.
 struct RowLayout {
   static constexpr uint32_t kVersion = 8;
   uint32_t step = 0;  // 0 = none
@@ -83,7 +97,11 @@ const Initializer& FindInitializer(const std::string& name);
 // Of the optimizer's parameters. REQUIRES them checked.
 Schedule ScheduleOf(const Parameters& parameters);
 
-// The table, int64 of dim 1, that counts the pushes of keys without a row.
+// The table, int64, that counts the pushes of keys without a row: a row for each such key, with its count, or a
+// filter's rows of counters.
+inline constexpr uint32_t kFilterDim = 32;
+inline constexpr uint32_t kFilterCountMax = 15;
+inline uint32_t SightingsDim(const TableOptions& options) { return options.admit_filter_keys > 0 ? kFilterDim : 1; }
 std::string SightingsOf(const std::string& name);
 
 // Checks all of it; throws StatusError(BadRequest) naming the field, the value found and the values wanted.
@@ -94,6 +112,8 @@ struct CheckedOptions {
   PushMissing push_missing;
   const Optimizer* optimizer;
   RowLayout layout;
+  RowLayout wide;           // with float32 for narrow weights; else the same
+  uint32_t wire_bytes = 0;  // of a row's weights, or gradient, in calls
 };
 CheckedOptions Check(const TableOptions& options);
 

@@ -39,7 +39,7 @@ struct Plan {
   bool repeats() const { return count() != unique(); }
 };
 
-// By hashing, with slots kept for each thread. Throws StatusError(ResourceExhausted) for 2^32 - 1 keys and more.
+// By hashing, with memory kept for each thread. Throws StatusError(ResourceExhausted) for 2^32 - 1 keys and more.
 Plan MakePlan(std::shared_ptr<const Router> router, std::string_view keys);
 
 // Plan positions whose key is among `keys`, each once, ascending.

@@ -30,6 +30,7 @@ enum class StatusCode : uint8_t {
   kFailedPrecondition = 9,
   kOutOfRange = 11,
   kInternal = 13,
+  kUnavailable = 14,
   kDataLoss = 15,
 };
 constexpr size_t kStatusCodes = 17;

@@ -44,6 +44,8 @@ class Table {
   const std::string& name() const { return checked_.options.name; }
   const RowLayout& layout() const { return checked_.layout; }
   uint32_t dim() const { return checked_.options.dim; }
+  uint32_t wire_bytes() const { return checked_.wire_bytes; }
+  bool narrow() const { return IsNarrow(checked_.element_type); }
   uint32_t id() const { return id_; }
   uint64_t rows() const { return all_->count.load(std::memory_order_relaxed); }
   uint64_t bytes() const;
@@ -79,16 +81,22 @@ class Table {
   // All four: REQUIRES Room for the run, but for Apply where the table drops keys without a row. A key that repeats is
   // handled in order, as often as it stands there.
   void Create(uint32_t stripe, const Run& run);
-  // Applies the optimizer; gradient of the key at index i lies at gradients + i * weight_bytes. step: of the client
+  // Applies the optimizer; gradient of the key at index i lies at gradients + i * wire_bytes. step: of the client
   // that pushes, by which a schedule of the learning rate goes. Returns
   // how many keys had no row and, where the table drops those or does not admit them yet, were passed over.
   // sightings: where keys without a row are counted, null in a table that admits all; REQUIRES Room and ReserveImages
   // for the run there too.
   uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step, Table* sightings);
   // The step of a push without a client.
+  uint64_t own_steps() const { return own_steps_.load(std::memory_order_relaxed); }
+  void GoOnAt(uint64_t step) { own_steps_.store(step, std::memory_order_relaxed); }
   uint64_t NextOwnStep() { return own_steps_.fetch_add(1, std::memory_order_relaxed); }
   // Counts a push of the key; whether it is the N-th, and then forgets the key. REQUIRES a table of sightings.
   bool Sight(uint32_t stripe, uint64_t key, uint64_t hash, uint32_t admit_at);
+  // The same in a filter, which forgets nothing. blocks: rows of a shard.
+  bool SightInFilter(uint32_t stripe, uint64_t hash, uint32_t admit_at, uint64_t blocks);
+  // Whether a push makes a row of any key that has none, unless pushMissing is Drop.
+  bool admits_all() const { return checked_.options.admit_at == 1 && checked_.options.admit_probability >= 1; }
   // Replaces weights; slots stay, but for those that follow from weights.
   void Assign(uint32_t stripe, const Run& run, const char* rows);
   // Returns the number of rows removed.
@@ -130,8 +138,13 @@ class Table {
   // What was loaded is what the checkpoint before the next cut has: deletions are noted from here on.
   void BeginDeltas();
 
-  // The weights a new row of `key` begins with.
+  // The weights a new row of `key` begins with: as calls have them, and as rows have them.
   void Initialise(uint64_t key, char* weights) const;
+  void InitialiseStored(uint64_t key, char* weights) const;
+  // Memory for rows of narrow weights to be worked on in; REQUIRED by what makes or changes rows.
+  void ReserveWide() const;
+  // What Read gave of `count` rows' weights, which lies at the end of their place, becomes what calls have.
+  void WidenInPlace(char* rows, uint64_t count) const;
 
  private:
   struct Stripe {
@@ -170,12 +183,29 @@ class Table {
   static void FetchDirty(const Stripe& stripe, uint32_t rows);
   void Agree(char* row) const;
   float RateAt(uint64_t step) const;
+  void SetOwnSteps(const char* row);
+  bool Admits(uint32_t stripe, uint64_t key, uint64_t hash, uint64_t step, Table* sightings) const;
+  void Fill(uint64_t key, char* weights) const;  // as the initializer says, in float32
+  void UpdateNarrow(UpdateKernel rule, const Update& update) const;
+  void AgreeNarrow(const Update& update, char* row) const;
   void UpdateBeside(UpdateKernel rule, Update update) const;
   void Touch(Stripe& stripe, uint32_t position, char* row);
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
   void SaveImage(Stripe& stripe, uint32_t position);
   struct HashAt;
-  class Added;
+  // Counts the rows that a stripe has got meanwhile: once, since threads share the count.
+  class Added {
+   public:
+    Added(Rows* all, const Stripe& stripe) : all_(all), stripe_(stripe), before_(stripe.rows) {}
+    ~Added() { all_->count.fetch_add(stripe_.rows - before_, std::memory_order_relaxed); }
+    Added(const Added&) = delete;
+    Added& operator=(const Added&) = delete;
+
+   private:
+    Rows* const all_;
+    const Stripe& stripe_;
+    const uint32_t before_;
+  };
 
   // Calls visit(first, count, rows, positions, keys, hashes, ahead) for blocks of the run; a missing key's row is
   // null. `visit` fetches the rows of `ahead`.
@@ -195,6 +225,7 @@ class Table {
   std::atomic<float> learning_rate_;
   const Schedule schedule_;
   std::atomic<uint64_t> own_steps_{0};
+  AdamClock clock_ = AdamClock::kRow;
   bool conditions_ = false;       // gradients are changed before the rule
   bool beside_the_rule_ = false;  // or weights, before or after it
   Update update_{};               // all but the rows, the gradients and the learning rate
