@@ -56,7 +56,10 @@ def test_t7_g6_g1_rows_pushed_while_a_delta_is_written_are_not_in_it(tmp_path: P
     ended = threading.Event()
     with faulty(tmp_path / "servers", ranks, board) as servers:
         running = [
-            Worker(servers.addresses, rank, ranks, 1_000_000, dim=dim, until=ended.is_set)
+            # Without a limit that a slow machine reaches: at half of it a worker asks for a checkpoint of its own.
+            Worker(
+                servers.addresses, rank, ranks, 1_000_000, dim=dim, until=ended.is_set, replay_bytes=1 << 40
+            )
             for rank in range(ranks)
         ]
         for worker in running:

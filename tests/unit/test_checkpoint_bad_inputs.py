@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_world import IDS, ITEM, JOB, USER, World
+from faults.workers import leave
 from reference_checkpoint import Client
 
 import tablebay
@@ -632,9 +633,11 @@ def test_row_56_two_servers_0(tmp_path: Path) -> None:
 
 
 def push_some(started: Started) -> None:
-    with tablebay.connect(f"{HOST}:{started.data_port}", replay_bytes=1 << 20) as client:
-        table = client.table("user", dim=2, optimizer=tablebay.SGD(0.1), initializer=tablebay.Zeros())
-        table.push([1, 2], np.ones((2, 2), np.float32))
+    """A push, by a client that does not wait until a checkpoint has it: here none will."""
+    client = tablebay.connect(f"{HOST}:{started.data_port}", replay_bytes=1 << 20)
+    table = client.table("user", dim=2, optimizer=tablebay.SGD(0.1), initializer=tablebay.Zeros())
+    table.push([1, 2], np.ones((2, 2), np.float32))
+    leave(client)
 
 
 # -- a server that starts on damage --
