@@ -30,6 +30,11 @@ class DLPackProducer:
         return self._device
 
 
+def named(value: Any) -> str:
+    """A test's name for a value, the same in every process: never its address."""
+    return value if isinstance(value, str) else f"{type(value).__name__} {np.shape(value)}"
+
+
 def as_tensor(values: np.ndarray[Any, Any], **state: Any) -> Any:
     """A stand-in for a torch tensor: torch's class name, and the methods by which memory is shared."""
 
@@ -143,7 +148,7 @@ def test_an_int_is_one_key() -> None:
         (as_tensor(np.zeros(3, np.float32)), "found float32"),
         (as_tensor(np.arange(3), device="cuda:0"), "found a torch tensor on cuda:0, wanted one on the CPU"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_keys_of_another_type_are_refused(keys: Any, message: str) -> None:
     """BadType, which is a TypeError, names the table, what was found and what is wanted."""
@@ -195,7 +200,7 @@ def test_gradients_share_memory_and_may_be_read_only() -> None:
         (1.0, "found float"),
         (as_tensor(np.ones((3, 4), np.float32), requires_grad=True), "requires grad"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_gradients_of_another_type_are_refused(gradients: Any, message: str) -> None:
     """BadType with a hint where a cast would do."""
