@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import calls
+import eviction
 import measure
 import numpy as np
 import workload
@@ -88,7 +89,7 @@ def run(folder: Path) -> dict[str, Figure]:
     # Two threads do twice the work.
     ratios = [2 * b / a for a, b in zip(threads.ours, threads.theirs, strict=True)]
     figures["table.two_threads.over_one"] = measure.figure(ratios, "ratio")
-    return figures | calls.run(folder)
+    return figures | calls.run(folder) | eviction.run()
 
 
 def _pulls(store: workload._core.Store, table: int, calls: list[Keys]) -> None:

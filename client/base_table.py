@@ -103,6 +103,15 @@ class BaseTable(ABC):
             return {}
         return self._split_state(self._state(flat), shape)
 
+    def evict(self) -> int:
+        """Sweep now: look at every row, and remove those that the table's `eviction` names; how many those were.
+
+        Servers sweep by themselves too. Raises BadRequest for a table without eviction.
+        """
+        if self._spec.eviction is None:
+            raise errors.BadRequest(f"table '{self.name}' has no eviction, so that no row leaves by itself")
+        return self._evict()
+
     def set(self, *, learning_rate: float) -> None:
         """Change the learning rate of every later push, whoever sends it."""
         if "learning_rate" not in self._spec.optimizer.parameters():
@@ -190,6 +199,9 @@ class BaseTable(ABC):
 
     @abstractmethod
     def _state(self, keys: Keys) -> NDArray[np.uint8]: ...
+
+    @abstractmethod
+    def _evict(self) -> int: ...
 
     @abstractmethod
     def _set_learning_rate(self, value: float) -> None: ...

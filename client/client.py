@@ -27,6 +27,7 @@ from tablebay.client.table import RemoteTable
 from tablebay.client.tables import (
     ADMISSION,
     Dtype,
+    Eviction,
     Initializer,
     NonFinite,
     Optimizer,
@@ -113,6 +114,7 @@ class Client:
         admit_at: int | None = None,
         admit_probability: float | None = None,
         admit_filter_keys: int | None = None,
+        eviction: Eviction | None = None,
     ) -> RemoteTable:
         """Open a table, or make it if there is none.
 
@@ -130,6 +132,7 @@ class Client:
             "admit_at": admit_at,
             "admit_probability": admit_probability,
             "admit_filter_keys": admit_filter_keys,
+            "eviction": eviction,
         }
         given = {field: value for field, value in given.items() if value is not None}
         with self._lock:

@@ -106,6 +106,13 @@ class Control:
         request = tablebay_pb2.ScanRequest(table=table, position=position, rows_max=rows_max)
         return self._one(server, "Scan", request, tablebay_pb2.ScanResponse, timeout)
 
+    def evict(
+        self, server: int, table: str, stripe: int, timeout: float | None = None
+    ) -> tablebay_pb2.EvictResponse:
+        """Sweep some of a table on one server, and say the stripe to go on from; 64 is the end."""
+        request = tablebay_pb2.EvictRequest(table=table, stripe=stripe)
+        return self._one(server, "Evict", request, tablebay_pb2.EvictResponse, timeout)
+
     def barrier(
         self, request: tablebay_pb2.BarrierRequest, timeout: float | None = None
     ) -> tablebay_pb2.BarrierResponse:

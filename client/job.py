@@ -37,6 +37,7 @@ from tablebay.client.tables import (
     AdmitFilterKeys,
     AdmitProbability,
     Dtype,
+    Eviction,
     Initializer,
     NonFinite,
     Optimizer,
@@ -651,6 +652,7 @@ class TableDefaults(_Model):
     admit_at: AdmitAt | None = None
     admit_probability: AdmitProbability | None = None
     admit_filter_keys: AdmitFilterKeys | None = None
+    eviction: Eviction | None = None
 
 
 class Spec(_Model):

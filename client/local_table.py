@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from tablebay.client.arrays import Keys, Rows
 from tablebay.client.base_table import BaseTable
 from tablebay.client.native import native
-from tablebay.client.tables import Dtype, Initializer, NonFinite, Optimizer, PushMissing, TableSpec
+from tablebay.client.sweeper import Sweeper, sweep
+from tablebay.client.tables import Dtype, Eviction, Initializer, NonFinite, Optimizer, PushMissing, TableSpec
 from tablebay.native import _core
 
 
@@ -34,6 +36,7 @@ class Table(BaseTable):
         admit_at: int = 1,
         admit_probability: float = 1.0,
         admit_filter_keys: int = 0,
+        eviction: Eviction | None = None,
     ) -> None:
         given: dict[str, Any] = {"optimizer": optimizer, "initializer": initializer}
         given = {field: value for field, value in given.items() if value is not None}
@@ -47,6 +50,7 @@ class Table(BaseTable):
             admit_at=admit_at,
             admit_probability=admit_probability,
             admit_filter_keys=admit_filter_keys,
+            eviction=eviction,
             **given,
         )
         self._store = _core.Store()
@@ -57,6 +61,11 @@ class Table(BaseTable):
             self._store.create_table,
             *spec.arguments(),
         )
+        if eviction is not None:
+            sweeper = Sweeper(self._store)
+            sweeper.add(name, self._table_id, eviction.every_seconds)
+            # The thread keeps the rows, but not this table.
+            weakref.finalize(self, sweeper.close)
         super().__init__(spec, self._store.table_info(self._table_id)["state_names"])
 
     def __len__(self) -> int:
@@ -81,6 +90,10 @@ class Table(BaseTable):
     def _state(self, keys: Keys) -> NDArray[np.uint8]:
         state: NDArray[np.uint8] = native(self._store.state, self._table_id, keys)
         return state
+
+    def _evict(self) -> int:
+        evicted: int = native(sweep, self._store, self._table_id)[1]
+        return evicted
 
     def _set_learning_rate(self, value: float) -> None:
         native(self._store.set_learning_rate, self._table_id, value)

@@ -150,6 +150,9 @@ class PythonTable(BaseTable):
         state[~there] = self._begin
         return np.ascontiguousarray(state).view(np.uint8)
 
+    def _evict(self) -> int:
+        return 0  # never asked: the spec has no eviction
+
     def _set_learning_rate(self, value: float) -> None:
         raise BadRequest(
             f"table '{self.name}': its update is a function, which has no learning_rate of the table"

@@ -63,6 +63,7 @@ _OF_A_TABLE = {
     "admitProbability": "The chance of a push of a key without a row to make it; 1 if not given.",
     "admitFilterKeys": "So many keys are counted in a filter rather than each by itself; 0, each, if not given.",
     "pushMissing": "What a push does with a key that has no row; Create if not given.",
+    "eviction": "Which rows leave by themselves; none if not given.",
 }
 
 
@@ -495,6 +496,13 @@ def _add_rules(spec: Schema) -> None:
                 for name, only in (("optimizer", "Add"), ("initializer", "Zeros"))
             ),
             _rule(
+                f"!has(self.tables) || self.tables.all(t, {dtype} != 'int64' || !(has(t.eviction) "
+                f"? has(t.eviction.minNorm) && t.eviction.minNorm > 0.0 : ({of_defaults}.eviction) && "
+                "has(self.tableDefaults.eviction.minNorm) && self.tableDefaults.eviction.minNorm > 0.0)))",
+                "dtype is int64 beside eviction.minNorm, which is of weights; wanted one of the two",
+                field=".tables",
+            ),
+            _rule(
                 f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || {push_missing} == 'Create')",
                 "admitAt is above 1 and pushMissing is Drop, so no key would ever have a row; wanted Create",
                 field=".tables",
@@ -582,6 +590,24 @@ def _table_rules(table: Schema) -> list[Schema]:
     no_accumulator = (
         f"(self.type == 'TensorNetAdagrad' ? {none.format('initialAccumulator')} : "
         f"{zero.format('initialAccumulator')})"
+    )
+    eviction = table["properties"]["eviction"]
+    more = "(has(self.{0}) && self.{0} > 0)"
+    norm = "(has(self.minNorm) && self.minNorm > 0.0)"
+    waits = f"({more.format('minCount')} || {norm})"
+    _put(
+        eviction,
+        [
+            _rule(
+                f"{more.format('ttlSeconds')} || {waits}",
+                "found no rule; wanted ttlSeconds, minCount or minNorm",
+            ),
+            _rule(
+                f"{waits} == {more.format('graceSeconds')}",
+                "graceSeconds wants more than 0 with minCount or minNorm, and 0 without",
+                field=".graceSeconds",
+            ),
+        ],
     )
     _put(
         optimizer,

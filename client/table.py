@@ -107,6 +107,20 @@ class RemoteTable(BaseTable):
             part = (self._table_id, self.dim, row_bytes, flags, self.plan(keys), out)
             self._session.pull([part], self._session.deadline())
 
+    def _evict(self) -> int:
+        timeout = self._session.timeout
+        evicted = 0
+        for server in range(len(self._session.transport.addresses)):
+            stripe = 0
+            while stripe < _core.STRIPES:
+                answer = self._evict_some(server, stripe, timeout)
+                evicted += answer.evicted
+                stripe = answer.next_stripe
+        return evicted
+
+    def _evict_some(self, server: int, stripe: int, timeout: float) -> tablebay_pb2.EvictResponse:
+        return self._session.speak(lambda control: control.evict(server, self.name, stripe, timeout))
+
     def _set_learning_rate(self, value: float) -> None:
         timeout = self._session.timeout
         self._session.speak(

@@ -24,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
 from tablebay.client.errors import BadRequest
+from tablebay.client.eviction import Eviction
 from tablebay.client.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, Add, Optimizer
 from tablebay.client.options import CONFIG, Float, Named, Positive, bad_request
 
@@ -37,6 +38,7 @@ __all__ = [
     "Adam",
     "Add",
     "Constant",
+    "Eviction",
     "Initializer",
     "Normal",
     "Optimizer",
@@ -129,8 +131,8 @@ PushMissing = Literal["Create", "Drop"]
 AdmitAt = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 AdmitProbability = Annotated[float, Field(strict=True, gt=0.0, le=1.0)]
 AdmitFilterKeys = Annotated[int, Field(strict=True, ge=0, le=10**12)]
-# Fields that say which keys get rows.
-ADMISSION = ("push_missing", "admit_at", "admit_probability", "admit_filter_keys")
+# Fields that say which keys get rows, and keep them.
+ADMISSION = ("push_missing", "admit_at", "admit_probability", "admit_filter_keys", "eviction")
 # A filter's rows of 4-bit counters.
 FILTER_DIM = 32
 FILTER_COUNT_MAX = 15
@@ -161,6 +163,8 @@ class TableSpec:
     admit_filter_keys: above 0, pushes are counted in a filter made for so many keys, of some 7 bytes each, rather than
         key by key: a row is made by the N-th push at the latest, and, while no more keys were ever counted, earlier
         for at most 1 of 100. N, admit_at, is 2 to 15 then.
+    eviction: which rows leave by themselves; none without it. A row that left is as one deleted: its memory goes
+        back to the system, no checkpoint brings it back, and its key is as one that never had a row.
     """
 
     name: Annotated[str, Field(pattern=TABLE_NAME_PATTERN, max_length=TABLE_NAME_CHARACTERS_MAX)]
@@ -174,6 +178,7 @@ class TableSpec:
     admit_at: AdmitAt = 1
     admit_probability: AdmitProbability = 1.0
     admit_filter_keys: AdmitFilterKeys = 0
+    eviction: Eviction | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -203,6 +208,10 @@ class TableSpec:
             raise ValueError(
                 f"admit_filter_keys is set and admit_at is {self.admit_at}; wanted 2 to {FILTER_COUNT_MAX} with it"
             )
+        if self.dtype == "int64" and self.eviction is not None and self.eviction.min_norm:
+            raise ValueError(
+                "dtype is int64 beside eviction.min_norm, which is of weights; wanted one of the two"
+            )
         longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
         if self.admit_at > 1 and len(self.name) > longest:
             raise ValueError(f"name has {len(self.name)} characters, wanted at most {longest} with admit_at")
@@ -221,7 +230,7 @@ class TableSpec:
     def _short(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what older versions do not know, where it is as they have it."""
         found: dict[str, Any] = whole(self)
-        silent = set()
+        silent: set[str] = set()
         if self.push_missing == "Create":
             silent |= {"push_missing", "pushMissing"}
         if self.admit_at == 1:
@@ -230,6 +239,8 @@ class TableSpec:
             silent |= {"admit_probability", "admitProbability"}
         if self.admit_filter_keys == 0:
             silent |= {"admit_filter_keys", "admitFilterKeys"}
+        if self.eviction is None:
+            silent.add("eviction")
         return {name: value for name, value in found.items() if name not in silent}
 
     @property
@@ -256,6 +267,7 @@ class TableSpec:
             admit_probability=0.0 if self.admit_probability == 1.0 else self.admit_probability,
             admit_filter_keys=self.admit_filter_keys,
             push_missing="" if self.push_missing == "Create" else self.push_missing,
+            eviction={} if self.eviction is None else self.eviction.parameters(),
         )
 
     def arguments(self) -> tuple[Any, ...]:
@@ -274,6 +286,7 @@ class TableSpec:
             self.admit_at,
             self.admit_probability,
             self.admit_filter_keys,
+            {} if self.eviction is None else self.eviction.rules(),
         )
 
     def sightings(self) -> TableSpec | None:
@@ -308,6 +321,8 @@ class TableSpec:
             values["admit_filter_keys"] = message.admit_filter_keys
         if message.push_missing:
             values["push_missing"] = message.push_missing
+        if message.eviction:
+            values["eviction"] = Eviction.from_parameters(message.eviction)
         if message.optimizer:
             values["optimizer"] = _by_name(
                 "optimizer", OPTIMIZERS, message.optimizer, message.optimizer_parameters

@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -101,7 +101,7 @@ class Loader:
         """
         A file of a table's rows, or with None of steps.
         """
-    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1, admit_probability: float = 1.0, admit_filter_keys: int = 0) -> int:
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1, admit_probability: float = 1.0, admit_filter_keys: int = 0, eviction: collections.abc.Mapping[str, float] = {}) -> int:
         ...
     def finish(self) -> None:
         """
@@ -144,10 +144,14 @@ class Store:
         ...
     def counters(self) -> dict:
         ...
-    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1, admit_probability: float = 1.0, admit_filter_keys: int = 0) -> int:
+    def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1, admit_probability: float = 1.0, admit_filter_keys: int = 0, eviction: collections.abc.Mapping[str, float] = {}) -> int:
         ...
     def delete(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> int:
         ...
+    def evict(self, table_id: int, stripe: int, seconds: float) -> tuple[int, int, int]:
+        """
+        Removes the rows that leave, from that stripe on, for about so many seconds: (rows looked at, rows evicted, the stripe to go on from; 64 is the end).
+        """
     def forget(self, client_high: int, client_low: int) -> None:
         ...
     def handle_pull(self, request: typing.Any) -> bytes:
@@ -182,6 +186,10 @@ class Store:
         ...
     def set_learning_rate(self, table_id: int, value: float) -> None:
         ...
+    def set_now(self, seconds: int) -> None:
+        """
+        Unix time that eviction goes by from now on, 0 for the system's.
+        """
     def set_shard_map(self, owners: numpy.typing.NDArray[numpy.uint16], index: int, version: int) -> None:
         ...
     def state(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint8]:
@@ -323,4 +331,5 @@ DELETE: int = 8
 READ_ONLY: int = 2
 SHARDS: int = 1024
 STATE: int = 16
+STRIPES: int = 64
 UNIQUE: int = 1

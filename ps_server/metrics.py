@@ -50,7 +50,10 @@ class CheckpointFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A server's figures at one moment. tables: (name, rows, bytes). counters: as Store.counters()."""
+    """A server's figures at one moment.
+
+    tables: (name, rows, bytes, rows evicted by reason). counters: as Store.counters().
+    """
 
     version: str
     commit: str
@@ -60,7 +63,7 @@ class Snapshot:
     memory_limit: int
     clients: int
     counters: Mapping[str, int]
-    tables: Iterable[tuple[str, int, int]]
+    tables: Iterable[tuple[str, int, int, Mapping[str, int]]]
     methods: Mapping[str, Counted] = field(default_factory=dict)
     checkpoints: CheckpointFigures | None = None
 
@@ -170,13 +173,18 @@ def _of_keys(counters: Mapping[str, int]) -> Iterator[Metric]:
         yield CounterMetricFamily(f"tablebay_{name}", text, value=counters[name])
 
 
-def _of_tables(tables: Iterable[tuple[str, int, int]]) -> Iterator[Metric]:
+def _of_tables(tables: Iterable[tuple[str, int, int, Mapping[str, int]]]) -> Iterator[Metric]:
     rows = GaugeMetricFamily("tablebay_table_rows", "Rows in the table", labels=("table",))
     size = GaugeMetricFamily("tablebay_table_bytes", "Memory of the table", labels=("table",))
-    for name, row_count, byte_count in tables:
+    evicted = CounterMetricFamily(
+        "tablebay_evicted_rows", "Rows that left the table by themselves", labels=("table", "reason")
+    )
+    for name, row_count, byte_count, left in tables:
         rows.add_metric((name,), row_count)
         size.add_metric((name,), byte_count)
-    yield from (rows, size)
+        for reason, number in left.items():
+            evicted.add_metric((name, reason), number)
+    yield from (rows, size, evicted)
 
 
 def _of_checkpoints(found: CheckpointFigures) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ from tablebay.client.errors import (
 )
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
+from tablebay.client.sweeper import Sweeper
 from tablebay.client.tables import TableSpec, differences
 from tablebay.native import _core
 from tablebay.ps_server.barriers import Barriers
@@ -41,6 +43,7 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 KEYS_MAX = 16_777_216
 TABLES_MAX = 4096
 _NAMES_SHOWN = 50
+_EVICT_S = 0.5
 
 # In the order of the core's numbers for them.
 DATA_METHODS = ("Pull", "Push", "Step")
@@ -99,6 +102,9 @@ class Service:
         self._store.set_shard_map(self._shard_map.owners, index, self._shard_map.version)
         self._tables: dict[str, tuple[TableSpec, int]] = {}
         self._tables_lock = threading.Lock()
+        self._sweeper = Sweeper(self._store, clock=clock, told=_tell_of_sweep)
+        # The thread keeps the store, but not this server.
+        weakref.finalize(self, self._sweeper.close)
         # Learning rates that were changed live, by table.
         self._rates: dict[str, float] = {}
         self._progress = Progress(clock)
@@ -129,6 +135,7 @@ class Service:
                 tablebay_pb2.GetShardMapRequest, lambda request: self._shard_map_message()
             ),
             "Scan": _parsed(tablebay_pb2.ScanRequest, self._scan),
+            "Evict": _parsed(tablebay_pb2.EvictRequest, self._evict),
             "Barrier": _parsed(tablebay_pb2.BarrierRequest, self._barrier),
             "Report": _parsed(tablebay_pb2.ReportRequest, self._report),
             "Progress": _parsed(tablebay_pb2.ProgressRequest, lambda request: self._read_progress()),
@@ -213,7 +220,7 @@ class Service:
             clients=len(self._members),
             counters=self._store.counters(),
             tables=[
-                (spec.name, info["rows"], info["bytes"])
+                (spec.name, info["rows"], info["bytes"], info["evicted"] if spec.eviction else {})
                 for spec, table_id in self._known_tables()
                 for info in (self._store.table_info(table_id),)
             ],
@@ -352,7 +359,7 @@ class Service:
         with self._tables_lock:
             restored = list(specs)
             for spec in restored:
-                self._tables[spec.name] = (spec, _core.table_id(spec.name))
+                self._know(spec, _core.table_id(spec.name))
             for spec in restored:
                 # Of a table that came without its counts: they begin anew.
                 sightings = spec.sightings()
@@ -398,13 +405,18 @@ class Service:
                 if sightings is not None and sightings.name not in self._tables:
                     self._tables[sightings.name] = (sightings, self._native_table(sightings))
                 table_id = self._native_table(spec)
-                self._tables[spec.name] = (spec, table_id)
+                self._know(spec, table_id)
                 _EVENTS.info("table.created", table=spec.name, dim=spec.dim, optimizer=spec.optimizer.type)
                 return spec, table_id
         problems = differences(known[0], spec)
         if problems:
             raise TableMismatch(f"table '{spec.name}' exists and differs: {'; '.join(problems)}")
         return known
+
+    def _know(self, spec: TableSpec, table_id: int) -> None:
+        self._tables[spec.name] = (spec, table_id)
+        if spec.eviction is not None:
+            self._sweeper.add(spec.name, table_id, spec.eviction.every_seconds)
 
     def _native_table(self, spec: TableSpec) -> int:
         try:
@@ -447,6 +459,13 @@ class Service:
         _, table_id = self._table(request.table)
         keys, rows, position = self._store.scan(table_id, request.position, request.rows_max)
         return tablebay_pb2.ScanResponse(keys=keys, rows=rows, position=position)
+
+    def _evict(self, request: tablebay_pb2.EvictRequest) -> tablebay_pb2.EvictResponse:
+        if self._draining:
+            self._refuse_draining()
+        _, table_id = self._table(request.table)
+        looked_at, evicted, next_stripe = self._store.evict(table_id, request.stripe, _EVICT_S)
+        return tablebay_pb2.EvictResponse(looked_at=looked_at, evicted=evicted, next_stripe=next_stripe)
 
     def _table(self, name: str) -> tuple[TableSpec, int]:
         with self._tables_lock:
@@ -500,6 +519,13 @@ class Service:
     def _drain(self) -> tablebay_pb2.DrainResponse:
         self.drain()
         return tablebay_pb2.DrainResponse(in_flight=self.in_flight)
+
+
+def _tell_of_sweep(table: str, evicted: int, error: Exception | None) -> None:
+    if error is not None:
+        _EVENTS.warning("table.sweep_failed", table=table, error=str(error))
+    else:
+        _EVENTS.info("table.swept", table=table, evicted=evicted)
 
 
 def _first_incarnation(epoch: int, durable: bool) -> int:

@@ -83,6 +83,7 @@ _HOME = {
             "Normal",
             "TruncatedNormal",
             "Xavier",
+            "Eviction",
             "TableSpec",
         ),
         "client.tables",
@@ -154,6 +155,7 @@ if TYPE_CHECKING:
     from tablebay.client.optimizers import TensorNetFTRL as TensorNetFTRL
     from tablebay.client.python_table import PythonTable as PythonTable
     from tablebay.client.tables import Constant as Constant
+    from tablebay.client.tables import Eviction as Eviction
     from tablebay.client.tables import Normal as Normal
     from tablebay.client.tables import TableSpec as TableSpec
     from tablebay.client.tables import TruncatedNormal as TruncatedNormal

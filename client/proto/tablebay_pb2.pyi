@@ -209,7 +209,7 @@ class GetShardMapRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TableSpec(_message.Message):
-    __slots__ = ("name", "dim", "dtype", "optimizer", "optimizer_parameters", "initializer", "initializer_parameters", "seed", "non_finite", "push_missing", "admit_at", "admit_probability", "admit_filter_keys")
+    __slots__ = ("name", "dim", "dtype", "optimizer", "optimizer_parameters", "initializer", "initializer_parameters", "seed", "non_finite", "push_missing", "admit_at", "admit_probability", "admit_filter_keys", "eviction")
     class OptimizerParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -218,6 +218,13 @@ class TableSpec(_message.Message):
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     class InitializerParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class EvictionEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -237,6 +244,7 @@ class TableSpec(_message.Message):
     ADMIT_AT_FIELD_NUMBER: _ClassVar[int]
     ADMIT_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     ADMIT_FILTER_KEYS_FIELD_NUMBER: _ClassVar[int]
+    EVICTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     dim: int
     dtype: str
@@ -250,7 +258,8 @@ class TableSpec(_message.Message):
     admit_at: int
     admit_probability: float
     admit_filter_keys: int
-    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., dtype: _Optional[str] = ..., optimizer: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ..., initializer: _Optional[str] = ..., initializer_parameters: _Optional[_Mapping[str, float]] = ..., seed: _Optional[int] = ..., non_finite: _Optional[str] = ..., push_missing: _Optional[str] = ..., admit_at: _Optional[int] = ..., admit_probability: _Optional[float] = ..., admit_filter_keys: _Optional[int] = ...) -> None: ...
+    eviction: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., dim: _Optional[int] = ..., dtype: _Optional[str] = ..., optimizer: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ..., initializer: _Optional[str] = ..., initializer_parameters: _Optional[_Mapping[str, float]] = ..., seed: _Optional[int] = ..., non_finite: _Optional[str] = ..., push_missing: _Optional[str] = ..., admit_at: _Optional[int] = ..., admit_probability: _Optional[float] = ..., admit_filter_keys: _Optional[int] = ..., eviction: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Table(_message.Message):
     __slots__ = ("spec", "table_id", "rows", "bytes", "row_bytes", "state_bytes", "state_names")
@@ -290,6 +299,24 @@ class UpdateTableRequest(_message.Message):
     name: str
     optimizer_parameters: _containers.ScalarMap[str, float]
     def __init__(self, name: _Optional[str] = ..., optimizer_parameters: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class EvictRequest(_message.Message):
+    __slots__ = ("table", "stripe")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    STRIPE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    stripe: int
+    def __init__(self, table: _Optional[str] = ..., stripe: _Optional[int] = ...) -> None: ...
+
+class EvictResponse(_message.Message):
+    __slots__ = ("looked_at", "evicted", "next_stripe")
+    LOOKED_AT_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STRIPE_FIELD_NUMBER: _ClassVar[int]
+    looked_at: int
+    evicted: int
+    next_stripe: int
+    def __init__(self, looked_at: _Optional[int] = ..., evicted: _Optional[int] = ..., next_stripe: _Optional[int] = ...) -> None: ...
 
 class DescribeTablesRequest(_message.Message):
     __slots__ = ("names",)

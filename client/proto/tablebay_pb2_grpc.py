@@ -227,6 +227,11 @@ class ControlStub(object):
                 request_serializer=tablebay__pb2.ScanRequest.SerializeToString,
                 response_deserializer=tablebay__pb2.ScanResponse.FromString,
                 _registered_method=True)
+        self.Evict = channel.unary_unary(
+                '/tablebay.v1.Control/Evict',
+                request_serializer=tablebay__pb2.EvictRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.EvictResponse.FromString,
+                _registered_method=True)
         self.Barrier = channel.unary_unary(
                 '/tablebay.v1.Control/Barrier',
                 request_serializer=tablebay__pb2.BarrierRequest.SerializeToString,
@@ -335,6 +340,13 @@ class ControlServicer(object):
 
     def Scan(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Evict(self, request, context):
+        """Removes the rows of a table that its eviction names, of some stripes: asked again until next_stripe is 64.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -461,6 +473,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Scan,
                     request_deserializer=tablebay__pb2.ScanRequest.FromString,
                     response_serializer=tablebay__pb2.ScanResponse.SerializeToString,
+            ),
+            'Evict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evict,
+                    request_deserializer=tablebay__pb2.EvictRequest.FromString,
+                    response_serializer=tablebay__pb2.EvictResponse.SerializeToString,
             ),
             'Barrier': grpc.unary_unary_rpc_method_handler(
                     servicer.Barrier,
@@ -696,6 +713,33 @@ class Control(object):
             '/tablebay.v1.Control/Scan',
             tablebay__pb2.ScanRequest.SerializeToString,
             tablebay__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tablebay.v1.Control/Evict',
+            tablebay__pb2.EvictRequest.SerializeToString,
+            tablebay__pb2.EvictResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -177,6 +177,9 @@ py::dict TableInfo(const Table& table) {
   info["state_names"] = names;
   info["state_widths"] = widths;
   info["learning_rate"] = table.learning_rate();
+  py::dict evicted;
+  for (uint32_t r = 0; r < kReasons; ++r) evicted[kReasonNames[r]] = table.evicted(static_cast<Reason>(r));
+  info["evicted"] = evicted;
   return info;
 }
 
@@ -360,15 +363,16 @@ void BindStore(py::module_& m) {
           [](Store& store, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
              const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
-             const std::string& push_missing, uint32_t admit_at, double admit_probability, uint64_t admit_filter_keys) {
+             const std::string& push_missing, uint32_t admit_at, double admit_probability, uint64_t admit_filter_keys,
+             const Parameters& eviction) {
             return store.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
                                       initializer_parameters, seed, non_finite, push_missing, admit_at,
-                                      admit_probability, admit_filter_keys});
+                                      admit_probability, admit_filter_keys, eviction});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
           py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
           py::arg("push_missing") = "Create", py::arg("admit_at") = 1, py::arg("admit_probability") = 1.0,
-          py::arg("admit_filter_keys") = 0)
+          py::arg("admit_filter_keys") = 0, py::arg("eviction") = Parameters{})
       .def(
           "set_learning_rate",
           [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_learning_rate(value); },
@@ -412,6 +416,18 @@ void BindStore(py::module_& m) {
             return std::tuple<py::bytes, py::bytes, uint64_t>(scanned.keys, scanned.rows, scanned.position);
           },
           py::arg("table_id"), py::arg("position"), py::arg("rows_max"))
+      .def(
+          "evict",
+          [](Store& store, uint32_t table_id, uint32_t stripe, double seconds) {
+            const py::gil_scoped_release release;
+            const Store::Swept swept = store.Evict(store.FindTable(table_id), stripe, seconds);
+            return std::tuple<uint64_t, uint64_t, uint32_t>(swept.looked_at, swept.evicted, swept.next_stripe);
+          },
+          py::arg("table_id"), py::arg("stripe"), py::arg("seconds"),
+          "Removes the rows that leave, from that stripe on, for about so many seconds: (rows looked at, rows evicted, "
+          "the stripe to go on from; 64 is the end).")
+      .def("set_now", &Store::SetNow, py::arg("seconds"),
+           "Unix time that eviction goes by from now on, 0 for the system's.")
       .def("counters", &CountersOf)
       .def(
           "hold",
@@ -612,15 +628,16 @@ void BindCheckpoints(py::module_& m) {
           [](Loader& loader, const std::string& name, uint32_t dim, const std::string& dtype,
              const std::string& optimizer, const Parameters& optimizer_parameters, const std::string& initializer,
              const Parameters& initializer_parameters, uint64_t seed, const std::string& non_finite,
-             const std::string& push_missing, uint32_t admit_at, double admit_probability, uint64_t admit_filter_keys) {
+             const std::string& push_missing, uint32_t admit_at, double admit_probability, uint64_t admit_filter_keys,
+             const Parameters& eviction) {
             return loader.CreateTable({name, dim, dtype, optimizer, optimizer_parameters, initializer,
                                        initializer_parameters, seed, non_finite, push_missing, admit_at,
-                                       admit_probability, admit_filter_keys});
+                                       admit_probability, admit_filter_keys, eviction});
           },
           py::arg("name"), py::arg("dim"), py::arg("dtype"), py::arg("optimizer"), py::arg("optimizer_parameters"),
           py::arg("initializer"), py::arg("initializer_parameters"), py::arg("seed"), py::arg("non_finite"),
           py::arg("push_missing") = "Create", py::arg("admit_at") = 1, py::arg("admit_probability") = 1.0,
-          py::arg("admit_filter_keys") = 0)
+          py::arg("admit_filter_keys") = 0, py::arg("eviction") = Parameters{})
       .def(
           "layout", [](const Loader& loader, uint32_t table_id) { return ToTuple(loader.LayoutOf(table_id)); },
           py::arg("table_id"))
@@ -760,6 +777,7 @@ PYBIND11_MODULE(_core, m) {
   });
 
   m.attr("SHARDS") = kShards;
+  m.attr("STRIPES") = kStripes;
   m.attr("UNIQUE") = static_cast<uint32_t>(kUnique);
   m.attr("READ_ONLY") = static_cast<uint32_t>(kReadOnly);
   m.attr("ASSIGN") = static_cast<uint32_t>(kAssign);

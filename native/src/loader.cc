@@ -194,7 +194,7 @@ void Loader::File::TakeBlock(const Block& block, uint64_t place) {
       loader_->RequireMemory(table, block.count);
       try {
         table.Load(bytes, block.count, layout_, loader_->owned_, options_.delta, options_.weights_only,
-                   loader_->stripe_locks_.data());
+                   loader_->store_->Now(), loader_->stripe_locks_.data());
       } catch (const StatusError& error) {
         if (std::string_view(error.kind()) != "CheckpointInvalid") throw;
         refuse(error.what());
@@ -309,9 +309,12 @@ void Loader::Finish() {
   for (const auto& [id, table] : tables_) {
     const auto found = store_->tables_.find(id);
     if (found == store_->tables_.end()) continue;
-    if (found->second->name() != table->name() || !Same(found->second->layout(), table->layout())) {
-      throw StatusError("CheckpointMismatch", Format("table '%s' of this server has another layout than the one loaded",
-                                                     found->second->name().c_str()));
+    if (found->second->name() != table->name() || !Same(found->second->layout(), table->layout()) ||
+        found->second->checked().options.eviction != table->checked().options.eviction) {
+      throw StatusError("CheckpointMismatch",
+                        Format("table '%s' of this server has another layout, or eviction, than the one "
+                               "loaded",
+                               found->second->name().c_str()));
     }
   }
   rows_ = rows();

@@ -410,7 +410,8 @@ void CheckBesideTheRule(const TableOptions& options) {
 }
 
 // steps: whether a row has a step though its optimizer counts none.
-RowLayout LayoutOf(uint32_t dim, const Optimizer& optimizer, ElementType type, bool steps) {
+RowLayout LayoutOf(uint32_t dim, const Optimizer& optimizer, ElementType type, bool steps,
+                   const EvictionRules& eviction) {
   RowLayout layout;
   const bool wide = type == ElementType::kInt64;
   uint32_t offset = RowLayout::kVersion + 4;
@@ -423,7 +424,16 @@ RowLayout LayoutOf(uint32_t dim, const Optimizer& optimizer, ElementType type, b
   layout.weight_bytes = dim * (wide ? 8 : IsNarrow(type) ? 2 : 4);
   layout.slots = (layout.weights + layout.weight_bytes + 3) / 4 * 4;
   for (const Slot& slot : optimizer.slots) layout.slot_bytes += (slot.row_wise ? 1 : dim) * 4;
-  layout.row_bytes = (layout.slots + layout.slot_bytes + 7) / 8 * 8;
+  uint32_t end = layout.slots + layout.slot_bytes;
+  const auto add = [&](uint32_t& place, bool wanted) {
+    if (!wanted) return;
+    place = end;
+    end += 4;
+  };
+  add(layout.seen, eviction.ttl_seconds > 0);
+  add(layout.born, eviction.grace_seconds > 0);
+  add(layout.pushes, eviction.min_count > 0);
+  layout.row_bytes = (end + 7) / 8 * 8;
   return layout;
 }
 
@@ -553,8 +563,10 @@ CheckedOptions Check(const TableOptions& options) {
   }
 
   const ElementType type = checked.element_type;
-  checked.layout = LayoutOf(options.dim, optimizer, type, IsNarrow(type));
-  checked.wide = IsNarrow(type) ? LayoutOf(options.dim, optimizer, ElementType::kFloat32, true) : checked.layout;
+  checked.eviction = CheckEviction(options, type);
+  checked.layout = LayoutOf(options.dim, optimizer, type, IsNarrow(type), checked.eviction);
+  checked.wide =
+      IsNarrow(type) ? LayoutOf(options.dim, optimizer, ElementType::kFloat32, true, checked.eviction) : checked.layout;
   checked.wire_bytes = checked.wide.weight_bytes;
   return checked;
 }

@@ -519,9 +519,9 @@ void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint
   }
   uint32_t dropped = 0;
   if ((piece.flags & kAssign) != 0) {
-    table.Assign(stripe, run, piece.rows);
+    table.Assign(stripe, run, piece.rows, NowFor(table));
   } else {
-    dropped = table.Apply(stripe, run, piece.rows, step, piece.sightings);
+    dropped = table.Apply(stripe, run, piece.rows, step, NowFor(table), piece.sightings);
     counters_.push_missing_dropped.fetch_add(dropped, std::memory_order_relaxed);
     counters_.push_missing_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
@@ -690,7 +690,7 @@ void Store::RunPull(const Piece& piece, char* out) {
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
     const Table::Room room(&table, stripe, rest);
-    table.Create(stripe, rest);
+    table.Create(stripe, rest, NowFor(table));
     table.Read(stripe, rest, at.weights, at.weight_bytes, rows, nullptr);
     counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }

@@ -76,7 +76,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
       all_(std::make_unique<Rows>(checked.layout.row_bytes, bytes_total)),
       slab_shift_(all_->arena.rows_per_slab_log2()),
       slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1),
-      schedule_(ScheduleOf(checked.options.optimizer_parameters)) {
+      schedule_(ScheduleOf(checked.options.optimizer_parameters)),
+      evicts_(checked.eviction.active()) {
   const Parameters& parameters = checked_.options.optimizer_parameters;
   const auto parameter = [&](const char* name) {
     const auto found = parameters.find(name);
@@ -410,6 +411,7 @@ uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
   InitialiseStored(key, row + at.weights);
   if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
   if (checked_.optimizer->agree != nullptr) Agree(row);
+  if (evicts_) Forget(row);
   return stripe.rows - 1;
 }
 
@@ -432,7 +434,7 @@ void Table::FetchDirty(const Stripe& stripe, uint32_t rows) {
   for (size_t word = 0; word < stripe.dirty.size(); word += kWords) __builtin_prefetch(&stripe.dirty[word], 1, 2);
 }
 
-void Table::Create(uint32_t stripe_index, const Run& run) {
+void Table::Create(uint32_t stripe_index, const Run& run, uint32_t now) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
@@ -443,7 +445,9 @@ void Table::Create(uint32_t stripe_index, const Run& run) {
               for (uint32_t j = 0; j < n; ++j) {
                 if (rows[j] != nullptr) continue;
                 const uint32_t position = Insert(stripe, keys[j], hashes[j]);
-                Touch(stripe, position, Row(stripe, position));
+                char* const row = Row(stripe, position);
+                if (evicts_) See(row, now, 0);
+                Touch(stripe, position, row);
               }
             });
 }
@@ -482,7 +486,8 @@ void Table::UpdateBeside(UpdateKernel rule, Update update) const {
   }
 }
 
-uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, Table* sightings) {
+uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, uint32_t now,
+                      Table* sightings) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
@@ -543,6 +548,9 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
                 std::memcpy(rows[j] + RowLayout::kVersion, &version, sizeof version);
                 dirty[positions[j] >> 6] |= uint64_t{1} << (positions[j] & 63);
               }
+              if (evicts_) [[unlikely]] {
+                for (uint32_t j = 0; j < n; ++j) See(rows[j], now, 1);
+              }
               update.rows = rows;
               update.gradients = block;
               update.count = n;
@@ -558,7 +566,7 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
   return dropped;
 }
 
-void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) {
+void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows, uint32_t now) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
@@ -581,6 +589,7 @@ void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows) 
                   std::memcpy(rows[j] + at.weights, given, at.weight_bytes);
                 }
                 if (checked_.optimizer->agree != nullptr) Agree(rows[j]);
+                if (evicts_) See(rows[j], now, 0);
                 Touch(stripe, positions[j], rows[j]);
               }
             });
@@ -740,7 +749,7 @@ void Table::ReserveRows(uint64_t rows) {
 }
 
 uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, const std::bitset<kShards>& owned,
-                     bool replace, bool weights_only, std::mutex* stripe_locks) {
+                     bool replace, bool weights_only, uint32_t now, std::mutex* stripe_locks) {
   constexpr uint32_t kAhead = 24;  // keys
   const RowLayout& at = layout();
   std::vector<uint64_t> keys;
@@ -781,6 +790,7 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
         std::memcpy(&version, row + RowLayout::kVersion, sizeof version);
         stripe.version = std::max(stripe.version, version);
         if (update_.by_time) SetOwnSteps(row);
+        if (evicts_) SeeLoaded(row, now);
         continue;
       }
       std::memcpy(row + RowLayout::kVersion, &stripe.version, sizeof stripe.version);
@@ -788,6 +798,9 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
       std::memcpy(row + at.weights, sources[i] + from.weights, at.weight_bytes);
       if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
       if (checked_.optimizer->agree != nullptr) Agree(row);
+      if (!evicts_) continue;
+      Forget(row);
+      SeeLoaded(row, now);
     }
   }
   return n;

@@ -135,7 +135,7 @@ def snapshot() -> Snapshot:
         memory_limit=1 << 30,
         clients=2,
         counters=counters,
-        tables=[("user", 6, 2048)],
+        tables=[("user", 6, 2048, {"ttl": 3})],
         methods={"Pull": Counted.read(figures, PULL)},
     )
 
@@ -171,6 +171,7 @@ def test_metrics_have_the_names_of_the_documentation() -> None:
         ("tablebay_pushes_applied_total", ()): 5,
         ("tablebay_table_rows", (("table", "user"),)): 6,
         ("tablebay_table_bytes", (("table", "user"),)): 2048,
+        ("tablebay_evicted_rows_total", (("reason", "ttl"), ("table", "user"))): 3,
         ("tablebay_memory_limit_bytes", ()): 1 << 30,
         ("tablebay_draining", ()): 0,
     }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tablebay/eviction.h"
 #include "tablebay/kernels.h"
 #include "tablebay/schedule.h"
 
@@ -43,11 +44,13 @@ struct TableOptions {
   double admit_probability = 1.0;
   // Above 0: the pushes are counted in a filter made for so many keys, rather than key by key (admission.cc).
   uint64_t admit_filter_keys = 0;
+  // Which rows leave by themselves; empty: none (eviction.h).
+  Parameters eviction = {};
 };
 
 // Byte offsets within a row: [key u64 | version u32 | step u32 where the optimizer counts, or weights are rounded by
-// chance | weights | slots], padded to 8 bytes. One allocation holds all of it, so that no cut can separate weights
-// from their slots.
+// chance | weights | slots | what eviction asks for], padded to 8 bytes. One allocation holds all of it, so that no cut
+// can separate weights from their slots.
 struct RowLayout {
   static constexpr uint32_t kVersion = 8;
   uint32_t step = 0;  // 0 = none
@@ -56,6 +59,10 @@ struct RowLayout {
   uint32_t slots = 0;
   uint32_t slot_bytes = 0;
   uint32_t row_bytes = 0;
+  // u32 each; 0 = none. Seconds of Unix time: of the last push or assignment, and when the row was made.
+  uint32_t seen = 0;
+  uint32_t born = 0;
+  uint32_t pushes = 0;  // that the row has had
   uint32_t state_bytes() const { return slot_bytes + (step != 0 ? 4 : 0); }
 };
 
@@ -110,6 +117,7 @@ struct CheckedOptions {
   ElementType element_type;
   NonFinite non_finite;
   PushMissing push_missing;
+  EvictionRules eviction;
   const Optimizer* optimizer;
   RowLayout layout;
   RowLayout wide;           // with float32 for narrow weights; else the same

@@ -99,6 +99,20 @@ class Store {
   };
   Scanned Scan(const Table& table, uint64_t position, uint32_t rows_max) const;
 
+  // -- eviction --
+
+  struct Swept {
+    uint64_t looked_at = 0;
+    uint64_t evicted = 0;
+    uint32_t next_stripe = 0;  // kStripes = the end
+  };
+  // Removes the rows that leave from the stripes from `first_stripe` on, for about so many seconds, but at least of
+  // one; a slice under a stripe's lock at a time. Throws StatusError(BadRequest) for a table without eviction.
+  Swept Evict(Table& table, uint32_t first_stripe, double seconds);
+  // The time that eviction goes by, Unix seconds; from SetNow on what that says, until it says 0.
+  uint32_t Now() const;
+  void SetNow(uint32_t now) { fixed_now_.store(now); }
+
   // -- checkpoints --
 
   struct ClientStep {
@@ -144,6 +158,7 @@ class Store {
   void ApplyPushes(Exchange& exchange);
   void ApplyStripe(Exchange& exchange, uint32_t stripe);
   static uint64_t StepOf(const Exchange& exchange);
+  uint32_t NowFor(const Table& table) const { return table.checked().eviction.active() ? Now() : 0; }
   void Enter(const Exchange& exchange, ClientSteps& client);
   std::vector<std::pair<ClientKey, std::shared_ptr<ClientSteps>>> Clients() const;
   bool Aligned(const std::vector<ClientStep>& limits) const;
@@ -156,6 +171,7 @@ class Store {
   const uint64_t epoch_;
   const Limits limits_;
   std::atomic<uint64_t> bytes_{0};
+  std::atomic<uint32_t> fixed_now_{0};
   mutable Counters counters_;
   Figures figures_;
   mutable std::array<std::shared_mutex, kStripes> stripe_locks_;

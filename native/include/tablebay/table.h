@@ -9,6 +9,7 @@
 // over all its tables, so that a step over several tables is one change of a stripe.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <bitset>
 #include <cstdint>
@@ -80,13 +81,14 @@ class Table {
 
   // All four: REQUIRES Room for the run, but for Apply where the table drops keys without a row. A key that repeats is
   // handled in order, as often as it stands there.
-  void Create(uint32_t stripe, const Run& run);
+  // now: Unix time in seconds, for eviction.
+  void Create(uint32_t stripe, const Run& run, uint32_t now);
   // Applies the optimizer; gradient of the key at index i lies at gradients + i * wire_bytes. step: of the client
   // that pushes, by which a schedule of the learning rate goes. Returns
   // how many keys had no row and, where the table drops those or does not admit them yet, were passed over.
   // sightings: where keys without a row are counted, null in a table that admits all; REQUIRES Room and ReserveImages
   // for the run there too.
-  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step, Table* sightings);
+  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step, uint32_t now, Table* sightings);
   // The step of a push without a client.
   uint64_t own_steps() const { return own_steps_.load(std::memory_order_relaxed); }
   void GoOnAt(uint64_t step) { own_steps_.store(step, std::memory_order_relaxed); }
@@ -98,9 +100,18 @@ class Table {
   // Whether a push makes a row of any key that has none, unless pushMissing is Drop.
   bool admits_all() const { return checked_.options.admit_at == 1 && checked_.options.admit_probability >= 1; }
   // Replaces weights; slots stay, but for those that follow from weights.
-  void Assign(uint32_t stripe, const Run& run, const char* rows);
+  void Assign(uint32_t stripe, const Run& run, const char* rows, uint32_t now);
   // Returns the number of rows removed.
   uint64_t Delete(uint32_t stripe, const Run& run);
+
+  // -- eviction --
+
+  // Looks at up to kSliceRows rows before position *left, which goes down to 0, and removes those that leave.
+  // REQUIRES ReserveImages for twice as many.
+  Slice Evict(uint32_t stripe, uint32_t* left, uint32_t now);
+  uint64_t evicted(Reason reason) const {
+    return evicted_[static_cast<size_t>(reason)].load(std::memory_order_relaxed);
+  }
 
   uint32_t StripeRows(uint32_t stripe) const { return all_->stripes[stripe].rows; }
   // Key and weights of the row at `position`.
@@ -132,7 +143,7 @@ class Table {
   // weights_only: slots and step counts are a new row's. layout: of the rows given. stripe_locks: of each stripe, the
   // lock under which its rows are added.
   uint64_t Load(const char* rows, uint32_t count, const RowLayout& layout, const std::bitset<kShards>& owned,
-                bool replace, bool weights_only, std::mutex* stripe_locks);
+                bool replace, bool weights_only, uint32_t now, std::mutex* stripe_locks);
   // Rows of both change places. REQUIRES every stripe's lock, and equal layouts.
   void SwapRows(Table& other);
   // What was loaded is what the checkpoint before the next cut has: deletions are noted from here on.
@@ -190,6 +201,12 @@ class Table {
   void AgreeNarrow(const Update& update, char* row) const;
   void UpdateBeside(UpdateKernel rule, Update update) const;
   void Touch(Stripe& stripe, uint32_t position, char* row);
+  // What eviction asks of a row, as it is after so many pushes more; as of a row that was never seen.
+  void See(char* row, uint32_t now, uint32_t pushes) const;
+  void SeeLoaded(char* row, uint32_t now) const;
+  void Forget(char* row) const;
+  bool Leaves(const char* row, uint32_t now, Reason* reason) const;
+  double Norm(const char* row) const;
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
   void SaveImage(Stripe& stripe, uint32_t position);
   struct HashAt;
@@ -225,6 +242,8 @@ class Table {
   std::atomic<float> learning_rate_;
   const Schedule schedule_;
   std::atomic<uint64_t> own_steps_{0};
+  std::array<std::atomic<uint64_t>, kReasons> evicted_{};
+  const bool evicts_;
   AdamClock clock_ = AdamClock::kRow;
   bool conditions_ = false;       // gradients are changed before the rule
   bool beside_the_rule_ = false;  // or weights, before or after it
