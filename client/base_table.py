@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from tablebay.client import errors
 from tablebay.client.arrays import Keys, Rows, Shape, as_keys, as_out, as_rows, first_nonfinite
+from tablebay.client.evictions import Evictions, Some
+from tablebay.client.evictions import read as read_evictions
 from tablebay.client.tables import TableSpec
 
 ITEMS_BATCH = 100_000
@@ -112,6 +114,16 @@ class BaseTable(ABC):
             raise errors.BadRequest(f"table '{self.name}' has no eviction, so that no row leaves by itself")
         return self._evict()
 
+    def evictions(self, cursor: str | None = None, most: int = 100_000) -> Evictions:
+        """The rows that left by themselves since `cursor`, or that each server can still name; `most` of each server.
+
+        cursor: of the `Evictions` that the call before gave. Their `complete` says whether some are missing. Raises
+        BadRequest for a table without eviction.
+        """
+        if self._spec.eviction is None:
+            raise errors.BadRequest(f"table '{self.name}' has no eviction, so that no row leaves by itself")
+        return read_evictions(self._evicted, self._servers(), cursor, most, self.name)
+
     def set(self, *, learning_rate: float) -> None:
         """Change the learning rate of every later push, whoever sends it."""
         if "learning_rate" not in self._spec.optimizer.parameters():
@@ -202,6 +214,12 @@ class BaseTable(ABC):
 
     @abstractmethod
     def _evict(self) -> int: ...
+
+    @abstractmethod
+    def _servers(self) -> int: ...
+
+    @abstractmethod
+    def _evicted(self, server: int, epoch: int, position: int, most: int) -> Some: ...
 
     @abstractmethod
     def _set_learning_rate(self, value: float) -> None: ...

@@ -113,6 +113,21 @@ class Control:
         request = tablebay_pb2.EvictRequest(table=table, stripe=stripe)
         return self._one(server, "Evict", request, tablebay_pb2.EvictResponse, timeout)
 
+    def evicted(
+        self,
+        server: int,
+        table: str,
+        epoch: int,
+        position: int,
+        events_max: int,
+        timeout: float | None = None,
+    ) -> tablebay_pb2.EvictedResponse:
+        """Rows that left one server's table, from that number of that life of the server on."""
+        request = tablebay_pb2.EvictedRequest(
+            table=table, epoch=epoch, position=position, events_max=events_max
+        )
+        return self._one(server, "Evicted", request, tablebay_pb2.EvictedResponse, timeout)
+
     def barrier(
         self, request: tablebay_pb2.BarrierRequest, timeout: float | None = None
     ) -> tablebay_pb2.BarrierResponse:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from tablebay.client.options import CONFIG, Named, bad_request
+from tablebay.client.options import CONFIG, POLICIES, Named, bad_request
 
 SECONDS_MAX = 2**31 - 1
+BUDGET_MAX = 2**53
 EVERY_S = 60
+EVENTS_KEPT = 65_536
+EVENTS_MAX = 2**24
 
 _Whole = Annotated[int, Field(strict=True, ge=0, le=SECONDS_MAX)]
+_Budget = Annotated[int, Field(strict=True, ge=0, le=BUDGET_MAX)]
 
 
 @bad_request
@@ -26,26 +30,42 @@ class Eviction(Named):
     min_count: rows that have had fewer pushes than this when they are `grace_seconds` old, or at any later sweep. A
         push is one however often it names the key.
     min_norm: rows whose weights have an L2 norm, sqrt(sum of squares), below this, once they are `grace_seconds` old.
-    grace_seconds: since the row was made; with the two above.
+    grace_seconds: since the row was made; with the two above, and perhaps with policy LFU, whose budget it spares.
+    max_rows, max_bytes: what the table may have on all of its servers, a row being its own bytes and 8 of the index.
+        Each server keeps the share that its shards are of all, and a sweep that finds more there has the rest leave,
+        those first that were not seen for the longest (policy LRU), or had the fewest pushes (LFU).
     every_seconds: between two sweeps over the table's rows.
-    0: not asked. At least one of ttl_seconds, min_count and min_norm is.
+    events_kept: how many of the rows that left last each server can name (`table.evictions`).
+    0: not asked. At least one of ttl_seconds, min_count, min_norm, max_rows and max_bytes is.
     """
 
     ttl_seconds: _Whole = Field(default=0, kw_only=True)
     min_count: _Whole = Field(default=0, kw_only=True)
     min_norm: Annotated[float, Field(strict=True, ge=0.0, le=1e30)] = Field(default=0.0, kw_only=True)
     grace_seconds: _Whole = Field(default=0, kw_only=True)
+    max_rows: _Budget = Field(default=0, kw_only=True)
+    max_bytes: _Budget = Field(default=0, kw_only=True)
+    policy: Literal["LRU", "LFU"] = Field(default="LRU", kw_only=True)
     every_seconds: Annotated[int, Field(strict=True, ge=1, le=SECONDS_MAX)] = Field(
         default=EVERY_S, kw_only=True
+    )
+    events_kept: Annotated[int, Field(strict=True, ge=0, le=EVENTS_MAX)] = Field(
+        default=EVENTS_KEPT, kw_only=True
     )
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if not (self.ttl_seconds or self.min_count or self.min_norm):
-            raise ValueError("found no rule; wanted ttl_seconds, min_count or min_norm")
-        if bool(self.min_count or self.min_norm) != bool(self.grace_seconds):
+        budget = self.max_rows or self.max_bytes
+        waits = self.min_count or self.min_norm
+        if not (self.ttl_seconds or waits or budget):
+            raise ValueError("found no rule; wanted ttl_seconds, min_count, min_norm, max_rows or max_bytes")
+        if self.policy != "LRU" and not budget:
+            raise ValueError(f"policy is {self.policy}, wanted max_rows or max_bytes with it")
+        may_wait = waits or self.policy == "LFU"
+        if (waits and not self.grace_seconds) or (self.grace_seconds and not may_wait):
             raise ValueError(
-                f"grace_seconds is {self.grace_seconds}, wanted more than 0 with min_count or min_norm, and 0 without"
+                f"grace_seconds is {self.grace_seconds}, wanted more than 0 with min_count or min_norm, and 0 "
+                "without them and policy LFU"
             )
         return self
 
@@ -60,4 +80,6 @@ class Eviction(Named):
             name: int(value) if name != "min_norm" and float(value).is_integer() else value
             for name, value in parameters.items()
         }
+        if values.get("policy") in range(len(POLICIES)):
+            values["policy"] = POLICIES[values["policy"]]
         return cls(**values)

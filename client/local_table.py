@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tablebay.client.arrays import Keys, Rows
 from tablebay.client.base_table import BaseTable
+from tablebay.client.evictions import Some
 from tablebay.client.native import native
 from tablebay.client.sweeper import Sweeper, sweep
 from tablebay.client.tables import Dtype, Eviction, Initializer, NonFinite, Optimizer, PushMissing, TableSpec
@@ -94,6 +95,13 @@ class Table(BaseTable):
     def _evict(self) -> int:
         evicted: int = native(sweep, self._store, self._table_id)[1]
         return evicted
+
+    def _servers(self) -> int:
+        return 1
+
+    def _evicted(self, server: int, epoch: int, position: int, most: int) -> Some:
+        first, keys, times, reasons = native(self._store.evicted, self._table_id, position, most)
+        return Some(1, first, keys, times, reasons, tuple(_core.EVICTION_REASONS))
 
     def _set_learning_rate(self, value: float) -> None:
         native(self._store.set_learning_rate, self._table_id, value)

@@ -38,7 +38,8 @@ Beta = Annotated[float, Field(strict=True, ge=0.0, le=0.999995)]
 # Words that are parameters: the core has their places.
 SCHEDULES = ("Constant", "Linear", "Cosine", "Exponential", "Staircase")
 CLOCKS = ("Row", "Global", "LazyDecay")
-_WORDS = {"schedule": SCHEDULES, "clock": CLOCKS}
+POLICIES = ("LRU", "LFU")
+_WORDS = {"schedule": SCHEDULES, "clock": CLOCKS, "policy": POLICIES}
 
 _Class = TypeVar("_Class", bound=type)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tablebay.client.arrays import Keys, Rows
 from tablebay.client.base_table import BaseTable
 from tablebay.client.errors import BadRequest, BadType, NonFinite
+from tablebay.client.evictions import Some
 from tablebay.client.local_table import Table
 from tablebay.client.tables import DIM_MAX, Add, TableSpec, Zeros
 
@@ -152,6 +153,12 @@ class PythonTable(BaseTable):
 
     def _evict(self) -> int:
         return 0  # never asked: the spec has no eviction
+
+    def _servers(self) -> int:
+        return 1
+
+    def _evicted(self, server: int, epoch: int, position: int, most: int) -> Some:
+        return Some(1, 0, b"", b"", b"", ())  # never asked, either
 
     def _set_learning_rate(self, value: float) -> None:
         raise BadRequest(

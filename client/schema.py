@@ -595,17 +595,24 @@ def _table_rules(table: Schema) -> list[Schema]:
     more = "(has(self.{0}) && self.{0} > 0)"
     norm = "(has(self.minNorm) && self.minNorm > 0.0)"
     waits = f"({more.format('minCount')} || {norm})"
+    budget = f"({more.format('maxRows')} || {more.format('maxBytes')})"
+    least_used = "(has(self.policy) && self.policy == 'LFU')"
     _put(
         eviction,
         [
             _rule(
-                f"{more.format('ttlSeconds')} || {waits}",
-                "found no rule; wanted ttlSeconds, minCount or minNorm",
+                f"{more.format('ttlSeconds')} || {waits} || {budget}",
+                "found no rule; wanted ttlSeconds, minCount, minNorm, maxRows or maxBytes",
             ),
             _rule(
-                f"{waits} == {more.format('graceSeconds')}",
-                "graceSeconds wants more than 0 with minCount or minNorm, and 0 without",
+                f"{more.format('graceSeconds')} ? {waits} || {least_used} : !{waits}",
+                "graceSeconds wants more than 0 with minCount or minNorm, and 0 without them and policy LFU",
                 field=".graceSeconds",
+            ),
+            _rule(
+                f"!{least_used} || {budget}",
+                "policy is LFU, wanted maxRows or maxBytes with it",
+                field=".policy",
             ),
         ],
     )

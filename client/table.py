@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tablebay.client import errors
 from tablebay.client.arrays import Keys, Rows, as_keys, as_out
 from tablebay.client.base_table import BaseTable
+from tablebay.client.evictions import Some
 from tablebay.client.native import native
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.session import Part, Session
@@ -120,6 +121,18 @@ class RemoteTable(BaseTable):
 
     def _evict_some(self, server: int, stripe: int, timeout: float) -> tablebay_pb2.EvictResponse:
         return self._session.speak(lambda control: control.evict(server, self.name, stripe, timeout))
+
+    def _servers(self) -> int:
+        return len(self._session.transport.addresses)
+
+    def _evicted(self, server: int, epoch: int, position: int, most: int) -> Some:
+        timeout = self._session.timeout
+        answer = self._session.speak(
+            lambda control: control.evicted(server, self.name, epoch, position, most, timeout)
+        )
+        return Some(
+            answer.epoch, answer.first, answer.keys, answer.times, answer.reasons, tuple(answer.reason_names)
+        )
 
     def _set_learning_rate(self, value: float) -> None:
         timeout = self._session.timeout

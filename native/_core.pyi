@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -151,6 +151,10 @@ class Store:
     def evict(self, table_id: int, stripe: int, seconds: float) -> tuple[int, int, int]:
         """
         Removes the rows that leave, from that stripe on, for about so many seconds: (rows looked at, rows evicted, the stripe to go on from; 64 is the end).
+        """
+    def evicted(self, table_id: int, position: int, most: int) -> tuple[int, bytes, bytes, bytes]:
+        """
+        The rows that left, by number, from that one or the oldest that is kept on: (number of the first, keys u64, Unix times u32, reasons u8: places in EVICTION_REASONS).
         """
     def forget(self, client_high: int, client_low: int) -> None:
         ...
@@ -328,6 +332,7 @@ def version() -> str:
 ASSIGN: int = 4
 CONTAINS: int = 32
 DELETE: int = 8
+EVICTION_REASONS: tuple = ('ttl', 'count', 'norm', 'lru', 'lfu')
 READ_ONLY: int = 2
 SHARDS: int = 1024
 STATE: int = 16

@@ -44,6 +44,7 @@ KEYS_MAX = 16_777_216
 TABLES_MAX = 4096
 _NAMES_SHOWN = 50
 _EVICT_S = 0.5
+_EVENTS_MAX = 1_000_000
 
 # In the order of the core's numbers for them.
 DATA_METHODS = ("Pull", "Push", "Step")
@@ -136,6 +137,7 @@ class Service:
             ),
             "Scan": _parsed(tablebay_pb2.ScanRequest, self._scan),
             "Evict": _parsed(tablebay_pb2.EvictRequest, self._evict),
+            "Evicted": _parsed(tablebay_pb2.EvictedRequest, self._evicted),
             "Barrier": _parsed(tablebay_pb2.BarrierRequest, self._barrier),
             "Report": _parsed(tablebay_pb2.ReportRequest, self._report),
             "Progress": _parsed(tablebay_pb2.ProgressRequest, lambda request: self._read_progress()),
@@ -466,6 +468,22 @@ class Service:
         _, table_id = self._table(request.table)
         looked_at, evicted, next_stripe = self._store.evict(table_id, request.stripe, _EVICT_S)
         return tablebay_pb2.EvictResponse(looked_at=looked_at, evicted=evicted, next_stripe=next_stripe)
+
+    def _evicted(self, request: tablebay_pb2.EvictedRequest) -> tablebay_pb2.EvictedResponse:
+        spec, table_id = self._table(request.table)
+        if spec.eviction is None:
+            raise BadRequest(f"table '{spec.name}' has no eviction, so that no row leaves by itself")
+        position = request.position if request.epoch == self.epoch else 0
+        most = min(request.events_max, _EVENTS_MAX)
+        first, keys, times, reasons = self._store.evicted(table_id, position, most)
+        return tablebay_pb2.EvictedResponse(
+            epoch=self.epoch,
+            first=first,
+            keys=keys,
+            times=times,
+            reasons=reasons,
+            reason_names=_core.EVICTION_REASONS,
+        )
 
     def _table(self, name: str) -> tuple[TableSpec, int]:
         with self._tables_lock:

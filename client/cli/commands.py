@@ -178,6 +178,17 @@ def rows(
         ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="So many rows where no key is given.")] = 10,
+    evicted: Annotated[
+        bool, typer.Option("--evicted", help="The rows that left by themselves, with reason and time.")
+    ] = False,
+    cursor: Annotated[
+        str | None,
+        typer.Option(
+            "--cursor",
+            help="With --evicted: what the call before gave; only what left since.",
+            show_default=False,
+        ),
+    ] = None,
     tls_dir: Annotated[
         Path | None,
         typer.Option("--tls-dir", help="A folder with tls.key, tls.crt and ca.crt.", show_default=False),
@@ -186,9 +197,18 @@ def rows(
     output: OutputOption = Output.table,
 ) -> None:
     """Show rows of a table on running servers, by key. Makes no row."""
-    from tablebay.client.cli.rows import Question, show
+    from tablebay.client.cli.rows import Question, show, show_evicted
 
     takes_no_arguments(context)
+    if cursor is not None and not evicted:
+        raise UsageError("found --cursor without --evicted; wanted both", context)
+    if evicted:
+        if keys or hashed is not None:
+            raise UsageError("found keys or --hashed beside --evicted; wanted one of them", context)
+        show_evicted(
+            table, cursor, servers=servers, tls_dir=tls_dir, timeout=timeout, as_json=output is Output.json
+        )
+        return
     show(
         Question(table, tuple(keys or ()), hashed, limit),
         servers=servers,

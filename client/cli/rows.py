@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,30 @@ def show(question: Question, *, servers: str, tls_dir: Path | None, timeout: flo
         values = " ".join(f"{value:.6g}" for value in row.values[:_SHOWN])
         more = " …" if len(row.values) > _SHOWN else ""
         print(f"{row.word}  {values}{more}" if row.present else f"{row.word}  no row")
+
+
+def show_evicted(
+    name: str, cursor: str | None, *, servers: str, tls_dir: Path | None, timeout: float, as_json: bool
+) -> None:
+    """Print the rows that left by themselves since `cursor`. Raises TablebayError."""
+    with connect(servers, timeout=timeout, tls_dir=tls_dir) as client:
+        found = client.table(name).evictions(cursor)
+    events = list(zip(found.keys.tolist(), found.reasons.tolist(), found.times.tolist(), strict=True))
+    if as_json:
+        content: dict[str, Any] = {
+            "table": name,
+            "complete": found.complete,
+            "cursor": found.cursor,
+            "evicted": [{"key": str(key), "reason": why, "time": at} for key, why, at in events],
+        }
+        print(json.dumps(content, indent=2))
+        return
+    print(
+        f"{name}: {len(found)} rows left{'' if found.complete else ', and more that are not known any more'}"
+    )
+    for key, why, at in events:
+        print(f"{key}  {why}  {datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}")
+    print(f"go on with --cursor {found.cursor}")
 
 
 def _keys(question: Question) -> list[int]:

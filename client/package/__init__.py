@@ -44,6 +44,7 @@ _HOME = {
     "local": "client.inprocess",
     "Table": "client.local_table",
     "PythonTable": "client.python_table",
+    "Evictions": "client.evictions",
     "open": "client.frozen",
     "LearningMetrics": "client.learning",
     "CriteoBatch": "client.criteo",
@@ -128,6 +129,7 @@ if TYPE_CHECKING:
     from tablebay.client.errors import Unimplemented as Unimplemented
     from tablebay.client.errors import VersionMismatch as VersionMismatch
     from tablebay.client.errors import WrongShard as WrongShard
+    from tablebay.client.evictions import Evictions as Evictions
     from tablebay.client.frozen import open as open
     from tablebay.client.inprocess import local as local
     from tablebay.client.learning import LearningMetrics as LearningMetrics

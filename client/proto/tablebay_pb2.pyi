@@ -318,6 +318,34 @@ class EvictResponse(_message.Message):
     next_stripe: int
     def __init__(self, looked_at: _Optional[int] = ..., evicted: _Optional[int] = ..., next_stripe: _Optional[int] = ...) -> None: ...
 
+class EvictedRequest(_message.Message):
+    __slots__ = ("table", "epoch", "position", "events_max")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_MAX_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    epoch: int
+    position: int
+    events_max: int
+    def __init__(self, table: _Optional[str] = ..., epoch: _Optional[int] = ..., position: _Optional[int] = ..., events_max: _Optional[int] = ...) -> None: ...
+
+class EvictedResponse(_message.Message):
+    __slots__ = ("epoch", "first", "keys", "times", "reasons", "reason_names")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    REASON_NAMES_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    first: int
+    keys: bytes
+    times: bytes
+    reasons: bytes
+    reason_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, epoch: _Optional[int] = ..., first: _Optional[int] = ..., keys: _Optional[bytes] = ..., times: _Optional[bytes] = ..., reasons: _Optional[bytes] = ..., reason_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class DescribeTablesRequest(_message.Message):
     __slots__ = ("names",)
     NAMES_FIELD_NUMBER: _ClassVar[int]

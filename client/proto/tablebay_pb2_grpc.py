@@ -232,6 +232,11 @@ class ControlStub(object):
                 request_serializer=tablebay__pb2.EvictRequest.SerializeToString,
                 response_deserializer=tablebay__pb2.EvictResponse.FromString,
                 _registered_method=True)
+        self.Evicted = channel.unary_unary(
+                '/tablebay.v1.Control/Evicted',
+                request_serializer=tablebay__pb2.EvictedRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.EvictedResponse.FromString,
+                _registered_method=True)
         self.Barrier = channel.unary_unary(
                 '/tablebay.v1.Control/Barrier',
                 request_serializer=tablebay__pb2.BarrierRequest.SerializeToString,
@@ -346,6 +351,13 @@ class ControlServicer(object):
 
     def Evict(self, request, context):
         """Removes the rows of a table that its eviction names, of some stripes: asked again until next_stripe is 64.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Evicted(self, request, context):
+        """The rows that left a table by themselves, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -478,6 +490,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Evict,
                     request_deserializer=tablebay__pb2.EvictRequest.FromString,
                     response_serializer=tablebay__pb2.EvictResponse.SerializeToString,
+            ),
+            'Evicted': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evicted,
+                    request_deserializer=tablebay__pb2.EvictedRequest.FromString,
+                    response_serializer=tablebay__pb2.EvictedResponse.SerializeToString,
             ),
             'Barrier': grpc.unary_unary_rpc_method_handler(
                     servicer.Barrier,
@@ -740,6 +757,33 @@ class Control(object):
             '/tablebay.v1.Control/Evict',
             tablebay__pb2.EvictRequest.SerializeToString,
             tablebay__pb2.EvictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evicted(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tablebay.v1.Control/Evicted',
+            tablebay__pb2.EvictedRequest.SerializeToString,
+            tablebay__pb2.EvictedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -426,6 +426,26 @@ void BindStore(py::module_& m) {
           py::arg("table_id"), py::arg("stripe"), py::arg("seconds"),
           "Removes the rows that leave, from that stripe on, for about so many seconds: (rows looked at, rows evicted, "
           "the stripe to go on from; 64 is the end).")
+      .def(
+          "evicted",
+          [](const Store& store, uint32_t table_id, uint64_t position, uint64_t most) {
+            std::vector<Events::Event> events;
+            uint64_t first;
+            {
+              const py::gil_scoped_release release;
+              first = store.FindTable(table_id).events().Read(position, most, &events);
+            }
+            std::string keys, times, reasons;
+            for (const Events::Event& event : events) {
+              keys.append(reinterpret_cast<const char*>(&event.key), sizeof event.key);
+              times.append(reinterpret_cast<const char*>(&event.time), sizeof event.time);
+              reasons.push_back(static_cast<char>(event.reason));
+            }
+            return std::tuple<uint64_t, py::bytes, py::bytes, py::bytes>(first, keys, times, reasons);
+          },
+          py::arg("table_id"), py::arg("position"), py::arg("most"),
+          "The rows that left, by number, from that one or the oldest that is kept on: (number of the first, keys u64, "
+          "Unix times u32, reasons u8: places in EVICTION_REASONS).")
       .def("set_now", &Store::SetNow, py::arg("seconds"),
            "Unix time that eviction goes by from now on, 0 for the system's.")
       .def("counters", &CountersOf)
@@ -778,6 +798,7 @@ PYBIND11_MODULE(_core, m) {
 
   m.attr("SHARDS") = kShards;
   m.attr("STRIPES") = kStripes;
+  m.attr("EVICTION_REASONS") = py::tuple(py::cast(kReasonNames));
   m.attr("UNIQUE") = static_cast<uint32_t>(kUnique);
   m.attr("READ_ONLY") = static_cast<uint32_t>(kReadOnly);
   m.attr("ASSIGN") = static_cast<uint32_t>(kAssign);

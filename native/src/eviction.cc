@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <thread>
 
 #include "tablebay/narrow.h"
@@ -21,6 +22,11 @@ namespace {
 
 constexpr double kSecondsMax = 0x1p31;
 constexpr double kCountMax = 0x1p31;
+constexpr double kBudgetMax = 0x1p53;
+constexpr double kEventsMax = 0x1p24;
+constexpr uint32_t kEventsKept = 65536;  // unless something else is asked
+constexpr uint32_t kIndexBytes = 8;      // of a row, beside the row itself
+constexpr uint32_t kCountSliceRows = 4096;
 
 uint32_t LoadU32(const char* at) {
   uint32_t value;
@@ -43,37 +49,57 @@ EvictionRules CheckEviction(const TableOptions& options, ElementType type) {
       throw StatusError("BadRequest", Format("table '%s': eviction: %s is %g, wanted a whole number from 0 to %.0f",
                                              name, key.c_str(), value, most));
     }
-    return static_cast<uint32_t>(value);
+    return static_cast<uint64_t>(value);
   };
+  const auto small = [&](const std::string& key, double value, double most) {
+    return static_cast<uint32_t>(whole(key, value, most));
+  };
+  rules.events_kept = kEventsKept;
   for (const auto& [key, value] : options.eviction) {
     if (key == "ttl_seconds") {
-      rules.ttl_seconds = whole(key, value, kSecondsMax);
+      rules.ttl_seconds = small(key, value, kSecondsMax);
     } else if (key == "min_count") {
-      rules.min_count = whole(key, value, kCountMax);
+      rules.min_count = small(key, value, kCountMax);
     } else if (key == "grace_seconds") {
-      rules.grace_seconds = whole(key, value, kSecondsMax);
+      rules.grace_seconds = small(key, value, kSecondsMax);
     } else if (key == "min_norm") {
       if (!(value >= 0 && value <= 1e30)) {
         throw StatusError("BadRequest", Format("table '%s': eviction: min_norm is %g, wanted 0 to 1e30", name, value));
       }
       rules.min_norm = value;
+    } else if (key == "max_rows") {
+      rules.max_rows = whole(key, value, kBudgetMax);
+    } else if (key == "max_bytes") {
+      rules.max_bytes = whole(key, value, kBudgetMax);
+    } else if (key == "policy") {
+      rules.policy = static_cast<Policy>(whole(key, value, 1));
+    } else if (key == "events_kept") {
+      rules.events_kept = small(key, value, kEventsMax);
     } else {
       throw StatusError("BadRequest", Format("table '%s': eviction has no parameter '%s'; wanted ttl_seconds, "
-                                             "min_count, min_norm and grace_seconds",
+                                             "min_count, min_norm, grace_seconds, max_rows, max_bytes, policy and "
+                                             "events_kept",
                                              name, key.c_str()));
     }
   }
   if (options.eviction.empty()) return rules;
   if (!rules.active()) {
     throw StatusError("BadRequest",
-                      Format("table '%s': eviction says nothing; wanted ttl_seconds, min_count or min_norm", name));
+                      Format("table '%s': eviction says nothing; wanted ttl_seconds, min_count, min_norm, "
+                             "max_rows or max_bytes",
+                             name));
   }
   const bool waits = rules.min_count > 0 || rules.min_norm > 0;
-  if (waits != (rules.grace_seconds > 0)) {
+  const bool may_wait = waits || (rules.has_budget() && rules.policy == Policy::kLfu);
+  if ((waits && rules.grace_seconds == 0) || (!may_wait && rules.grace_seconds > 0)) {
     throw StatusError("BadRequest",
                       Format("table '%s': eviction: grace_seconds is %u, wanted more than 0 with min_count or "
-                             "min_norm, and 0 without",
+                             "min_norm, and 0 without them and policy LFU",
                              name, rules.grace_seconds));
+  }
+  if (!rules.has_budget() && rules.policy != Policy::kLru) {
+    throw StatusError("BadRequest",
+                      Format("table '%s': eviction: policy is LFU, wanted max_rows or max_bytes with it", name));
   }
   if (rules.min_norm > 0 && type == ElementType::kInt64) {
     throw StatusError("BadRequest",
@@ -114,7 +140,7 @@ bool Table::Leaves(const char* row, uint32_t now, Reason* reason) const {
     *reason = Reason::kTtl;
     return true;
   }
-  if (rules.grace_seconds == 0 || Since(LoadU32(row + at.born), now) < rules.grace_seconds) return false;
+  if (InGrace(row, now)) return false;
   if (rules.min_count > 0 && LoadU32(row + at.pushes) < rules.min_count) {
     *reason = Reason::kCount;
     return true;
@@ -124,6 +150,44 @@ bool Table::Leaves(const char* row, uint32_t now, Reason* reason) const {
     return true;
   }
   return false;
+}
+
+bool Table::InGrace(const char* row, uint32_t now) const {
+  const uint32_t grace = checked_.eviction.grace_seconds;
+  return grace > 0 && Since(LoadU32(row + layout().born), now) < grace;
+}
+
+// REQUIRES a budget.
+uint32_t Table::SurplusBucket(const char* row, uint32_t now) const {
+  const Policy policy = checked_.eviction.policy;
+  const RowLayout& at = layout();
+  return Surplus::Bucket(policy,
+                         policy == Policy::kLru ? Since(LoadU32(row + at.seen), now) : LoadU32(row + at.pushes));
+}
+
+bool Table::LeavesForBudget(const char* row, Surplus* surplus, Reason* reason) const {
+  const bool by_age = checked_.eviction.policy == Policy::kLru;
+  if (!surplus->any() || (!by_age && InGrace(row, surplus->now()))) return false;
+  if (!surplus->Takes(SurplusBucket(row, surplus->now()))) return false;
+  *reason = by_age ? Reason::kLru : Reason::kLfu;
+  return true;
+}
+
+uint32_t Table::CountSurplus(uint32_t stripe_index, uint32_t left, Surplus* surplus) const {
+  const Stripe& stripe = all_->stripes[stripe_index];
+  const bool by_age = checked_.eviction.policy == Policy::kLru;
+  left = std::min(left, stripe.rows);
+  for (uint32_t looked_at = 0; left > 0 && looked_at < kCountSliceRows; ++looked_at) {
+    const char* const row = Row(stripe, --left);
+    Reason reason;
+    if (Leaves(row, surplus->now(), &reason)) continue;
+    if (!by_age && InGrace(row, surplus->now())) {
+      surplus->CountKept();
+    } else {
+      surplus->Count(SurplusBucket(row, surplus->now()));
+    }
+  }
+  return left;
 }
 
 // Summed in the order of the columns, in float64.
@@ -140,22 +204,97 @@ double Table::Norm(const char* row) const {
   return std::sqrt(sum);
 }
 
-Slice Table::Evict(uint32_t stripe_index, uint32_t* left, uint32_t now) {
+Slice Table::Evict(uint32_t stripe_index, uint32_t* left, uint32_t now, Surplus* surplus) {
   Stripe& stripe = all_->stripes[stripe_index];
   *left = std::min(*left, stripe.rows);
   Slice slice;
+  std::vector<Events::Event> events;
   ++stripe.version;
   for (; *left > 0 && slice.looked_at < kSliceRows; ++slice.looked_at) {
     const uint32_t position = --*left;
     const char* const row = Row(stripe, position);
     Reason reason;
-    if (!Leaves(row, now, &reason)) continue;
+    if (!Leaves(row, now, &reason) && !LeavesForBudget(row, surplus, &reason)) continue;
     const uint64_t key = KeyAt(stripe_index, position);
     Remove(stripe, position, key, HashKey(key));
     evicted_[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_relaxed);
+    events.push_back({key, now, reason});
     ++slice.evicted;
   }
+  events_.Add(events, bytes_total_);
   return slice;
+}
+
+uint32_t Surplus::Bucket(Policy policy, uint32_t value) {
+  uint32_t bucket = value;
+  if (value >= 256) {
+    const auto shift = static_cast<uint32_t>(24 - __builtin_clz(value));  // to 128 .. 255
+    bucket = shift * 128 + (value >> shift);
+  }
+  return policy == Policy::kLru ? kBuckets - 1 - bucket : bucket;
+}
+
+void Surplus::BeginCount(uint32_t now) {
+  counting_ = true;
+  now_ = now;
+  next_stripe = 0;
+  left_ = 0;
+  kept_ = 0;
+  rows_.assign(kBuckets, 0);
+}
+
+void Surplus::EndCount(uint64_t budget) {
+  counting_ = false;
+  uint64_t rows = 0;
+  for (const uint64_t some : rows_) rows += some;
+  left_ = rows + kept_ > budget ? std::min(rows, rows + kept_ - budget) : 0;
+  uint64_t before = 0;
+  for (border_ = 0; border_ < kBuckets && before + rows_[border_] < left_; ++border_) before += rows_[border_];
+  border_rows_ = border_ < kBuckets ? rows_[border_] : 0;
+  border_take_ = left_ - before;
+  border_seen_ = 0;
+  std::vector<uint64_t>().swap(rows_);
+}
+
+bool Surplus::Takes(uint32_t bucket) {
+  if (left_ == 0 || bucket > border_) return false;
+  if (bucket == border_) {
+    if (border_seen_ >= border_rows_) return false;
+    // As evenly as whole numbers go: as many more as the share of those seen so far has grown.
+    const auto due = [&](uint64_t seen) {
+      return static_cast<uint64_t>(static_cast<double>(seen) * static_cast<double>(border_take_) /
+                                   static_cast<double>(border_rows_));
+    };
+    const uint64_t before = due(border_seen_);
+    if (due(++border_seen_) == before) return false;
+  }
+  --left_;
+  return true;
+}
+
+void Events::Add(const std::vector<Event>& events, std::atomic<uint64_t>* bytes_total) {
+  if (events.empty()) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const Event& event : events) {
+    if (kept_ > 0 && ring_.size() < kept_) {
+      const size_t before = ring_.capacity();
+      ring_.push_back(event);
+      bytes_total->fetch_add((ring_.capacity() - before) * sizeof(Event), std::memory_order_relaxed);
+    } else if (kept_ > 0) {
+      ring_[next_ % kept_] = event;
+    }
+    ++next_;
+  }
+}
+
+uint64_t Events::Read(uint64_t from, uint64_t most, std::vector<Event>* out) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const uint64_t oldest = next_ - ring_.size();
+  const uint64_t first = std::clamp(from, oldest, next_);
+  for (uint64_t number = first; number < next_ && number - first < most; ++number) {
+    out->push_back(ring_[number % kept_]);
+  }
+  return first;
 }
 
 uint32_t Store::Now() const {
@@ -173,10 +312,14 @@ Store::Swept Store::Evict(Table& table, uint32_t first_stripe, double seconds) {
     throw StatusError("BadRequest", Format("table '%s': a sweep goes on at stripe %u, wanted less than %u",
                                            table.name().c_str(), first_stripe, kStripes));
   }
+  const std::lock_guard<std::mutex> one_at_a_time(table.sweep_mutex());
   using Clock = std::chrono::steady_clock;
   const Clock::time_point began = Clock::now();
-  const uint64_t image_bytes = 2 * uint64_t{kSliceRows} * table.layout().row_bytes;
+  const auto is_over = [&] { return std::chrono::duration<double>(Clock::now() - began).count() >= seconds; };
+  Surplus& surplus = table.surplus();
   Swept swept;
+  if (first_stripe == 0 && table.checked().eviction.has_budget() && !CountSurplus(table, is_over)) return swept;
+  const uint64_t image_bytes = 2 * uint64_t{kSliceRows} * table.layout().row_bytes;
   for (uint32_t stripe = first_stripe; stripe < kStripes; ++stripe) {
     uint32_t left = UINT32_MAX;
     while (left > 0) {
@@ -190,7 +333,7 @@ Store::Swept Store::Evict(Table& table, uint32_t first_stripe, double seconds) {
       {
         const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
         table.ReserveImages(stripe, 2 * uint64_t{kSliceRows});
-        slice = table.Evict(stripe, &left, Now());
+        slice = table.Evict(stripe, &left, Now(), &surplus);
       }
       swept.looked_at += slice.looked_at;
       swept.evicted += slice.evicted;
@@ -198,9 +341,45 @@ Store::Swept Store::Evict(Table& table, uint32_t first_stripe, double seconds) {
       if (left > 0) std::this_thread::sleep_for(Clock::now() - slice_began);
     }
     swept.next_stripe = stripe + 1;
-    if (std::chrono::duration<double>(Clock::now() - began).count() >= seconds) break;
+    if (is_over()) break;
   }
   return swept;
+}
+
+// Of the table's budget, what this server's shards are of all.
+uint64_t Store::BudgetOf(const Table& table) const {
+  const EvictionRules& rules = table.checked().eviction;
+  uint64_t rows = rules.max_rows > 0 ? rules.max_rows : UINT64_MAX / kShards;
+  if (rules.max_bytes > 0) rows = std::min(rows, rules.max_bytes / (table.layout().row_bytes + kIndexBytes));
+  const std::shared_lock<std::shared_mutex> lock(map_lock_);
+  return rows * owned_.count() / kShards;
+}
+
+// Counts on where the call before stopped; whether all is counted. REQUIRES the table's sweep mutex.
+bool Store::CountSurplus(Table& table, const std::function<bool()>& is_over) {
+  using Clock = std::chrono::steady_clock;
+  Surplus& surplus = table.surplus();
+  const uint64_t budget = BudgetOf(table);
+  if (!surplus.counting()) {
+    surplus.BeginCount(Now());
+    if (table.rows() <= budget) surplus.next_stripe = kStripes;
+  }
+  while (surplus.next_stripe < kStripes) {
+    uint32_t left = UINT32_MAX;
+    while (left > 0) {
+      const Clock::time_point slice_began = Clock::now();
+      {
+        const std::shared_lock<std::shared_mutex> lock(stripe_locks_[surplus.next_stripe]);
+        left = table.CountSurplus(surplus.next_stripe, left, &surplus);
+      }
+      if (left > 0) std::this_thread::sleep_for(Clock::now() - slice_began);
+    }
+    ++surplus.next_stripe;
+    if (is_over()) break;
+  }
+  if (surplus.next_stripe < kStripes) return false;
+  surplus.EndCount(budget);
+  return true;
 }
 
 }  // namespace tablebay

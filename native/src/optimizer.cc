@@ -430,9 +430,9 @@ RowLayout LayoutOf(uint32_t dim, const Optimizer& optimizer, ElementType type, b
     place = end;
     end += 4;
   };
-  add(layout.seen, eviction.ttl_seconds > 0);
+  add(layout.seen, eviction.asks_seen());
   add(layout.born, eviction.grace_seconds > 0);
-  add(layout.pushes, eviction.min_count > 0);
+  add(layout.pushes, eviction.asks_pushes());
   layout.row_bytes = (end + 7) / 8 * 8;
   return layout;
 }

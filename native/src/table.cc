@@ -77,6 +77,7 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
       slab_shift_(all_->arena.rows_per_slab_log2()),
       slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1),
       schedule_(ScheduleOf(checked.options.optimizer_parameters)),
+      events_(checked.eviction.events_kept),
       evicts_(checked.eviction.active()) {
   const Parameters& parameters = checked_.options.optimizer_parameters;
   const auto parameter = [&](const char* name) {

@@ -47,3 +47,28 @@ def test_rows_without_a_server_is_one_line(capsys: pytest.CaptureFixture[str]) -
     assert main(["rows", "t", "--servers", "127.0.0.1:1", "--timeout", "0.5"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "Hello to server 0 at 127.0.0.1:" in line
+
+
+def test_the_shell_shows_what_left(
+    start_server: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`tablebay rows TABLE --evicted`, as text and as JSON; --cursor goes on."""
+    address = start_server().address
+    with tb.connect(address) as client:
+        table = client.table("t", dim=2, eviction=tb.Eviction(min_count=1, grace_seconds=1, every_seconds=1))
+        table.pull(np.arange(3, dtype=np.uint64))
+        while len(table):
+            table.evict()
+    given = ["rows", "t", "--servers", address, "--evicted"]
+    assert main([*given, "-o", "json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["complete"] is True
+    assert sorted(one["key"] for one in content["evicted"]) == ["0", "1", "2"]
+    assert {one["reason"] for one in content["evicted"]} == {"count"}
+    assert main([*given, "--cursor", content["cursor"]]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "t: 0 rows left",
+        f"go on with --cursor {content['cursor']}",
+    ]
+    assert main(["rows", "t", "--servers", address, "--cursor", "1-2"]) == 2
+    assert main([*given, "7"]) == 2

@@ -56,13 +56,18 @@ def test_an_eviction_is_the_same_by_python_json_and_wire() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "found no rule; wanted ttl_seconds, min_count or min_norm"),
+        ({}, "found no rule; wanted ttl_seconds, min_count, min_norm, max_rows or max_bytes"),
         ({"ttl_seconds": -1}, "ttl_seconds is -1"),
         ({"ttl_seconds": 1.5}, "ttl_seconds is 1.5"),
         ({"min_count": 2}, "grace_seconds is 0, wanted more than 0"),
         ({"ttl_seconds": 2, "grace_seconds": 3}, "grace_seconds is 3"),
         ({"ttl_seconds": 2, "every_seconds": 0}, "every_seconds is 0"),
-        ({"max_rows": 2}, "max_rows"),
+        ({"ttl_seconds": 2, "policy": "LFU"}, "policy is LFU, wanted max_rows or max_bytes"),
+        ({"max_rows": 2, "policy": "Random"}, "policy is 'Random'"),
+        ({"max_rows": 2, "grace_seconds": 3}, "grace_seconds is 3"),
+        ({"max_bytes": -1}, "max_bytes is -1"),
+        ({"ttl_seconds": 2, "events_kept": 2**30}, "events_kept is"),
+        ({"max_weight": 2}, "max_weight"),
     ],
 )
 def test_an_eviction_that_cannot_be_is_refused(given: dict[str, Any], words: str) -> None:
@@ -101,7 +106,8 @@ def test_a_job_file_declares_it() -> None:
     ).spec.tables[0]
     assert found.eviction == tb.Eviction(min_count=2, grace_seconds=60)
     for eviction, words in (
-        ({"maxRows": 5}, r"tables\[0\]\.eviction\.maxRows"),
+        ({"maxWeight": 5}, r"tables\[0\]\.eviction\.maxWeight"),
+        ({"ttlSeconds": 5, "policy": "LFU"}, "policy is LFU, wanted maxRows or maxBytes with it"),
         ({"minCount": 2}, "graceSeconds is 0, wanted more than 0 with minCount"),
         ({"ttlSeconds": "1h"}, r"tables\[0\]\.eviction\.ttlSeconds"),
     ):

@@ -32,7 +32,7 @@ from tablebay.client.tables import DIM_MAX, INITIALIZERS, TableSpec
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "helm" / "tablebay" / "files" / "trainingjobs.yaml"
-BYTES_MAX = 100_000
+BYTES_MAX = 130_000
 
 
 def walk(part: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -2,17 +2,24 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
 
 namespace tablebay {
 
 struct TableOptions;
 enum class ElementType;
 
-// In the order in which they are asked: a row leaves for the first that holds.
-enum class Reason { kTtl, kCount, kNorm };
-inline constexpr uint32_t kReasons = 3;
-inline constexpr std::array<const char*, kReasons> kReasonNames = {"ttl", "count", "norm"};
+// A row leaves for the first that holds, in this order; kLru and kLfu are a budget's, by its policy.
+enum class Reason : uint8_t { kTtl, kCount, kNorm, kLru, kLfu };
+inline constexpr uint32_t kReasons = 5;
+inline constexpr std::array<const char*, kReasons> kReasonNames = {"ttl", "count", "norm", "lru", "lfu"};
+
+// Which rows a budget has leave first: those that were not seen for the longest, or those with the fewest pushes.
+enum class Policy { kLru, kLfu };
 
 // 0 of any: not asked. Seconds are of the server's clock.
 struct EvictionRules {
@@ -20,7 +27,16 @@ struct EvictionRules {
   uint32_t min_count = 0;      // pushes that the row must have had by the end of its grace
   double min_norm = 0;         // what the L2 norm of its weights must be from the end of its grace on
   uint32_t grace_seconds = 0;  // since the row was made
-  bool active() const { return ttl_seconds > 0 || min_count > 0 || min_norm > 0; }
+  // The budget: of the table on all of its servers.
+  uint64_t max_rows = 0;
+  uint64_t max_bytes = 0;
+  Policy policy = Policy::kLru;
+  uint32_t events_kept = 0;  // of rows that left
+  bool has_budget() const { return max_rows > 0 || max_bytes > 0; }
+  bool active() const { return ttl_seconds > 0 || min_count > 0 || min_norm > 0 || has_budget(); }
+  // What a row must remember.
+  bool asks_seen() const { return ttl_seconds > 0 || (has_budget() && policy == Policy::kLru); }
+  bool asks_pushes() const { return min_count > 0 || (has_budget() && policy == Policy::kLfu); }
 };
 
 // Throws StatusError(BadRequest) naming the parameter, the value found and the value wanted.
@@ -31,6 +47,60 @@ inline constexpr uint32_t kSliceRows = 512;
 struct Slice {
   uint32_t looked_at = 0;
   uint32_t evicted = 0;
+};
+
+// Which rows leave for a budget. First all rows are counted by how near they are to leaving, in buckets of at most
+// 1/128 of it; then those leave that are nearer than the border, and of those in the border's own bucket as many as are
+// still too many, spread over the sweep. Thread safety: none.
+class Surplus {
+ public:
+  // value: age in seconds, or pushes.
+  static uint32_t Bucket(Policy policy, uint32_t value);
+  void BeginCount(uint32_t now);
+  void Count(uint32_t bucket) { ++rows_[bucket]; }
+  void CountKept() { ++kept_; }  // a row that stays whatever the budget
+  void EndCount(uint64_t budget);
+  // Whether the next row of that bucket leaves.
+  bool Takes(uint32_t bucket);
+
+  uint32_t now() const { return now_; }
+  bool counting() const { return counting_; }
+  bool any() const { return left_ > 0; }
+  uint32_t next_stripe = 0;  // of the count
+
+ private:
+  static constexpr uint32_t kBuckets = 3328;
+  uint32_t now_ = 0;  // of the count, and of all that follows it
+  bool counting_ = false;
+  std::vector<uint64_t> rows_;  // by bucket, the first to leave first
+  uint64_t kept_ = 0;
+  uint32_t border_ = 0;
+  uint64_t border_rows_ = 0;
+  uint64_t border_take_ = 0;
+  uint64_t border_seen_ = 0;
+  uint64_t left_ = 0;  // rows that are yet to leave
+};
+
+// The rows that left last, numbered in the order in which they did.
+// Thread safety: every method may be called from any thread.
+class Events {
+ public:
+  struct Event {
+    uint64_t key;
+    uint32_t time;
+    Reason reason;
+  };
+  explicit Events(uint32_t kept) : kept_(kept) {}
+  // Memory, if they are kept, is counted in `bytes_total`.
+  void Add(const std::vector<Event>& events, std::atomic<uint64_t>* bytes_total);
+  // Up to `most` from number `from` on, or from the oldest that is kept; the number of the first.
+  uint64_t Read(uint64_t from, uint64_t most, std::vector<Event>* out) const;
+
+ private:
+  const uint32_t kept_;
+  mutable std::mutex mutex_;
+  std::vector<Event> ring_;
+  uint64_t next_ = 0;
 };
 
 }  // namespace tablebay

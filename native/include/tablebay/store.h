@@ -12,6 +12,7 @@
 #include <bitset>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -107,7 +108,8 @@ class Store {
     uint32_t next_stripe = 0;  // kStripes = the end
   };
   // Removes the rows that leave from the stripes from `first_stripe` on, for about so many seconds, but at least of
-  // one; a slice under a stripe's lock at a time. Throws StatusError(BadRequest) for a table without eviction.
+  // one; a slice under a stripe's lock at a time. With a budget the first answers may be 0 as the next stripe: rows are
+  // being counted. Throws StatusError(BadRequest) for a table without eviction.
   Swept Evict(Table& table, uint32_t first_stripe, double seconds);
   // The time that eviction goes by, Unix seconds; from SetNow on what that says, until it says 0.
   uint32_t Now() const;
@@ -167,6 +169,8 @@ class Store {
   void AbandonActive();
   void MakeRoomForImages(const Exchange& exchange);
   bool CrowdOut();
+  uint64_t BudgetOf(const Table& table) const;
+  bool CountSurplus(Table& table, const std::function<bool()>& is_over);
 
   const uint64_t epoch_;
   const Limits limits_;

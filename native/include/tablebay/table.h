@@ -107,8 +107,14 @@ class Table {
   // -- eviction --
 
   // Looks at up to kSliceRows rows before position *left, which goes down to 0, and removes those that leave.
-  // REQUIRES ReserveImages for twice as many.
-  Slice Evict(uint32_t stripe, uint32_t* left, uint32_t now);
+  // REQUIRES ReserveImages for twice as many, and the sweep mutex.
+  Slice Evict(uint32_t stripe, uint32_t* left, uint32_t now, Surplus* surplus);
+  // Counts some rows before position `left` for a budget; the position before which are those to count yet.
+  uint32_t CountSurplus(uint32_t stripe, uint32_t left, Surplus* surplus) const;
+  // Of one sweep at a time; taken before a stripe's lock.
+  std::mutex& sweep_mutex() { return sweep_mutex_; }
+  Surplus& surplus() { return surplus_; }
+  const Events& events() const { return events_; }
   uint64_t evicted(Reason reason) const {
     return evicted_[static_cast<size_t>(reason)].load(std::memory_order_relaxed);
   }
@@ -206,6 +212,9 @@ class Table {
   void SeeLoaded(char* row, uint32_t now) const;
   void Forget(char* row) const;
   bool Leaves(const char* row, uint32_t now, Reason* reason) const;
+  bool LeavesForBudget(const char* row, Surplus* surplus, Reason* reason) const;
+  bool InGrace(const char* row, uint32_t now) const;
+  uint32_t SurplusBucket(const char* row, uint32_t now) const;
   double Norm(const char* row) const;
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
   void SaveImage(Stripe& stripe, uint32_t position);
@@ -243,6 +252,9 @@ class Table {
   const Schedule schedule_;
   std::atomic<uint64_t> own_steps_{0};
   std::array<std::atomic<uint64_t>, kReasons> evicted_{};
+  std::mutex sweep_mutex_;
+  Surplus surplus_;
+  Events events_;
   const bool evicts_;
   AdamClock clock_ = AdamClock::kRow;
   bool conditions_ = false;       // gradients are changed before the rule
