@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import logging
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,6 +26,9 @@ COLUMNS = 1 + NUMBERS + CATEGORIES
 _SEED_END = 2**64
 # Of a column's ids, most of which come again.
 _REMEMBERED = 1_000_000
+_LINE_BYTES_MAX = 65_536
+_WHOLE = re.compile(r"-?[0-9]{1,19}")
+_LOGGER = logging.getLogger(__name__)
 
 
 def hash_ids(ids: Iterable[str], column: str, seed: int = 0) -> NDArray[np.int64]:
@@ -59,72 +66,118 @@ class CriteoBatch:
     keys: NDArray[np.int64]
 
 
-def read_criteo(path: str | os.PathLike[str], batch_size: int = 2048, seed: int = 0) -> Iterator[CriteoBatch]:
+def read_criteo(
+    path: str | os.PathLike[str], batch_size: int = 2048, seed: int = 0, *, bad_lines_max: int = 0
+) -> Iterator[CriteoBatch]:
     """Batches of a file of Criteo's click logs, in its order; the last may be short.
 
     path: tab-separated text, gzip if it ends in .gz. A line has a label, 13 whole numbers and 26 ids, any number or id
         of which may be empty. Ids are hashed by `hash_ids` as columns "C1" to "C26"; an empty one is the id "".
-    Raises BadRequest naming file and line where a line is otherwise.
+    bad_lines_max: how many lines may be otherwise. They are left out, and logged as warnings.
+    Raises BadRequest naming file and line where there are more, where the file is empty, or gzip finds damage.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise errors.BadRequest(f"batch_size is {batch_size!r}, wanted a whole number of at least 1")
+    for name, value, least in (("batch_size", batch_size, 1), ("bad_lines_max", bad_lines_max, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise errors.BadRequest(f"{name} is {value!r}, wanted a whole number of at least {least}")
     hash_ids((), "C1", seed)
-    return _read(Path(path), batch_size, seed)
+    return _read(Path(path), batch_size, seed, bad_lines_max)
 
 
-def _read(path: Path, batch_size: int, seed: int) -> Iterator[CriteoBatch]:
-    known: list[dict[str, int]] = [{} for _ in range(CATEGORIES)]
-    labels: list[float] = []
-    numbers: list[list[float]] = []
-    keys: list[list[int]] = []
+def _read(path: Path, batch_size: int, seed: int, bad_lines_max: int) -> Iterator[CriteoBatch]:
+    reader = _Reader(seed)
+    batch: list[_Row] = []
+    bad = 0
+    for count, line in enumerate(_lines(path), start=1):
+        try:
+            batch.append(reader.row(line))
+        except _BadLine as error:
+            bad += 1
+            text = f"{path}, line {count}: {error}"
+            if bad > bad_lines_max:
+                counted = f"; bad lines: {bad}, wanted at most {bad_lines_max}" if bad_lines_max else ""
+                raise errors.BadRequest(text + counted) from None
+            _LOGGER.warning("%s; left out", text)
+        if len(batch) == batch_size:
+            yield _batch(batch)
+            batch = []
+    if batch:
+        yield _batch(batch)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """With what ends them. A line that is too long comes cut off, as one."""
+    count = 0
     with _open(path) as file:
-        for count, line in enumerate(file, start=1):
-            where = f"{path}, line {count}"
-            try:
-                cells = line.decode().rstrip("\r\n").split("\t")
-            except UnicodeDecodeError as error:
-                raise errors.BadRequest(f"{where}: {error}") from None
-            if len(cells) != COLUMNS:
-                raise errors.BadRequest(
-                    f"{where}: found {len(cells)} columns, wanted {COLUMNS}, separated by tabs"
-                )
-            if cells[0] not in ("0", "1"):
-                raise errors.BadRequest(f"{where}: label is {cells[0][:40]!r}, wanted 0 or 1")
-            labels.append(float(cells[0]))
-            numbers.append(
-                [_number(cell, where, i) for i, cell in enumerate(cells[1 : 1 + NUMBERS], start=1)]
-            )
-            keys.append([_key(known[i], cell, i, seed) for i, cell in enumerate(cells[1 + NUMBERS :])])
-            if len(labels) == batch_size:
-                yield _batch(labels, numbers, keys)
-                labels, numbers, keys = [], [], []
-    if labels:
-        yield _batch(labels, numbers, keys)
+        try:
+            while line := file.readline(_LINE_BYTES_MAX + 1):
+                count += 1
+                yield line
+                while len(line) > _LINE_BYTES_MAX and not line.endswith(b"\n"):
+                    line = file.readline(_LINE_BYTES_MAX + 1)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise errors.BadRequest(f"{path}, after line {count}: damaged: {error}") from None
+    if not count:
+        raise errors.BadRequest(f"{path}: found no line, wanted examples")
 
 
 def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
-def _batch(labels: list[float], numbers: list[list[float]], keys: list[list[int]]) -> CriteoBatch:
+_Row = tuple[float, list[float], list[int]]
+
+
+def _batch(rows: list[_Row]) -> CriteoBatch:
+    labels, numbers, keys = zip(*rows, strict=True)
     return CriteoBatch(np.array(labels, np.float32), np.array(numbers, np.float32), np.array(keys, np.int64))
 
 
-def _number(cell: str, where: str, column: int) -> float:
+class _BadLine(Exception):
+    """What is wrong with a line."""
+
+
+class _Reader:
+    """Makes rows of lines; keeps the keys of ids, most of which come again."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._known: list[dict[str, int]] = [{} for _ in range(CATEGORIES)]
+        self._begun = False
+
+    def row(self, line: bytes) -> _Row:
+        """A line's label, numbers and keys. Raises _BadLine."""
+        if not self._begun:
+            self._begun = True
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if len(line) > _LINE_BYTES_MAX:
+            raise _BadLine(f"longer than {_LINE_BYTES_MAX:,} bytes")
+        if b"\0" in line:
+            raise _BadLine("found a zero byte, wanted text")
+        try:
+            cells = line.decode().rstrip("\r\n").split("\t")
+        except UnicodeDecodeError as error:
+            raise _BadLine(str(error)) from None
+        if len(cells) != COLUMNS:
+            raise _BadLine(f"found {len(cells)} columns, wanted {COLUMNS}, separated by tabs")
+        if cells[0] not in ("0", "1"):
+            raise _BadLine(f"label is {cells[0][:40]!r}, wanted 0 or 1")
+        numbers = [_number(cell, i) for i, cell in enumerate(cells[1 : 1 + NUMBERS], start=1)]
+        keys = [self._key(cell, i) for i, cell in enumerate(cells[1 + NUMBERS :])]
+        return float(cells[0]), numbers, keys
+
+    def _key(self, cell: str, column: int) -> int:
+        known = self._known[column]
+        key = known.get(cell)
+        if key is None:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            key = known[cell] = int(hash_ids((cell,), f"C{column + 1}", self._seed)[0])
+        return key
+
+
+def _number(cell: str, column: int) -> float:
     if not cell:
         return float("nan")
-    try:
-        return float(int(cell))
-    except ValueError:
-        raise errors.BadRequest(
-            f"{where}: I{column} is {cell[:40]!r}, wanted a whole number, or nothing"
-        ) from None
-
-
-def _key(known: dict[str, int], cell: str, column: int, seed: int) -> int:
-    key = known.get(cell)
-    if key is None:
-        if len(known) >= _REMEMBERED:
-            known.clear()
-        key = known[cell] = int(hash_ids((cell,), f"C{column + 1}", seed)[0])
-    return key
+    if not _WHOLE.fullmatch(cell):
+        raise _BadLine(f"I{column} is {cell[:40]!r}, wanted a whole number of at most 19 digits, or nothing")
+    return float(int(cell))

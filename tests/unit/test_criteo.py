@@ -20,6 +20,8 @@ LINES = [
     "\t".join(["0", *["7"] * 13, *["68fd1e64"] * 25, "ff"]),
 ]
 
+WHOLE = ", wanted a whole number of at most 19 digits"
+
 
 def written(folder: Path, lines: list[str], name: str = "day_0.tsv") -> Path:
     path = folder / name
@@ -77,14 +79,94 @@ def test_another_seed_gives_other_keys(tmp_path: Path) -> None:
     [
         ("1\t2", "line 2: found 2 columns, wanted 40"),
         (LINES[0].replace("0", "2", 1), "line 2: label is '2', wanted 0 or 1"),
-        (LINES[0].replace("1382", "13.5"), "line 2: I5 is '13.5', wanted a whole number, or nothing"),
+        (
+            LINES[0].replace("1382", "13.5"),
+            f"line 2: I5 is '13.5'{WHOLE}, or nothing",
+        ),
         ("", "line 2: found 1 columns"),
+        (
+            LINES[0].replace("1382", "9" * 400),
+            f"line 2: I5 is '9{{40}}'{WHOLE}",
+        ),
+        (
+            LINES[0].replace("1382", "1_382"),
+            f"line 2: I5 is '1_382'{WHOLE}",
+        ),
+        (LINES[0].replace("1382", "1 "), f"line 2: I5 is '1 '{WHOLE}"),
+        (LINES[0].replace("68fd1e64", "a\0b", 1), "line 2: found a zero byte"),
+        (LINES[0].replace("68fd1e64", "x" * 70_000, 1), "line 2: longer than 65,536 bytes"),
+        (LINES[0].replace("68fd1e64", "\n", 1), "line 2: found 15 columns, wanted 40"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, says: str) -> None:
-    """File, line, what was found and what is wanted."""
+    """Row 57 of the list of bad inputs: file, line, what was found and what is wanted."""
     with pytest.raises(tb.BadRequest, match=f"day_0.tsv, {says}"):
         list(tb.read_criteo(written(tmp_path, [LINES[0], line])))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    """Row 57: with the line, too."""
+    path = tmp_path / "day_0.tsv"
+    path.write_bytes(
+        LINES[0].encode() + b"\n" + LINES[0].encode().replace(b"68fd1e64", b"\xff\xfe", 1) + b"\n"
+    )
+    with pytest.raises(tb.BadRequest, match="day_0.tsv, line 2: .* can't decode byte 0xff"):
+        list(tb.read_criteo(path))
+
+
+def test_a_byte_order_mark_and_carriage_returns_are_taken(tmp_path: Path) -> None:
+    """A file from another system has the same rows."""
+    path = tmp_path / "day_0.tsv"
+    path.write_bytes(b"\xef\xbb\xbf" + "".join(f"{line}\r\n" for line in LINES).encode())
+    (there,), (here,) = tb.read_criteo(path), tb.read_criteo(written(tmp_path, LINES, "plain.tsv"))
+    assert np.array_equal(there.keys, here.keys)
+    assert np.array_equal(there.labels, here.labels)
+
+
+def test_wrong_lines_are_left_out_up_to_a_bound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Row 57: each is told, those after the bound end the reading with how many there were, and the others are read."""
+    path = written(tmp_path, [LINES[0], "1\t2", LINES[1], LINES[0].replace("0", "abc", 1), LINES[2]])
+    (batch,) = tb.read_criteo(path, bad_lines_max=2)
+    assert batch.labels.tolist() == [0, 1, 0]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}, line 2: found 2 columns, wanted 40, separated by tabs; left out",
+        f"{path}, line 4: label is 'abc', wanted 0 or 1; left out",
+    ]
+    with pytest.raises(
+        tb.BadRequest, match="line 4: label is 'abc', wanted 0 or 1; bad lines: 2, wanted at most 1"
+    ):
+        list(tb.read_criteo(path, bad_lines_max=1))
+
+
+@pytest.mark.parametrize("name", ["day_0.tsv", "day_0.tsv.gz"])
+def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
+    """Row 58: it is no data set of no examples."""
+    with pytest.raises(tb.BadRequest, match=f"{name}: found no line"):
+        list(tb.read_criteo(written(tmp_path, [], name)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "checksum", "no gzip"])
+def test_a_damaged_gzip_file_is_named(tmp_path: Path, damage: str) -> None:
+    """Row 58: truncated, with a wrong checksum, and no gzip at all; what is before the damage may have been read."""
+    path = written(tmp_path, LINES * 200, "day_0.tsv.gz")
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    elif damage == "checksum":
+        content[-8] ^= 0xFF  # of the checksum
+    else:
+        content = bytearray(b"0\t1\n")
+    path.write_bytes(content)
+    with pytest.raises(tb.BadRequest, match=r"day_0.tsv.gz, after line \d+: damaged"):
+        list(tb.read_criteo(path))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Row 58: missing, or a folder."""
+    with pytest.raises(FileNotFoundError, match="none.tsv"):
+        list(tb.read_criteo(tmp_path / "none.tsv"))
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        list(tb.read_criteo(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +178,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, says: str) -> None:
         (lambda: tb.hash_ids([], "a\0"), tb.BadRequest, "without a zero byte"),
         (lambda: tb.read_criteo("x", 0), tb.BadRequest, "batch_size is 0"),
         (lambda: tb.read_criteo("x", seed=2**64), tb.BadRequest, "seed is"),
+        (lambda: tb.read_criteo("x", bad_lines_max=-1), tb.BadRequest, "bad_lines_max is -1, wanted"),
     ],
 )
 def test_wrong_arguments_are_named(use: Any, error: type[Exception], says: str) -> None:
