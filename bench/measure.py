@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,17 @@ def figure(values: Sequence[float], unit: str) -> Figure:
         return Figure(values[0], values[0], values[0], unit, now())
     low, middle, high = statistics.quantiles(values, n=4)
     return Figure(middle, low, high, unit, now())
+
+
+def quantile_figures(head: str, seconds: Sequence[float]) -> dict[str, Figure]:
+    """`head.p50_ms` and `head.p99_ms` of how long calls took."""
+    ordered = sorted(seconds)
+    return {
+        f"{head}.p{percent}_ms": figure(
+            [1e3 * ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]], "ms"
+        )
+        for percent in (50, 99)
+    }
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -93,6 +106,23 @@ def build_libraries() -> Path:
     subprocess.run([*configure, "-DTABLEBAY_BUILD_BENCH=ON"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([cmake, "--build", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+def free_ports(count: int) -> list[int]:
+    """Of as many servers, each the first of three neighbours that nobody has."""
+    with ExitStack() as held:
+        found: list[int] = []
+        while len(found) < count:
+            with ExitStack() as tried:
+                first = tried.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+                try:
+                    for neighbour in (first + 1, first + 2):
+                        tried.enter_context(socket.create_server(("127.0.0.1", neighbour)))
+                except (OSError, OverflowError):
+                    continue
+                held.enter_context(tried.pop_all())
+                found.append(first)
+    return found
 
 
 def machine() -> dict[str, Any]:

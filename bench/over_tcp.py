@@ -2,100 +2,84 @@
 
 from __future__ import annotations
 
-import ctypes
-import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import measure
 import numpy as np
 import workload
+from clients import Group, clients
 from measure import Figure
-from workload import DIM, KEYS, Keys, Rows
+from tcp_table import TcpTable, tcp_server
+from workload import DIM, KEYS
 
 import tablebay as tb
 
 ROUNDS = 6
-ROW_BYTES = DIM * 4
 CALLS_OF_ONE = 2000
+FOUR = 4
+SLICES, SLICE_S = 6, 1.0
 
 
-class TcpTable:
-    """A connection to the TCP peer."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        library = ctypes.CDLL(str(folder / "libtcp.so"))
-        pointer, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
-        library.tcp_connect.argtypes = [ctypes.c_uint16]
-        library.tcp_pull.argtypes = [ctypes.c_int, pointer, u32, pointer, u64]
-        library.tcp_push.argtypes = [ctypes.c_int, pointer, u32, pointer, u64]
-        self._library = library
-        self._fd = library.tcp_connect(port)
-        if self._fd < 0:
-            raise SystemExit(f"no connection to the TCP peer on port {port}")
-
-    def pull(self, keys: Keys, out: Rows) -> None:
-        if not self._library.tcp_pull(self._fd, keys.ctypes.data, len(keys), out.ctypes.data, ROW_BYTES):
-            raise SystemExit("the TCP peer is gone")
-
-    def push(self, keys: Keys, gradients: Rows) -> None:
-        if not self._library.tcp_push(
-            self._fd, keys.ctypes.data, len(keys), gradients.ctypes.data, ROW_BYTES
-        ):
-            raise SystemExit("the TCP peer is gone")
-
-
-def serve_tcp(folder: str) -> None:
-    """The TCP peer's process: prints its port, and serves until its input ends."""
-    library = ctypes.CDLL(str(Path(folder) / "libtcp.so"))
-    library.tcp_serve.restype = ctypes.c_uint16
-    print(library.tcp_serve(DIM), flush=True)
-    sys.stdin.read()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def tablebay_servers(count: int) -> Iterator[tuple[list[str], list[int]]]:
+    """Addresses and processes of as many servers of one job, for the time of a block."""
+    ports = measure.free_ports(count)
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    with ExitStack() as stack:
+        log = stack.enter_context((measure.ROOT / "build" / "bench-server.log").open("w"))
+        processes = []
+        for index, port in enumerate(ports):
+            command = [sys.executable, "-m", "tablebay.ps_server.main", "--exit-with-parent"]
+            command += ["--host", "127.0.0.1", "--data-port", str(port), "--index", str(index)]
+            process = subprocess.Popen([*command, "--servers", ",".join(addresses)], stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            processes.append(process.pid)
+        yield addresses, processes
 
 
 def run(folder: Path) -> dict[str, Figure]:
     """Figures `grpc.*`."""
-    peer = subprocess.Popen(
-        [sys.executable, str(Path(__file__).resolve()), str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    port = _free_port()
-    log = (measure.ROOT / "build" / "bench-server.log").open("w")
-    command = [
-        sys.executable,
-        "-m",
-        "tablebay.ps_server.main",
-        "--host",
-        "127.0.0.1",
-        "--data-port",
-        str(port),
-    ]
-    server = subprocess.Popen([*command, "--exit-with-parent"], stderr=log)
-    try:
-        assert peer.stdout is not None
-        tcp = TcpTable(folder, int(peer.stdout.readline()))
-        with tb.connect(f"127.0.0.1:{port}") as client:
-            return _figures(client, tcp, f"127.0.0.1:{port}", server.pid)
-    finally:
-        server.terminate()
-        server.wait()
-        peer.kill()
-        peer.wait()
-        log.close()
+    with tcp_server(folder, DIM) as (port, _), tablebay_servers(1) as (addresses, (server,)):
+        tcp = TcpTable(folder, port, DIM)
+        with tb.connect(addresses) as client:
+            figures = _figures(client, tcp, server)
+    with (
+        tcp_server(folder, DIM) as (port, _),
+        tablebay_servers(1) as (addresses, _),
+        clients(FOUR, addresses=addresses, dim=DIM, tables=1) as ours,
+        clients(1, addresses=addresses, dim=DIM, tables=1) as one,
+        clients(FOUR, tcp_port=port, folder=str(folder), dim=DIM) as theirs,
+    ):
+        return figures | _four(ours, one, theirs)
 
 
-def _figures(client: tb.Client, tcp: TcpTable, address: str, server: int) -> dict[str, Figure]:
+def _four(ours: Group, one: Group, theirs: Group) -> dict[str, Figure]:
+    ours.fill()
+    theirs.fill()
+    figures = {}
+    for operation, prefix in (("pull", "grpc.four_clients."), ("push", "grpc.four_clients.push_")):
+        rates = []
+        for turn in range(SLICES + 1):
+            groups = [ours, one, theirs]
+            order = groups if turn % 2 == 0 else groups[::-1]
+            rate = {id(group): group.run(operation, SLICE_S).rows_per_s for group in order}
+            if turn:
+                rates.append([rate[id(group)] for group in groups])
+        figures |= {
+            f"{prefix}over_tcp": measure.figure([a / c for a, _, c in rates], "ratio"),
+            f"{prefix}over_one": measure.figure([a / b for a, b, _ in rates], "ratio"),
+            f"{prefix}rows_per_s": measure.figure([a for a, _, _ in rates], "rows/s"),
+        }
+    return figures
+
+
+def _figures(client: tb.Client, tcp: TcpTable, server: int) -> dict[str, Figure]:
     work = workload.Workload.make()
     table = client.table("bench", dim=DIM, optimizer=tb.Adagrad(0.05), initializer=tb.Normal(0.01))
     out = np.empty((KEYS, DIM), np.float32)
@@ -135,7 +119,3 @@ def _figures(client: tb.Client, tcp: TcpTable, address: str, server: int) -> dic
     one = [measure.seconds(partial(table.pull, one_key, out=one_row)) * 1e9 for _ in range(CALLS_OF_ONE)]
     figures["grpc.call_ns"] = measure.figure(one, "ns")
     return figures
-
-
-if __name__ == "__main__":
-    serve_tcp(sys.argv[1])

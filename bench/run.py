@@ -3,9 +3,9 @@
     python bench/run.py [--only table,grpc]
 
 Each `over` figure is how many times as fast as the thing named, both measured in this run, in interleaved pairs; but
-`over_plain_apply`, `torch.step_over_local` and `prefetch.step_over_max` are how many times as long it takes.
-`operator` needs root and about 15 minutes, and `torch` needs PyTorch (`make test-torch`), so they are done only where
-they are asked for: make bench ONLY=operator.
+`over_plain_apply`, `time_to_auc.over_numpy`, `torch.step_over_local` and `prefetch.step_over_max` are how many times as
+long it takes. `operator` needs root and about 15 minutes, `torch` needs PyTorch (`make test-torch`), and `durability`
+10 GB of disk, so they are done only where they are asked for: make bench ONLY=operator.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from tablebay.native import _core
 PARTS = {
     "table": "in_process",
     "grpc": "over_tcp",
+    "scaling": "scaling",
+    "race": "race",
+    "peers": "peers",
     "durability": "durability",
     "torch": "torch_steps",
-    "peers": "peers",
     "operator": "operator_bench",
 }
-UNASKED = ("table", "grpc")
+UNASKED = ("table", "grpc", "scaling", "race", "peers")
 RESULT = measure.ROOT / "build" / "bench.json"
 
 

@@ -1,8 +1,9 @@
 // Option G: the same table behind length-framed TCP, C++ at both ends. The limit that the gRPC path is held against:
 // no HTTP/2, no protobuf, no identity, no step window, no retry.
 //
-// Frame: u32 operation (0 pull, 1 push), u32 keys, then the keys, then for a push the gradients; the answer of a
-// pull is the rows, of a push four bytes. Built as a shared library and called by bench/tcp.py.
+// Frame: u32 operation (0 pull, 1 push; plus 2: the same bytes, and no table), u32 keys, then the keys, then for a push
+// the gradients; the answer of a pull is the rows, of a push four bytes. Built as a shared library and called by
+// bench/tcp_table.py.
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -18,6 +19,9 @@
 #include "tablebay/store.h"
 
 namespace {
+
+constexpr uint32_t kPush = 1;
+constexpr uint32_t kBare = 2;
 
 struct Frame {
   uint32_t operation;
@@ -60,13 +64,14 @@ void Serve(int fd, tablebay::Store* store, tablebay::Table* table) {
     keys.resize(frame.keys * sizeof(uint64_t));
     rows.resize(frame.keys * row_bytes);
     if (!ReadAll(fd, keys.data(), keys.size())) break;
-    if (frame.operation == 0) {
-      store->Pull(*table, {keys.data(), keys.size()}, tablebay::kUnique, rows.data());
+    const bool bare = (frame.operation & kBare) != 0;
+    if ((frame.operation & kPush) == 0) {
+      if (!bare) store->Pull(*table, {keys.data(), keys.size()}, tablebay::kUnique, rows.data());
       iovec answer[1] = {{rows.data(), rows.size()}};
       if (!WriteAll(fd, answer, 1)) break;
     } else {
       if (!ReadAll(fd, rows.data(), rows.size())) break;
-      store->Push(*table, {keys.data(), keys.size()}, {rows.data(), rows.size()}, tablebay::kUnique);
+      if (!bare) store->Push(*table, {keys.data(), keys.size()}, {rows.data(), rows.size()}, tablebay::kUnique);
       uint32_t done = 1;
       iovec answer[1] = {{&done, sizeof done}};
       if (!WriteAll(fd, answer, 1)) break;
@@ -128,14 +133,14 @@ int tcp_connect(uint16_t port) {
 }
 
 // Both return 1 when done, 0 when the connection is gone.
-int tcp_pull(int fd, const char* keys, uint32_t count, char* rows, uint64_t row_bytes) {
-  Frame frame{0, count};
+int tcp_pull(int fd, const char* keys, uint32_t count, char* rows, uint64_t row_bytes, int bare) {
+  Frame frame{bare ? kBare : 0, count};
   iovec parts[2] = {{&frame, sizeof frame}, {const_cast<char*>(keys), count * sizeof(uint64_t)}};
   return WriteAll(fd, parts, 2) && ReadAll(fd, rows, count * row_bytes) ? 1 : 0;
 }
 
-int tcp_push(int fd, const char* keys, uint32_t count, const char* gradients, uint64_t row_bytes) {
-  Frame frame{1, count};
+int tcp_push(int fd, const char* keys, uint32_t count, const char* gradients, uint64_t row_bytes, int bare) {
+  Frame frame{kPush | (bare ? kBare : 0), count};
   iovec parts[3] = {{&frame, sizeof frame},
                     {const_cast<char*>(keys), count * sizeof(uint64_t)},
                     {const_cast<char*>(gradients), count * row_bytes}};

@@ -34,13 +34,19 @@ class Workload:
         all_keys = np.unique(random.integers(0, 2**64, ROWS + 1000, dtype=np.uint64))
         all_keys = random.permutation(all_keys)[:ROWS]
         calls = [random.choice(all_keys, KEYS, replace=False) for _ in range(CALLS)]
-        grouped = [keys[np.argsort(_core.shards_of(keys), kind="stable")] for keys in calls]
+        grouped = [in_shard_order(keys) for keys in calls]
         gradients = (random.standard_normal((KEYS, DIM)) * 0.01).astype(np.float32)
         return cls(all_keys, calls, grouped, gradients)
 
     def batches(self) -> list[Keys]:
         """All keys, KEYS at a time."""
         return [self.all_keys[at : at + KEYS] for at in range(0, ROWS, KEYS)]
+
+
+def in_shard_order(keys: Keys) -> Keys:
+    """The order that suits a table best."""
+    ordered: Keys = keys[np.argsort(_core.shards_of(keys), kind="stable")]
+    return ordered
 
 
 def new_store() -> tuple[_core.Store, int]:

@@ -29,6 +29,7 @@ TFRA = Environment(
     ("tensorflow-recommenders-addons==0.7.2",),
 )
 REDIS = Environment("redis", ("redis>=5,<8", "hiredis", "numpy"), program=("redis-server", "redis-server"))
+PLOTS = Environment("plots", ("matplotlib>=3.10,<4",))
 
 
 class NotInstalled(Exception):

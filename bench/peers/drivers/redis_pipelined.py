@@ -70,6 +70,10 @@ class RedisPipelined(Driver):
     def pull_uniq(self, number: int) -> None:
         self._get(b"w", self._keys(self.batches[number].unique))
 
+    def pull_raw(self, number: int) -> np.ndarray:
+        unique, inverse = np.unique(self.batches[number].ids, return_inverse=True)
+        return self._get(b"w", self._keys(unique))[inverse]
+
     def push_uniq(self, number: int) -> None:
         keys = self._keys(self.batches[number].unique)
         gradients = self.gradients[: len(keys)]
@@ -80,6 +84,15 @@ class RedisPipelined(Driver):
     def step_uniq(self, number: int) -> None:
         self.pull_uniq(number)
         self.push_uniq(number)
+
+    def prepare_cold(self, number: int) -> None:
+        self._cold = workload.cold_keys(number)
+        self._new = workload.gradients(workload.COLD_BATCH)
+
+    def cold(self, number: int) -> None:
+        keys = self._keys(self._cold)
+        self._set(b"w", keys, self._new)
+        self._set(b"a", keys, np.full_like(self._new, workload.ACCUMULATOR))
 
     def close(self) -> None:
         self._server.kill()
