@@ -55,9 +55,10 @@ class Client:
     step number and the same bytes, so that a push is applied once however often it is sent.
     """
 
-    def __init__(self, session: Session, workers: int) -> None:
+    def __init__(self, session: Session, workers: int, *, elastic: bool = False) -> None:
         self._session = session
         self._workers = workers
+        self._elastic = elastic
         self._tables: dict[str, RemoteTable] = {}
         self._lock = threading.Lock()
         self._reporting = threading.Lock()
@@ -75,8 +76,15 @@ class Client:
 
     @property
     def workers(self) -> int:
-        """How many workers the job has; what a barrier waits for."""
+        """How many workers the job has; what a barrier waits for.
+
+        Of an elastic job, as of this client's last word with server 0: `connect`, `report` and `barrier`.
+        """
         return self._workers
+
+    def _learn_workers(self, workers: int) -> None:
+        if self._elastic and workers:
+            self._workers = workers
 
     @property
     def job(self) -> str:
@@ -260,7 +268,8 @@ class Client:
             self._reported |= numbers
             if examples:
                 self._reported["examples"] = examples
-            session.speak(lambda control: control.report(self._report(numbers), session.timeout))
+            answer = session.speak(lambda control: control.report(self._report(numbers), session.timeout))
+            self._learn_workers(answer.workers)
             self._reported_in = session.lives
         if session.figures is not None:
             session.figures.reported(numbers)
@@ -302,11 +311,12 @@ class Client:
             client_high=who.client_high,
             client_low=who.client_low,
             incarnation=who.incarnation,
-            workers=self._workers,
+            workers=0 if self._elastic else self._workers,
         )
         wait = _BARRIER_FIRST_S
         while True:
             answer = session.speak(lambda control: control.barrier(request, session.timeout))
+            self._learn_workers(answer.workers)
             if answer.released:
                 self._barriers[name] = use
                 return
@@ -399,11 +409,12 @@ def connect(
         raise errors.BadType(f"replay_bytes: found {type(replay_bytes).__name__}, wanted an int")
     if replay_bytes < 1:
         raise errors.BadRequest(f"replay_bytes is {replay_bytes}, wanted at least 1")
-    exposed = False
+    exposed, elastic = False, False
     if address is None:
         worker = WorkerEnvironment.read()
         address = worker.servers
         rank = worker.rank if rank is None else rank
+        elastic = workers is None and worker.workers is None
         workers = worker.workers if workers is None else workers
         job = worker.job if job is None else job
         generation = worker.generation if generation is None else generation
@@ -425,6 +436,7 @@ def connect(
             generation=generation or 0,
             remake=transport,
             replay_bytes=replay_bytes,
+            elastic=elastic,
         )
 
     def over_wire(message_bytes_max: int) -> Transport:
@@ -449,10 +461,12 @@ def client_over(
     pace: Pace | None = None,
     remake: Callable[[int], Transport] | None = None,
     replay_bytes: int = BYTES_MAX,
+    elastic: bool = False,
 ) -> Client:
     """A client over any transport, which it closes. pace: its clock, sleep and randomness, for tests.
 
-    remake: makes the transport anew for another message limit than MESSAGE_BYTES_MAX.
+    elastic: server 0 says how many workers there are. remake: makes the transport anew for another message limit
+    than MESSAGE_BYTES_MAX.
     """
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
         raise errors.BadType(f"rank: found {type(rank).__name__}, wanted an int")
@@ -463,15 +477,26 @@ def client_over(
     pace = pace or Pace()
     deadline = pace.deadline(TIMEOUT_S if timeout is None else timeout)
     try:
-        greeting = greet(
-            Control(transport, pace=pace),
-            transport.addresses,
-            job=job,
-            generation=generation,
-            rank=rank,
-            deadline=deadline,
-            pace=pace,
-        )
+        attempt = 0
+        while True:
+            greeting = greet(
+                Control(transport, pace=pace),
+                transport.addresses,
+                job=job,
+                generation=generation,
+                rank=rank,
+                deadline=deadline,
+                pace=pace,
+            )
+            if greeting.workers or not elastic:
+                break
+            # Server 0 came back, and the operator has not said it again yet.
+            if not deadline.pause(attempt):
+                raise errors.Unavailable(
+                    f"server 0 at {transport.addresses[0]} does not know yet how many "
+                    f"workers job '{greeting.identity.job}' has"
+                )
+            attempt += 1
         if remake is not None and greeting.message_bytes_max != MESSAGE_BYTES_MAX:
             transport.close()
             transport = remake(greeting.message_bytes_max)
@@ -481,7 +506,7 @@ def client_over(
     if timeout is None:
         timeout = RECOVERY_TIMEOUT_S if greeting.durable else TIMEOUT_S
     session = Session(transport, Control(transport, pace=pace), greeting, timeout, pace, replay_bytes)
-    return Client(session, workers or 1)
+    return Client(session, greeting.workers if elastic else workers or 1, elastic=elastic)
 
 
 def _require_agreement(spec: TableSpec, given: dict[str, Any]) -> None:

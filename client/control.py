@@ -134,14 +134,21 @@ class Control:
         """Say that a client has come to a barrier, and ask whether all have."""
         return self._one(0, "Barrier", request, tablebay_pb2.BarrierResponse, timeout)
 
-    def report(self, request: tablebay_pb2.ReportRequest, timeout: float | None = None) -> None:
+    def report(
+        self, request: tablebay_pb2.ReportRequest, timeout: float | None = None
+    ) -> tablebay_pb2.ReportResponse:
         """Say what a worker has to report."""
-        self._one(0, "Report", request, tablebay_pb2.ReportResponse, timeout)
+        return self._one(0, "Report", request, tablebay_pb2.ReportResponse, timeout)
 
     def progress(self, timeout: float | None = None) -> list[tablebay_pb2.WorkerProgress]:
         """What each worker last reported."""
         request = tablebay_pb2.ProgressRequest()
         return list(self._one(0, "Progress", request, tablebay_pb2.ProgressResponse, timeout).workers)
+
+    def set_workers(self, workers: int, timeout: float | None = None) -> None:
+        """Say how many workers the job has from now on: for whom its barriers wait."""
+        request = tablebay_pb2.SetWorkersRequest(workers=workers)
+        self._one(0, "SetWorkers", request, tablebay_pb2.SetWorkersResponse, timeout)
 
     def stats(self, timeout: float | None = None) -> list[tablebay_pb2.StatsResponse]:
         """Each server's tables and counters."""

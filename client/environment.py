@@ -172,13 +172,20 @@ def number(environment: Mapping[str, str], name: str, low: int, high: int, defau
     return int(text)
 
 
+# Of a job whose workers come and go: at least this many, at most that.
+_ELASTIC = re.compile(r"[1-9]\d{0,9}\.\.[1-9]\d{0,9}", re.ASCII)
+
+
 @dataclass(frozen=True)
 class WorkerEnvironment:
-    """Who a worker is. servers: a pattern for `expand_pattern`. rank: None for no rank of the job."""
+    """Who a worker is. servers: a pattern for `expand_pattern`. rank: None for no rank of the job.
+
+    workers: how many; None of an elastic job, of which server 0 knows.
+    """
 
     job: str
     rank: int | None
-    workers: int
+    workers: int | None
     generation: int
     servers: str
 
@@ -193,6 +200,10 @@ class WorkerEnvironment:
                 "'localhost:7070', or start this process with `tablebay run`"
             )
         rank = number(found, RANK, 0, 2**32 - 1, None)
+        generation = number(found, GENERATION, 0, 2**32 - 1, 0) or 0
+        job = found.get(JOB, "")
+        if _ELASTIC.fullmatch(found.get(WORKERS, "")):
+            return cls(job=job, rank=rank, workers=None, generation=generation, servers=servers)
         workers = number(found, WORKERS, 1, 2**32 - 1, 1 if rank is None else None)
         if workers is None:
             raise BadRequest(f"{WORKERS} is not set, but {RANK} is; wanted both")
@@ -200,5 +211,4 @@ class WorkerEnvironment:
             raise BadRequest(
                 f"{RANK} is {rank} and {WORKERS} is {workers}, wanted a rank below the number of workers"
             )
-        generation = number(found, GENERATION, 0, 2**32 - 1, 0) or 0
-        return cls(job=found.get(JOB, ""), rank=rank, workers=workers, generation=generation, servers=servers)
+        return cls(job=job, rank=rank, workers=workers, generation=generation, servers=servers)

@@ -26,7 +26,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Greeting:
-    """What Hello to all servers gave. durable: they make checkpoints. request: what the others were told."""
+    """What Hello to all servers gave.
+
+    durable: they make checkpoints. request: what the others were told. workers: how many there are of a job whose
+    workers come and go; 0 of any other.
+    """
 
     identity: Identity
     epochs: tuple[int, ...]
@@ -36,6 +40,7 @@ class Greeting:
     message_bytes_max: int
     durable: bool
     request: tablebay_pb2.HelloRequest
+    workers: int = 0
 
 
 def rejoin_request(greeting: Greeting) -> tablebay_pb2.HelloRequest:
@@ -93,6 +98,7 @@ def greet(
         message_bytes_max=min(answer.message_bytes_max for answer in answers),
         durable=all(answer.durable for answer in answers),
         request=request,
+        workers=first.workers,
     )
 
 

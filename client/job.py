@@ -406,7 +406,30 @@ class Workers(_Model):
     """The processes that train: `replicas` copies of the container named worker, or of the only one."""
 
     replicas: int = Field(ge=1, le=WORKERS_MAX, description="How many workers.")
+    min_replicas: int | None = Field(
+        default=None, ge=1, le=WORKERS_MAX, description="With maxReplicas: replicas may change, to no fewer."
+    )
+    max_replicas: int | None = Field(
+        default=None, ge=1, le=WORKERS_MAX, description="With minReplicas: replicas may change, to no more."
+    )
     template: PodTemplate
+
+    @model_validator(mode="after")
+    def _replicas_are_within_bounds(self) -> Workers:
+        if (self.min_replicas is None) != (self.max_replicas is None):
+            raise ValueError("found one of minReplicas and maxReplicas; wanted both or neither")
+        low, high = self.min_replicas, self.max_replicas
+        if low is not None and high is not None and not low <= self.replicas <= high:
+            raise ValueError(
+                f"found replicas {self.replicas} beside minReplicas {low} and maxReplicas {high}; wanted "
+                "minReplicas <= replicas <= maxReplicas"
+            )
+        return self
+
+    @property
+    def elastic(self) -> bool:
+        """Whether workers may come and go while the job trains."""
+        return self.min_replicas is not None
 
     @model_validator(mode="after")
     def _one_container_trains(self) -> Workers:

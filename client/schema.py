@@ -344,10 +344,15 @@ def _template(description: str) -> Schema:
 
 
 def _rule(rule: str, message: str, *, says: str = "", field: str = "", reason: str = "") -> Schema:
-    """A CEL rule. says: an expression for a message with the value found; message stands in where it fails."""
-    found: Schema = {"rule": _Code(rule), "message": message}
+    """A CEL rule. says: an expression for the message, with the value found, in place of one that is always the same.
+
+    Never both: the API server shows but one, and the definition is to stay small.
+    """
+    found: Schema = {"rule": _Code(rule)}
     if says:
         found["messageExpression"] = _Code(says)
+    else:
+        found["message"] = message
     if field:
         found["fieldPath"] = field
     if reason:
@@ -406,7 +411,7 @@ def _add_rules(spec: Schema) -> None:
         _put(part, _table_rules(part))
     servers, workers, scheduling = fields["servers"], fields["workers"], fields["scheduling"]
     _put(servers, _fixed(servers))
-    _put(workers, _fixed(workers))
+    _put(workers, _workers_rules(workers))
     _put(scheduling, _fixed(scheduling))
     checkpoint, restore = fields["checkpoint"], fields["restore"]
     _put(
@@ -526,6 +531,31 @@ def _add_rules(spec: Schema) -> None:
             ),
         ],
     )
+
+
+def _workers_rules(workers: Schema) -> list[Schema]:
+    """How many there are changes within bounds that were there from the start."""
+    return [
+        *_fixed(_only(workers, "minReplicas", "maxReplicas", "template")),
+        _rule(
+            "self.replicas == oldSelf.replicas || has(self.minReplicas)",
+            "replicas cannot change in a job without minReplicas and maxReplicas",
+            field=".replicas",
+            reason="FieldValueForbidden",
+        ),
+        _rule(
+            "has(self.minReplicas) == has(self.maxReplicas)",
+            "found one of minReplicas and maxReplicas; wanted both or neither",
+            field=".minReplicas",
+        ),
+        _rule(
+            "!has(self.minReplicas) || !has(self.maxReplicas) || "
+            "(self.minReplicas <= self.replicas && self.replicas <= self.maxReplicas)",
+            "wanted minReplicas <= replicas <= maxReplicas",
+            says="'found replicas %d, wanted %d to %d'.format([self.replicas, self.minReplicas, self.maxReplicas])",
+            field=".replicas",
+        ),
+    ]
 
 
 def _durability_rules() -> list[Schema]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tablebay.operator import conditions as c
-from tablebay.operator import halting, manifests
+from tablebay.operator import elastic, halting, manifests
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import WORKER, Defaults, JobObject
@@ -355,6 +355,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         },
         finalizers=_finalizers(job, wanted=_waits_on(job, "Delete")),
         poll="running" if running else "",
+        tell=elastic.news(world, found) if halt is None else None,
     )
     if halt is not None:
         plan = replace(
@@ -539,6 +540,7 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
         and not suspend
         and not found.deleting
         and all(identities.get(index) for index in range(world.server_replicas))
+        and elastic.may_start(world)
     )
     hold = suspend and not found.suspended and not found.deleting
     # What the Job's controller says: it may not have seen yet what was written last.
@@ -555,7 +557,7 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
     elif release and paused.failed_before is not None:
         paused = replace(paused, forgiven=paused.forgiven_now(found.failed), failed_before=None)
     # Kubernetes may count each pod that a suspension ends as one that failed.
-    spared = world.worker_replicas if paused.failed_before is not None else 0
+    spared = max(world.worker_replicas, found.parallelism) if paused.failed_before is not None else 0
     # A Job that is resumed still has its old start when its controller looks at the deadline: past it, it would fail
     # at once. So it has none until its controller has begun to count anew.
     counts_not = paused != Paused() and (found.suspended or hold or stands)
@@ -579,6 +581,9 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
         annotations[SERVERS_ANNOTATION] = json.dumps(servers)
     if release or hold:
         body.setdefault("spec", {})["suspend"] = hold
+    resized = {} if found.deleting else elastic.resized(world, found)
+    if resized:
+        body.setdefault("spec", {}).update(resized)
     if annotations:
         body.setdefault("metadata", {}).setdefault("annotations", {}).update(annotations)
     return body
@@ -649,7 +654,8 @@ def _status(
             "readyText": f"{ready}/{world.server_replicas}",
         },
         "workers": {
-            "replicas": world.worker_replicas,
+            # Of how many there are, by whom a scale of theirs is watched.
+            "replicas": world.worker_replicas if found is None else found.parallelism,
             "ready": workers,
             "succeeded": found.succeeded if found is not None else 0,
             "failed": world.failures,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tablebay.client import environment as names
-from tablebay.client.job import TrainingJob
+from tablebay.client.job import TrainingJob, Workers
 from tablebay.client.tables import dump_tables
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION
@@ -63,6 +63,12 @@ class JobObject:
         """The job's generation for its processes: a job made anew under the same name has a higher one."""
         moment = datetime.datetime.fromisoformat(self.created)
         return int(moment.timestamp())
+
+    @property
+    def server_addresses(self) -> list[str]:
+        """The servers' data addresses, as the operator finds them."""
+        domain = f"{self.name}-servers.{self.namespace}.svc:{names.DATA_PORT}"
+        return [f"{self.servers_name}-{index}.{domain}" for index in range(self.model.spec.servers.replicas)]
 
     @property
     def server_pattern(self) -> str:
@@ -445,10 +451,11 @@ def worker_job(job: JobObject) -> Manifest:
         *_values(
             {
                 **_identity(job, WORKER),
-                names.WORKERS: str(spec.workers.replicas),
+                names.WORKERS: _numbers(spec.workers),
                 "MASTER_ADDR": f"{job.workers_name}-0.{job.name}-workers",
                 "MASTER_PORT": str(MASTER_PORT),
-                "WORLD_SIZE": str(spec.workers.replicas),
+                # Of an elastic job it would be wrong as soon as somebody comes or goes.
+                **({} if spec.workers.elastic else {"WORLD_SIZE": str(spec.workers.replicas)}),
                 "LOCAL_RANK": "0",
                 names.METRICS_PORT: str(names.HTTP_PORT),
             }
@@ -483,6 +490,11 @@ def worker_job(job: JobObject) -> Manifest:
     manifest = _object(job, "batch/v1", "Job", job.workers_name, WORKER, spec=content)
     manifest["metadata"]["annotations"][HASH_ANNOTATION] = digest(worker_limits(job))
     return manifest
+
+
+def _numbers(workers: Workers) -> str:
+    """What workers are told of their number. A Job's template never changes: of an elastic job server 0 knows it."""
+    return f"{workers.min_replicas}..{workers.max_replicas}" if workers.elastic else str(workers.replicas)
 
 
 def worker_limits(job: JobObject, *, forgiven: int = 0, trained_s: int | None = 0) -> dict[str, Any]:

@@ -11,8 +11,19 @@ from tablebay.operator.projections import Child, Pod
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tell:
+    """What the servers are told while they run. workers: how many there are, of an elastic job.
+
+    lives: which container each server is; another one has heard nothing.
+    """
+
+    workers: int
+    lives: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
-    """What the servers told. values: of status.progress. last: read after the workers ended.
+    """What the servers told. values: of status.progress. last: read after the workers ended. told: what they know.
 
     checkpoint: of status.checkpoint. kept: a checkpoint was asked for when nothing was pushed any more, and made.
     trouble: why the newest try of that failed, or "".
@@ -23,6 +34,7 @@ class Progress:
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     kept: bool = False
     trouble: str = ""
+    told: Tell | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +79,7 @@ class Plan:
 
     first: these were never applied before, so their names must be free and the API server asked for its opinion.
     finalizers: all that the job is to have; None leaves them as they are. poll: what its server 0 is asked for;
-    checkpoint: to make one.
+    checkpoint: to make one. tell: what the servers are told, if they do not know it yet.
     """
 
     confirm: bool = False
@@ -80,4 +92,5 @@ class Plan:
     status: Mapping[str, Any] = field(default_factory=dict)
     events: Sequence[Happened] = ()
     poll: Literal["", "running", "last", "checkpoint"] = ""
+    tell: Tell | None = None
     again_s: float | None = None

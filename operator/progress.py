@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from tablebay.client.control import Control
 from tablebay.client.errors import TablebayError
-from tablebay.operator.plans import Progress
+from tablebay.operator.plans import Progress, Tell
 from tablebay.operator.workqueue import Key
 
 _LOG = logging.getLogger(__name__)
@@ -52,12 +52,19 @@ class Checkpoints:
 
 # Told whether a checkpoint is to be begun.
 AskCheckpoints = Callable[[str, bool], Checkpoints]
+TellServers = Callable[[Sequence[str], Tell], None]
 
 
 def ask_server(address: str) -> Sequence[Mapping[str, float]]:
     """What each worker last reported, in order of rank. Raises TablebayError."""
     with Control([address], timeout=CALL_S) as control:
         return [dict(worker.values) for worker in control.progress(CALL_S)]
+
+
+def tell_servers(addresses: Sequence[str], tell: Tell) -> None:
+    """Tell a job's servers. Raises TablebayError."""
+    with Control(addresses[:1], timeout=CALL_S) as control:
+        control.set_workers(tell.workers, CALL_S)
 
 
 def ask_checkpoints(address: str, begin: bool) -> Checkpoints:
@@ -100,6 +107,8 @@ class _Known:
     asked: float = -math.inf
     asking: bool = False
     mode: str = ""
+    telling: bool = False
+    told_at: float = -math.inf
 
 
 class Poller:
@@ -112,6 +121,7 @@ class Poller:
         *,
         ask: Ask = ask_server,
         ask_checkpoints: AskCheckpoints = ask_checkpoints,
+        tell: TellServers = tell_servers,
         threads: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -119,6 +129,7 @@ class Poller:
         self._later = later
         self._ask = ask
         self._ask_checkpoints = ask_checkpoints
+        self._tell = tell
         self._clock = clock
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="progress")
         self._known: dict[Key, _Known] = {}
@@ -162,6 +173,35 @@ class Poller:
         task = asyncio.get_running_loop().create_task(self._poll(key, known, address, mode, durable))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def tell(self, key: Key, uid: str, addresses: Sequence[str], tell: Tell) -> None:
+        """Tell the servers of something, a moment later where they were told only just now."""
+        known = self._known.get(key)
+        if known is None or known.uid != uid:
+            known = self._known[key] = _Known(uid)
+        if known.telling or known.progress.told == tell:
+            return
+        wait = known.told_at + RETRY_S - self._clock()
+        if wait > 0:
+            self._later(key, wait)
+            return
+        known.telling = True
+        task = asyncio.get_running_loop().create_task(self._say(key, known, addresses, tell))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _say(self, key: Key, known: _Known, addresses: Sequence[str], tell: Tell) -> None:
+        def say() -> bool:
+            self._tell(addresses, tell)
+            return True
+
+        if await self._call(key, say):
+            known.progress = replace(known.progress, told=tell)
+            known.told_at = -math.inf
+        else:
+            known.told_at = self._clock()
+        known.telling = False
+        self._changed(key)
 
     async def _poll(self, key: Key, known: _Known, address: str, mode: Mode, durable: bool) -> None:
         if mode != "checkpoint":

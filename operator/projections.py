@@ -65,6 +65,8 @@ class Condition:
 class WorkerJob(Child):
     """The workers' Job. started: when it may first run its pods, or ""."""
 
+    parallelism: int
+    completions: int
     suspended: bool
     active: int
     ready: int
@@ -196,6 +198,8 @@ def worker_job(body: Mapping[str, Any]) -> WorkerJob:
     spec, status = body["spec"], body.get("status", {})
     return WorkerJob(
         **_child(body, "Job"),
+        parallelism=spec.get("parallelism", 1),
+        completions=spec.get("completions") or 1,
         suspended=bool(spec.get("suspend")),
         active=status.get("active", 0),
         ready=status.get("ready", 0),

@@ -110,6 +110,8 @@ class Reconciler:
         if job is not None and plan.poll:
             address = f"{job.servers_name}-0.{job.name}-servers.{job.namespace}.svc:{DATA_PORT}"
             self._poller.want(key, job.uid, address, plan.poll, durable=job.model.spec.durable)
+        if job is not None and plan.tell is not None:
+            self._poller.tell(key, job.uid, job.server_addresses, plan.tell)
         if plan.again_s is not None:
             self._queue.add_after(key, plan.again_s)
 

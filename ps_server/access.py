@@ -30,7 +30,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "worker": _TRAINING,
     "client": _TRAINING,
     "server": frozenset({"Cut", "Checkpoint", "Hello", "Stats"}),
-    "operator": frozenset({"Checkpoint", "Drain", "Hello", "Progress", "Stats"}),
+    "operator": frozenset({"Checkpoint", "Drain", "Hello", "Progress", "SetWorkers", "Stats", "UpdateTable"}),
 }
 _DATA = frozenset({"Pull", "Push", "Step"})
 # Requests that carry the two halves of a client's id at their top.

@@ -4,6 +4,9 @@ A released name stays released: a client whose answer was lost asks again, and a
 behind the barrier passes it. So a name is for one use; the SDK adds a number to a name that it uses again. Where
 the server can come back, a release is written down before anybody hears of it: a worker that has passed and ended
 cannot come to the barrier again for those who have not asked yet.
+
+Most barriers wait for a number that their clients say. One of a job whose workers come and go waits for every rank
+below the number that the job has now: who has left is waited for no more, and who has come is.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tablebay.client.errors import BadRequest, ResourceExhausted
-from tablebay.ps_server.members import ClientId
+from tablebay.ps_server.members import RANKS_MAX, ClientId
 from tablebay.ps_server.telemetry import Events
 
 NAME_CHARACTERS_MAX = 256
@@ -24,8 +27,16 @@ _EVENTS = Events(__name__)
 
 @dataclass
 class _Barrier:
+    """workers: how many must come; 0 for every rank that the job has."""
+
     workers: int
     arrived: set[ClientId] = field(default_factory=set)
+
+    def come(self, expected: int) -> int:
+        """How many of those that it waits for have come."""
+        if self.workers:
+            return len(self.arrived)
+        return sum(1 for _, rank in self.arrived if rank < expected)
 
 
 class Barriers:
@@ -46,19 +57,40 @@ class Barriers:
         self._lock = threading.Lock()
         self._waiting: dict[str, _Barrier] = {}
         self._released = dict(released or {})
+        self._expected = 0
 
-    def arrive(self, name: str, client: ClientId, workers: int) -> tuple[bool, int]:
-        """A client is at the barrier: whether it is released, and how many clients have come.
+    @property
+    def expected(self) -> int:
+        """How many workers the job has, if it was said; else 0."""
+        return self._expected
 
-        A rank counts once, whichever of its processes came. Raises BadRequest where clients disagree on
-        `workers`.
+    def expect(self, workers: int) -> None:
+        """The job has so many workers from now on. Raises BadRequest."""
+        if not 1 <= workers <= RANKS_MAX:
+            raise BadRequest(f"SetWorkers: workers is {workers}, wanted 1 to {RANKS_MAX}")
+        with self._lock:
+            if workers == self._expected:
+                return
+            before, self._expected = self._expected, workers
+            # Those who were waited for may be the ones who left.
+            for name in [name for name, one in self._waiting.items() if not one.workers]:
+                self._look(name)
+        _EVENTS.info("workers.expected", workers=workers, before=before)
+
+    def arrive(self, name: str, client: ClientId, workers: int, rank: int | None = None) -> tuple[bool, int]:
+        """A client is at the barrier: whether it is released, and how many of those it waits for have come.
+
+        workers: how many are to come; 0 for every rank that the job has, of a client with a rank. A rank counts
+        once, whichever of its processes came. Raises BadRequest where clients disagree on `workers`.
         """
         if not 1 <= len(name) <= NAME_CHARACTERS_MAX:
             raise BadRequest(
                 f"a barrier's name has {len(name)} characters, wanted 1 to {NAME_CHARACTERS_MAX}"
             )
-        if workers < 1:
-            raise BadRequest(f"barrier '{name}': workers is {workers}, wanted at least 1")
+        if not workers and rank is None:
+            raise BadRequest(
+                f"barrier '{name}': workers is 0 from a client without a rank, wanted at least 1"
+            )
         with self._lock:
             if name in self._released:
                 return True, self._released[name]
@@ -71,13 +103,19 @@ class Barriers:
                     f"barrier '{name}': workers is {workers}, and {barrier.workers} to those who came before"
                 )
             barrier.arrived.add(client)
-            arrived = len(barrier.arrived)
-            if arrived < workers:
-                return False, arrived
-            self._write_down(name, arrived)
-            del self._waiting[name]
-            self._released[name] = arrived
-        _EVENTS.info("barrier.released", barrier=name, workers=workers)
+            return self._look(name)
+
+    def _look(self, name: str) -> tuple[bool, int]:
+        """Release a barrier that waits for nobody any more."""
+        barrier = self._waiting[name]
+        arrived, wanted = barrier.come(self._expected), barrier.workers or self._expected
+        # 0: this server does not know yet for whom to wait.
+        if not wanted or arrived < wanted:
+            return False, arrived
+        self._write_down(name, arrived)
+        del self._waiting[name]
+        self._released[name] = arrived
+        _EVENTS.info("barrier.released", barrier=name, workers=arrived)
         return True, arrived
 
     def _make_room(self) -> None:

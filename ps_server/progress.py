@@ -87,8 +87,11 @@ class Progress:
         with self._lock:
             self._workers.pop(client, None)
 
-    def read(self) -> tablebay_pb2.ProgressResponse:
-        """Every client's latest, ranks first and in order."""
+    def read(self, expected: int = 0) -> tablebay_pb2.ProgressResponse:
+        """Every client's latest, ranks first and in order. expected: how many workers the job has, if it was said.
+
+        Of a rank that has left, the examples that it trained on count on, and nothing else does.
+        """
         with self._lock:
             now = self._clock()
             order = sorted(
@@ -99,7 +102,7 @@ class Progress:
                     tablebay_pb2.WorkerProgress(
                         rank=worker.rank,
                         incarnation=worker.incarnation,
-                        values=worker.values,
+                        values=_left(worker.values) if _has_left(worker.rank, expected) else worker.values,
                         pull_latency=_pack(worker.latency_before + worker.latency),
                         retries=worker.retries_before + worker.retries,
                         seconds_since_report=now - worker.heard,
@@ -107,6 +110,14 @@ class Progress:
                     for worker in order
                 ]
             )
+
+
+def _has_left(rank: int | None, expected: int) -> bool:
+    return rank is not None and 0 < expected <= rank
+
+
+def _left(values: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name == ADDED_UP}
 
 
 def _checked(request: tablebay_pb2.ReportRequest) -> dict[str, float]:

@@ -141,6 +141,7 @@ class Service:
             "Barrier": _parsed(tablebay_pb2.BarrierRequest, self._barrier),
             "Report": _parsed(tablebay_pb2.ReportRequest, self._report),
             "Progress": _parsed(tablebay_pb2.ProgressRequest, lambda request: self._read_progress()),
+            "SetWorkers": _parsed(tablebay_pb2.SetWorkersRequest, self._set_workers),
             "Stats": _parsed(tablebay_pb2.StatsRequest, lambda request: self._stats()),
             "Drain": _parsed(tablebay_pb2.DrainRequest, lambda request: self._drain()),
             "Checkpoint": _parsed(tablebay_pb2.CheckpointRequest, self._checkpoint),
@@ -280,22 +281,30 @@ class Service:
             server_version=VERSION,
             durable=self._durability is not None,
             durable_next=welcome.durable_next,
+            workers=self._barriers.expected,
         )
 
     def _barrier(self, request: tablebay_pb2.BarrierRequest) -> tablebay_pb2.BarrierResponse:
         if self._draining:
             self._refuse_draining()
         member = self._speaker("Barrier", request)
-        released, arrived = self._barriers.arrive(request.name, member.client, request.workers)
-        return tablebay_pb2.BarrierResponse(released=released, arrived=arrived)
+        released, arrived = self._barriers.arrive(request.name, member.client, request.workers, member.rank)
+        return tablebay_pb2.BarrierResponse(
+            released=released, arrived=arrived, workers=self._barriers.expected
+        )
 
     def _report(self, request: tablebay_pb2.ReportRequest) -> tablebay_pb2.ReportResponse:
         self._progress.report(self._speaker("Report", request), request)
-        return tablebay_pb2.ReportResponse()
+        return tablebay_pb2.ReportResponse(workers=self._barriers.expected)
 
     def _read_progress(self) -> tablebay_pb2.ProgressResponse:
         self._require_server_0("Progress")
-        return self._progress.read()
+        return self._progress.read(self._barriers.expected)
+
+    def _set_workers(self, request: tablebay_pb2.SetWorkersRequest) -> tablebay_pb2.SetWorkersResponse:
+        self._require_server_0("SetWorkers")
+        self._barriers.expect(request.workers)
+        return tablebay_pb2.SetWorkersResponse()
 
     def _speaker(
         self, method: str, request: tablebay_pb2.BarrierRequest | tablebay_pb2.ReportRequest

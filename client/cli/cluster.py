@@ -1,4 +1,4 @@
-"""The commands for jobs on a cluster: submit, get, describe, logs, suspend, resume, delete."""
+"""The commands for jobs on a cluster: submit, get, describe, logs, suspend, resume, scale, delete."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ FormatOption = Annotated[Format, typer.Option("--output", "-o", help="How to pri
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (submit, get, describe, logs, suspend, resume, delete):
+    for command in (submit, get, describe, logs, suspend, resume, scale, delete):
         app.command()(command)
 
 
@@ -211,6 +211,32 @@ def resume(
     _needs_wait(context, timeout, wait)
     cluster_jobs.resume(
         name, namespace=namespace, context=kube_context, wait=wait, timeout=timeout, form=output.value
+    )
+
+
+def scale(
+    context: typer.Context,
+    name: NameArgument,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="How many workers.", show_default=False)],
+    namespace: NamespaceOption = None,
+    kube_context: ContextOption = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when all of them run.")] = False,
+    timeout: TimeoutOption = None,
+    output: FormatOption = Format.table,
+) -> None:
+    """Give a job more or fewer workers, within its minReplicas and maxReplicas. The others train on."""
+    from tablebay.client.cli import cluster_jobs
+
+    takes_no_arguments(context)
+    _needs_wait(context, timeout, wait)
+    cluster_jobs.scale(
+        name,
+        workers,
+        namespace=namespace,
+        context=kube_context,
+        wait=wait,
+        timeout=timeout,
+        form=output.value,
     )
 
 

@@ -134,6 +134,23 @@ def resume(
     _changed(finished_well(job), "training" if job.shows("Ready") else "resuming", form)
 
 
+def scale(
+    name: str,
+    workers: int,
+    *,
+    namespace: str | None,
+    context: str | None,
+    wait: bool,
+    timeout: float | None,
+    form: str,
+) -> None:
+    """Give a job another number of workers, and wait until they run if asked to. Raises TablebayError."""
+    job = Jobs(namespace, context=context).scale(name, workers, wait=wait, timeout=timeout)
+    shown = f"{workers} {'worker' if workers == 1 else 'workers'}"
+    there = wait and not job.finished
+    _changed(finished_well(job), f"scaled to {shown}" if there else f"scaling to {shown}", form)
+
+
 def _changed(job: Job, result: str, form: str) -> None:
     if form == "table":
         _say(f"{job.name}: {result} in namespace {job.namespace}")

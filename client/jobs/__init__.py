@@ -1,4 +1,4 @@
-"""Jobs on a Kubernetes cluster, `tb.jobs`: submit, get, list, wait, suspend, resume, delete, logs.
+"""Jobs on a Kubernetes cluster, `tb.jobs`: submit, get, list, wait, suspend, resume, scale, delete, logs.
 
     tb.jobs.submit("job.yaml")
     tb.jobs.wait("flights", timeout=3600)
@@ -49,6 +49,7 @@ __all__ = [
     "list",
     "logs",
     "resume",
+    "scale",
     "submit",
     "suspend",
     "wait",
@@ -99,6 +100,18 @@ def resume(
 ) -> Job:
     """Let a suspended job go on; with `wait`, return when it trains, or has ended. Raises WaitTimeout."""
     return Jobs(namespace).resume(name, wait=wait, timeout=timeout)
+
+
+def scale(
+    name: str,
+    workers: int,
+    namespace: str | None = None,
+    *,
+    wait: bool = False,
+    timeout: float | None = None,
+) -> Job:
+    """Give a job another number of workers; with `wait`, return when they all run. Raises JobRefused, WaitTimeout."""
+    return Jobs(namespace).scale(name, workers, wait=wait, timeout=timeout)
 
 
 def logs(

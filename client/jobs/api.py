@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tablebay.client.environment import JOB_LABEL, ROLE_LABEL
-from tablebay.client.errors import BadRequest, JobFailed, JobInvalid
+from tablebay.client.errors import BadRequest, BadType, JobFailed, JobInvalid
 from tablebay.client.job import API_VERSION, KIND, Spec, TrainingJob, parse_job
 from tablebay.client.jobs import source
 from tablebay.client.jobs.cluster import Cluster, core_request, job_request
@@ -185,6 +185,16 @@ class Jobs:
         """Let a suspended job go on; with `wait`, return when it trains, or has ended."""
         job = self._change(name, {"suspend": False})
         return self._until(job, "Ready", timeout) if wait else job
+
+    def scale(self, name: str, workers: int, *, wait: bool = False, timeout: float | None = None) -> Job:
+        """Give a job another number of workers; with `wait`, return when they all run, or it has ended.
+
+        Raises JobRefused for a number beyond its minReplicas and maxReplicas, JobNotFound, WaitTimeout.
+        """
+        if isinstance(workers, bool) or not isinstance(workers, int):
+            raise BadType(f"workers: found {type(workers).__name__}, wanted an int")
+        job = self._change(name, {"workers": {"replicas": workers}})
+        return self._until(job, "WorkersReady", timeout) if wait else job
 
     def _change(self, name: str, spec: Mapping[str, Any]) -> Job:
         """Write fields of a job's spec. Raises ClusterError for a job that has ended."""

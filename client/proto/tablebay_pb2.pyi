@@ -159,7 +159,7 @@ class HelloRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., generation: _Optional[int] = ..., rank: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., nonce: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., client_version: _Optional[str] = ..., rejoin: bool = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("job", "server_index", "server_count", "epoch", "client_high", "client_low", "incarnation", "next_step", "cursor", "shard_map", "message_bytes_max", "protocol_major", "protocol_minor", "server_version", "durable", "durable_next")
+    __slots__ = ("job", "server_index", "server_count", "epoch", "client_high", "client_low", "incarnation", "next_step", "cursor", "shard_map", "message_bytes_max", "protocol_major", "protocol_minor", "server_version", "durable", "durable_next", "workers")
     JOB_FIELD_NUMBER: _ClassVar[int]
     SERVER_INDEX_FIELD_NUMBER: _ClassVar[int]
     SERVER_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +176,7 @@ class HelloResponse(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
     DURABLE_NEXT_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     job: str
     server_index: int
     server_count: int
@@ -192,7 +193,8 @@ class HelloResponse(_message.Message):
     server_version: str
     durable: bool
     durable_next: int
-    def __init__(self, job: _Optional[str] = ..., server_index: _Optional[int] = ..., server_count: _Optional[int] = ..., epoch: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., cursor: _Optional[bytes] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., message_bytes_max: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_version: _Optional[str] = ..., durable: bool = ..., durable_next: _Optional[int] = ...) -> None: ...
+    workers: int
+    def __init__(self, job: _Optional[str] = ..., server_index: _Optional[int] = ..., server_count: _Optional[int] = ..., epoch: _Optional[int] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., next_step: _Optional[int] = ..., cursor: _Optional[bytes] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., message_bytes_max: _Optional[int] = ..., protocol_major: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_version: _Optional[str] = ..., durable: bool = ..., durable_next: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class ShardMap(_message.Message):
     __slots__ = ("version", "servers", "owners")
@@ -393,12 +395,14 @@ class BarrierRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class BarrierResponse(_message.Message):
-    __slots__ = ("released", "arrived")
+    __slots__ = ("released", "arrived", "workers")
     RELEASED_FIELD_NUMBER: _ClassVar[int]
     ARRIVED_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     released: bool
     arrived: int
-    def __init__(self, released: bool = ..., arrived: _Optional[int] = ...) -> None: ...
+    workers: int
+    def __init__(self, released: bool = ..., arrived: _Optional[int] = ..., workers: _Optional[int] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ("client_high", "client_low", "incarnation", "rank", "number", "values", "pull_latency", "retries")
@@ -428,6 +432,18 @@ class ReportRequest(_message.Message):
     def __init__(self, client_high: _Optional[int] = ..., client_low: _Optional[int] = ..., incarnation: _Optional[int] = ..., rank: _Optional[int] = ..., number: _Optional[int] = ..., values: _Optional[_Mapping[str, float]] = ..., pull_latency: _Optional[bytes] = ..., retries: _Optional[int] = ...) -> None: ...
 
 class ReportResponse(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: int
+    def __init__(self, workers: _Optional[int] = ...) -> None: ...
+
+class SetWorkersRequest(_message.Message):
+    __slots__ = ("workers",)
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    workers: int
+    def __init__(self, workers: _Optional[int] = ...) -> None: ...
+
+class SetWorkersResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

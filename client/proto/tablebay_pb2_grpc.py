@@ -252,6 +252,11 @@ class ControlStub(object):
                 request_serializer=tablebay__pb2.ProgressRequest.SerializeToString,
                 response_deserializer=tablebay__pb2.ProgressResponse.FromString,
                 _registered_method=True)
+        self.SetWorkers = channel.unary_unary(
+                '/tablebay.v1.Control/SetWorkers',
+                request_serializer=tablebay__pb2.SetWorkersRequest.SerializeToString,
+                response_deserializer=tablebay__pb2.SetWorkersResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/tablebay.v1.Control/Stats',
                 request_serializer=tablebay__pb2.StatsRequest.SerializeToString,
@@ -377,6 +382,13 @@ class ControlServicer(object):
 
     def Progress(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetWorkers(self, request, context):
+        """Of a job whose workers come and go: how many there are from now on. Server 0 alone.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -510,6 +522,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Progress,
                     request_deserializer=tablebay__pb2.ProgressRequest.FromString,
                     response_serializer=tablebay__pb2.ProgressResponse.SerializeToString,
+            ),
+            'SetWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWorkers,
+                    request_deserializer=tablebay__pb2.SetWorkersRequest.FromString,
+                    response_serializer=tablebay__pb2.SetWorkersResponse.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -865,6 +882,33 @@ class Control(object):
             '/tablebay.v1.Control/Progress',
             tablebay__pb2.ProgressRequest.SerializeToString,
             tablebay__pb2.ProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tablebay.v1.Control/SetWorkers',
+            tablebay__pb2.SetWorkersRequest.SerializeToString,
+            tablebay__pb2.SetWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -190,11 +190,11 @@ class World:
             conditions=[{"type": "Complete", "status": "True", "lastTransitionTime": text(self.now)}],
         )
 
-    def ask(self, *, suspend: bool) -> None:
-        """The user sets spec.suspend."""
+    def ask(self, **change: Any) -> None:
+        """The user sets fields of the spec."""
         self.job = replace(
             self.job,
-            **vars(job_object({**self.job.spec, "suspend": suspend}))
+            **vars(job_object({**self.job.spec, **change}))
             | {"generation": self.job.generation + 1, "finalizers": self.job.finalizers},
         )
 
@@ -211,6 +211,11 @@ class World:
         """The last checkpoint that was asked for is made."""
         last = {"number": number, "time": text(self.now), "bytes": 1000, "durationSeconds": 0.5}
         self.progress = replace(self.progress, kept=True, checkpoint={"lastSuccessful": last})
+
+    def hear(self) -> None:
+        """The servers are told what the plan has for them."""
+        assert self.plan.tell is not None, "nothing is told"
+        self.progress = replace(self.progress, told=self.plan.tell)
 
     def later(self, seconds: float) -> None:
         """Time goes by."""

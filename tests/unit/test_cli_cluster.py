@@ -306,6 +306,25 @@ def test_suspend_and_resume_change_the_spec_and_can_wait(
     assert "has ended (Failed), so nothing is left to change" in capsys.readouterr().err
 
 
+def test_scale_changes_the_number_of_workers_and_can_wait(
+    api: ApiServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One field is written; with --wait it returns once all of them run."""
+    api.put({**api_server.job(), "status": {**training(10), "observedGeneration": 1}})
+    assert main(["scale", "toy", "--workers", "4"]) == 0
+    assert capsys.readouterr().out == "toy: scaling to 4 workers in namespace default\n"
+    assert api.requests[-1][0] == "PATCH"
+    assert api.requests[-1][3]["spec"] == {"workers": {"replicas": 4}}
+    assert main(["scale", "toy", "--workers", "1", "--wait", "--timeout", "0.3"]) == 1
+    assert "after 0.3 s its state is" in capsys.readouterr().err
+    run = {"conditions": [api_server.condition("WorkersReady", "True", "AllReady")]}
+    later(0.3, api.change, "toy", {**run, "observedGeneration": 3})
+    assert main(["scale", "toy", "--workers", "1", "--wait", "--timeout", "20", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["result"] == "scaled to 1 worker"
+    assert main(["scale", "toy", "--workers", "0"]) == 2
+    assert main(["scale", "toy"]) == 2
+
+
 def test_a_job_that_cannot_be_suspended_says_why(api: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:
     """In the words of the API server, with the field's path."""
     api.put(api_server.job())

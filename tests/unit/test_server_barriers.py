@@ -56,6 +56,51 @@ def test_clients_must_agree_on_how_many_come() -> None:
     assert barriers.arrive("end", (1, 1), 2) == (True, 2)
 
 
+def test_an_elastic_barrier_waits_for_every_rank_that_there_is() -> None:
+    """Nobody passes before the number is said; then it is the ranks below it that count, not how many have come."""
+    barriers = Barriers()
+    assert barriers.arrive("end", (1, 0), 0, 0) == (False, 0)
+    barriers.expect(2)
+    assert barriers.arrive("end", (1, 3), 0, 3) == (False, 1)
+    assert barriers.arrive("end", (1, 0), 0, 0) == (False, 1)
+    assert barriers.arrive("end", (1, 1), 0, 1) == (True, 2)
+
+
+def test_an_elastic_barrier_waits_no_more_for_those_who_left() -> None:
+    """4 to 1 while rank 0 waits: it passes; 2 to 4: who has come in the meantime is waited for."""
+    barriers = Barriers()
+    barriers.expect(4)
+    for rank in range(3):
+        assert barriers.arrive("a", (1, rank), 0, rank) == (False, rank + 1)
+    assert barriers.arrive("b", (1, 2), 0, 2) == (False, 1)
+    barriers.expect(1)
+    assert barriers.arrive("a", (1, 0), 0, 0) == (True, 1)
+    assert barriers.arrive("b", (1, 2), 0, 2) == (False, 0)
+    barriers.expect(2)
+    assert barriers.arrive("c", (1, 0), 0, 0) == (False, 1)
+    barriers.expect(3)
+    assert barriers.arrive("c", (1, 1), 0, 1) == (False, 2)
+    assert barriers.arrive("c", (1, 2), 0, 2) == (True, 3)
+
+
+def test_a_release_by_those_who_left_is_written_down() -> None:
+    """As any other: a server 0 that comes back knows of it."""
+    kept: dict[str, int] = {}
+    barriers = Barriers(write_down=kept.__setitem__)
+    barriers.expect(2)
+    barriers.arrive("end", (1, 0), 0, 0)
+    assert kept == {}
+    barriers.expect(1)
+    assert kept == {"end": 1}
+
+
+@pytest.mark.parametrize("workers", [0, 2**32 - 1])
+def test_a_number_of_workers_that_cannot_be_is_refused(workers: int) -> None:
+    """With the number found and the one wanted."""
+    with pytest.raises(BadRequest, match=f"workers is {workers}, wanted 1 to 65536"):
+        Barriers().expect(workers)
+
+
 @pytest.mark.parametrize(("name", "workers"), [("", 1), ("x" * 257, 1), ("end", 0)])
 def test_a_barrier_without_a_name_or_workers_is_refused(name: str, workers: int) -> None:
     """And one with a name that is too long."""
