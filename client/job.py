@@ -28,6 +28,8 @@ from pydantic.alias_generators import to_camel
 from tablebay.client import strict_yaml
 from tablebay.client.environment import DISTRIBUTED, LOG_FORMAT, LOG_LEVEL
 from tablebay.client.errors import JobInvalid
+from tablebay.client.model import Label, Model, wants
+from tablebay.client.policies import RunPolicy
 from tablebay.client.problems import Problem, problems_of
 from tablebay.client.quantity import parse_quantity
 from tablebay.client.tables import (
@@ -54,7 +56,6 @@ PROBLEMS_SHOWN_MAX = 20
 SERVERS_MAX = 1024
 WORKERS_MAX = 10_000
 WORKER_CONTAINER = "worker"
-SECONDS_MAX = 2**31 - 1
 # JSON readers, the API server among them, keep larger whole numbers only roughly.
 SEED_MAX = 2**53 - 1
 # 63 characters of a DNS label, less what children add: "-worker-9999-abcde" (18), and a controller's hash.
@@ -85,11 +86,6 @@ OWN_VARIABLES = frozenset(
     }
 )
 
-_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_DNS_LABEL_WORDS = (
-    "lower-case letters, digits and '-', with a letter or digit at both ends, at most 63 characters"
-)
-
 # The table model says its pattern alone.
 _PATTERN_WORDS = {
     TABLE_NAME_PATTERN: "lower-case letters, digits, '-' and '_', with a letter or digit at both ends, "
@@ -97,21 +93,13 @@ _PATTERN_WORDS = {
 }
 
 
-def _wants(words: str) -> dict[str, Any]:
-    """Words for the error message of a field whose pattern says little to a reader."""
-    return {"x-wanted": words}
-
-
-Label = Annotated[
-    str, Field(min_length=1, max_length=63, pattern=_DNS_LABEL, json_schema_extra=_wants(_DNS_LABEL_WORDS))
-]
 JobName = Annotated[
     str,
     Field(
         min_length=1,
         max_length=JOB_NAME_CHARACTERS_MAX,
         pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
-        json_schema_extra=_wants(
+        json_schema_extra=wants(
             "a lower-case letter, then letters, digits and '-', no '-' at the end, "
             f"at most {JOB_NAME_CHARACTERS_MAX} characters (so that the names of its pods fit 63)"
         ),
@@ -121,14 +109,14 @@ JobName = Annotated[
 _IMAGE = r"^[A-Za-z0-9]([A-Za-z0-9._:/@+-]*[A-Za-z0-9])?$"
 _IMAGE_WORDS = "the name of an image such as registry/train:1.2, without spaces"
 Image = Annotated[
-    str, Field(min_length=1, max_length=1024, pattern=_IMAGE, json_schema_extra=_wants(_IMAGE_WORDS))
+    str, Field(min_length=1, max_length=1024, pattern=_IMAGE, json_schema_extra=wants(_IMAGE_WORDS))
 ]
 LabelValue = Annotated[
     str,
     Field(
         max_length=63,
         pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
-        json_schema_extra=_wants(
+        json_schema_extra=wants(
             "letters, digits, '-', '_' and '.', with a letter or digit at both ends, at most 63 characters"
         ),
     ),
@@ -139,7 +127,7 @@ VariableName = Annotated[
         min_length=1,
         max_length=256,
         pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$",
-        json_schema_extra=_wants(
+        json_schema_extra=wants(
             "the name of an environment variable: letters, digits, '_', '-' and '.', no digit first"
         ),
     ),
@@ -189,13 +177,13 @@ Text = Annotated[str, AfterValidator(_no_nul)]
 Quantity = Annotated[
     str | int | float,
     AfterValidator(_quantity),
-    Field(json_schema_extra=_wants("a quantity such as 500m, 2 or 1.5Gi")),
+    Field(json_schema_extra=wants("a quantity such as 500m, 2 or 1.5Gi")),
 ]
 # Of a volume.
 Size = Annotated[
     Annotated[str, Field(max_length=64)] | int,
     AfterValidator(_size),
-    Field(json_schema_extra={**_wants("a quantity above 0 such as 10Gi"), "x-quantity": True}),
+    Field(json_schema_extra={**wants("a quantity above 0 such as 10Gi"), "x-quantity": True}),
 ]
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 DESTINATION = rf"pvc://{_SUBDOMAIN}(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+"
@@ -205,7 +193,7 @@ ObjectName = Annotated[
         min_length=1,
         max_length=253,
         pattern=f"^{_SUBDOMAIN}$",
-        json_schema_extra=_wants(
+        json_schema_extra=wants(
             "the name of an object: lower-case letters, digits, '-' and '.', with a letter or digit "
             "at both ends of each part, at most 253 characters"
         ),
@@ -217,15 +205,11 @@ MaybeObjectName = Annotated[
     Field(
         max_length=253,
         pattern=f"^({_SUBDOMAIN})?$",
-        json_schema_extra=_wants(
+        json_schema_extra=wants(
             "the name of an object (lower-case letters, digits, '-' and '.', at most 253 characters), or ''"
         ),
     ),
 ]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, alias_generator=to_camel)
 
 
 class _PodModel(BaseModel):
@@ -234,7 +218,7 @@ class _PodModel(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, alias_generator=to_camel)
 
 
-class Metadata(_Model):
+class Metadata(Model):
     """The job's name and namespace, and the user's own labels and annotations."""
 
     name: JobName
@@ -279,15 +263,15 @@ class Resources(_PodModel):
 
 # What would give a job's pods more than a job needs. Whoever may write a TrainingJob need not be one who may
 # do that.
-Never = Annotated[Literal[False] | None, Field(json_schema_extra=_wants("false, or no such field"))]
-Always = Annotated[Literal[True] | None, Field(json_schema_extra=_wants("true, or no such field"))]
+Never = Annotated[Literal[False] | None, Field(json_schema_extra=wants("false, or no such field"))]
+Always = Annotated[Literal[True] | None, Field(json_schema_extra=wants("true, or no such field"))]
 NotRoot = Annotated[
     Annotated[int, Field(ge=1)] | None,
-    Field(json_schema_extra=_wants("the number of a user other than root, or no such field")),
+    Field(json_schema_extra=wants("the number of a user other than root, or no such field")),
 ]
 OwnAccount = Annotated[
     Literal[""] | None,
-    Field(json_schema_extra=_wants("no such field: the pods of a job have an account without rights")),
+    Field(json_schema_extra=wants("no such field: the pods of a job have an account without rights")),
 ]
 
 
@@ -315,13 +299,13 @@ class ContainerSecurity(PodSecurity):
 class Port(_PodModel):
     """A port of a container, not of its node."""
 
-    host_port: Annotated[Literal[0] | None, Field(json_schema_extra=_wants("no such field"))] = None
+    host_port: Annotated[Literal[0] | None, Field(json_schema_extra=wants("no such field"))] = None
 
 
 class Volume(_PodModel):
     """A volume of a pod, not of its node."""
 
-    host_path: Annotated[None, Field(json_schema_extra=_wants("another kind of volume"))] = None
+    host_path: Annotated[None, Field(json_schema_extra=wants("another kind of volume"))] = None
 
 
 class Container(_PodModel):
@@ -357,14 +341,14 @@ class PodSpec(_PodModel):
         return self
 
 
-class PodTemplate(_Model):
+class PodTemplate(Model):
     """A pod template: its metadata and its spec, as in Kubernetes."""
 
     metadata: dict[str, Any] = Field(default_factory=dict)
     spec: PodSpec = Field(default_factory=PodSpec)
 
 
-class Retention(_Model):
+class Retention(Model):
     """What becomes of the servers' volumes."""
 
     when_deleted: Literal["Delete", "Retain"] = Field(
@@ -372,7 +356,7 @@ class Retention(_Model):
     )
 
 
-class Storage(_Model):
+class Storage(Model):
     """A volume of its own for each server, kept when the server's pod is replaced."""
 
     size: Size = Field(description="The size of each server's volume, such as 10Gi.")
@@ -382,7 +366,7 @@ class Storage(_Model):
     retention: Retention = Field(default_factory=Retention)
 
 
-class Servers(_Model):
+class Servers(Model):
     """The processes that hold the rows."""
 
     replicas: int = Field(ge=1, le=SERVERS_MAX, description="How many servers.")
@@ -392,7 +376,7 @@ class Servers(_Model):
             max_length=1024,
             pattern=rf"{_IMAGE}|^$",
             description="The servers' image; the chart's if not given, or empty.",
-            json_schema_extra=_wants(_IMAGE_WORDS),
+            json_schema_extra=wants(_IMAGE_WORDS),
         ),
     ] = ""
     template: PodTemplate | None = None
@@ -402,7 +386,7 @@ class Servers(_Model):
     )
 
 
-class Workers(_Model):
+class Workers(Model):
     """The processes that train: `replicas` copies of the container named worker, or of the only one."""
 
     replicas: int = Field(ge=1, le=WORKERS_MAX, description="How many workers.")
@@ -450,45 +434,7 @@ class Workers(_Model):
         return next((one for one in containers if one.name == WORKER_CONTAINER), containers[0])
 
 
-class CleanPolicy(_Model):
-    """Which pods of the workers are deleted when the job has ended."""
-
-    on_success: Literal["All", "Running", "None"] = Field(
-        default="Running", description="Which pods of the workers are deleted when the job is complete."
-    )
-    on_failure: Literal["All", "Running", "None"] = Field(
-        default="None", description="Which pods of the workers are deleted when the job has failed."
-    )
-
-
-class FailurePolicy(_Model):
-    """How much may go wrong before the job fails."""
-
-    max_restarts: int = Field(
-        default=3,
-        ge=0,
-        le=1_000_000,
-        description="Restarts of workers in the whole job before it fails; 3 if not given.",
-    )
-
-
-class RunPolicy(_Model):
-    """How long the job may run, and what happens at its end."""
-
-    active_deadline_seconds: int | None = Field(
-        default=None, ge=1, le=SECONDS_MAX, description="From the job's start; then it fails."
-    )
-    ttl_seconds_after_finished: int | None = Field(
-        default=None,
-        ge=0,
-        le=SECONDS_MAX,
-        description="From the job's end; then the TrainingJob itself is deleted. Never if not given.",
-    )
-    clean_policy: CleanPolicy = Field(default_factory=CleanPolicy)
-    failure_policy: FailurePolicy = Field(default_factory=FailurePolicy)
-
-
-class Scheduling(_Model):
+class Scheduling(Model):
     """Who places the job's pods, and which go first."""
 
     priority_class_name: MaybeObjectName = Field(
@@ -499,7 +445,7 @@ class Scheduling(_Model):
     )
 
 
-class Monitoring(_Model):
+class Monitoring(Model):
     """How Prometheus finds the servers."""
 
     pod_monitor: Literal["Auto", "Enabled", "Disabled"] = Field(
@@ -555,7 +501,7 @@ def _once(values: list[_Word]) -> list[_Word]:
     return values
 
 
-class Claim(_Model):
+class Claim(Model):
     """The claim of the destination, which the operator makes where there is none of its name."""
 
     size: Size = Field(description="The size of the volume, such as 10Gi.")
@@ -566,14 +512,15 @@ class Claim(_Model):
         list[AccessMode],
         AfterValidator(_once),
         Field(
+            default_factory=lambda: ["ReadWriteMany"],
             min_length=1,
             max_length=2,
             description="ReadWriteMany if not given. With ReadWriteOnce all servers run on one node.",
         ),
-    ] = ["ReadWriteMany"]
+    ]
 
 
-class CheckpointRetention(_Model):
+class CheckpointRetention(Model):
     """How many checkpoints are kept."""
 
     last: int = Field(
@@ -581,7 +528,7 @@ class CheckpointRetention(_Model):
     )
 
 
-class Checkpoint(_Model):
+class Checkpoint(Model):
     """Where the servers' rows are kept beyond their processes' lives, and when."""
 
     destination: Destination = Field(
@@ -607,8 +554,12 @@ class Checkpoint(_Model):
     when: Annotated[
         list[Occasion],
         AfterValidator(_once),
-        Field(max_length=2, description="When the job waits for a last checkpoint; Suspend if not given."),
-    ] = ["Suspend"]
+        Field(
+            default_factory=lambda: ["Suspend"],
+            max_length=2,
+            description="When the job waits for a last checkpoint; Suspend if not given.",
+        ),
+    ]
     timeout_seconds: int = Field(
         default=600, ge=1, le=86_400, description="How long a checkpoint may take; 600 if not given."
     )
@@ -626,7 +577,7 @@ class Checkpoint(_Model):
         return self.claim is not None and "ReadWriteMany" not in self.claim.access_modes
 
 
-class Durability(_Model):
+class Durability(Model):
     """What a server's death costs."""
 
     mode: Annotated[
@@ -639,7 +590,7 @@ class Durability(_Model):
     ] = None
 
 
-class Restore(_Model):
+class Restore(Model):
     """What the rows are when the job begins."""
 
     from_: Annotated[
@@ -662,7 +613,7 @@ class Restore(_Model):
         return self
 
 
-class TableDefaults(_Model):
+class TableDefaults(Model):
     """What each table has unless it sets that field itself: a TableSpec less its name."""
 
     dim: Annotated[int, Field(ge=1, le=DIM_MAX)] | None = None
@@ -678,7 +629,7 @@ class TableDefaults(_Model):
     eviction: Eviction | None = None
 
 
-class Spec(_Model):
+class Spec(Model):
     """What the job asks for."""
 
     image: Image | None = Field(default=None, description="The workers' image.")
@@ -713,6 +664,15 @@ class Spec(_Model):
                 )
             if self.restore != Restore():
                 raise ValueError("found restore without checkpoint; wanted both or neither")
+            restarted = next(
+                (rule for rule in self.run_policy.failure_policy.rules if rule.action == "RestartServer"),
+                None,
+            )
+            if restarted is not None:
+                raise ValueError(
+                    f"found action RestartServer in failurePolicy rule {restarted.name} without checkpoint, and so "
+                    "without the server's rows; wanted both or neither"
+                )
         elif self.durability.mode == "none":
             raise ValueError(
                 "found durability.mode none beside checkpoint; wanted mode checkpoint, or no checkpoint"
@@ -767,7 +727,7 @@ def _kept_apart(pod: PodSpec) -> str:
     return "topologySpreadConstraints" if given.get("topologySpreadConstraints") else ""
 
 
-class TrainingJob(_Model):
+class TrainingJob(Model):
     """A whole job file."""
 
     api_version: Literal["tablebay.dev/v1alpha1"]

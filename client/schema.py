@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
+from tablebay.client.cel import Code, Schema, put, quoted, rule
 from tablebay.client.job import (
     API_VERSION,
     DESTINATION,
@@ -26,12 +27,11 @@ from tablebay.client.job import (
     TrainingJob,
 )
 from tablebay.client.optimizers import OPTIMIZERS
+from tablebay.client.policy_rules import add_policy_rules
 from tablebay.client.tables import FILTER_COUNT_MAX, SIGHTINGS_SUFFIX, TABLE_NAME_CHARACTERS_MAX, Uniform
 
 PLURAL = "trainingjobs"
 GROUP, VERSION = API_VERSION.split("/")
-
-Schema = dict[str, Any]
 
 # Kept of a JSON schema; the rest is for other readers.
 _KEPT = (
@@ -113,17 +113,13 @@ def text() -> str:
     )
 
 
-class _Code(str):
-    """CEL, which YAML's quotes would make hard to read."""
-
-
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 _Dumper.add_representer(
-    _Code, lambda dumper, code: dumper.represent_scalar("tag:yaml.org,2002:str", code, style="|")
+    Code, lambda dumper, code: dumper.represent_scalar("tag:yaml.org,2002:str", code, style="|")
 )
 
 
@@ -163,11 +159,11 @@ def _root() -> Schema:
             "status": _status(),
         },
         "x-kubernetes-validations": [
-            _rule(
+            rule(
                 f"self.metadata.name.size() <= {JOB_NAME_CHARACTERS_MAX} "
                 f"&& self.metadata.name.matches('{name['pattern']}')",
                 f"metadata.name: wanted {name['x-wanted']}",
-                says=f"'metadata.name: found ' + self.metadata.name + ', wanted {_quoted(name['x-wanted'])}'",
+                says=f"'metadata.name: found ' + self.metadata.name + ', wanted {quoted(name['x-wanted'])}'",
             )
         ],
     }
@@ -241,7 +237,7 @@ class _Converter:
                 owners.setdefault(name, []).append(tag)
         rules = [_owned(name, tags, sorted(members)) for name, tags in owners.items()]
         rules += [
-            _rule(
+            rule(
                 f"self.type != '{tag}' || has(self.{name})",
                 f"{tag} wants {name}",
                 field=f".{name}",
@@ -265,7 +261,7 @@ def _owned(name: str, owners: list[str], members: list[str]) -> Schema:
     few = others and len(others) < len(owners)
     words = f"a field of all but {', '.join(others)}" if few else f"a field of {', '.join(owners)}"
     listed = ", ".join(map(repr, others if few else owners))
-    return _rule(
+    return rule(
         f"!has(self.{name}) || {'!' if few else ''}(self.type in [{listed}])",
         f"{name} is {words}" + ("" if few else " alone"),
         says=f"'{name} is {words}, not of ' + self.type",
@@ -286,13 +282,13 @@ def _quantity(schema: Mapping[str, Any]) -> Schema:
         "x-kubernetes-int-or-string": True,
         "maxLength": next(one["maxLength"] for one in schema["anyOf"] if "maxLength" in one),
         "x-kubernetes-validations": [
-            _rule(
+            rule(
                 # The API server takes any quantity from 2^63 - 1 up for 2^63 - 1, once it could read its exponent.
                 "type(self) == int ? self > 0 : (isQuantity(self) && !self.matches('[eE][+-]?[0-9]{3,}') "
                 "&& !quantity(self).isLessThan(quantity('1')) "
                 f"&& quantity(self).isLessThan(quantity('{2**63 - 1}')))",
                 f"wanted {wanted}",
-                says=f"'found ' + {found} + ', wanted {_quoted(wanted)}'",
+                says=f"'found ' + {found} + ', wanted {quoted(wanted)}'",
             )
         ],
     }
@@ -301,16 +297,16 @@ def _quantity(schema: Mapping[str, Any]) -> Schema:
 def _destination(schema: Mapping[str, Any]) -> Schema:
     """A folder of a claim, or one of a few words. Whatever names a store that is to come is told so."""
     words = [*schema["x-destination"], DESTINATION_WORDS]
-    wanted = _quoted(", ".join(words))
+    wanted = quoted(", ".join(words))
     stores = "|".join(OBJECT_STORES)
-    rule = f"self.matches(r'^{DESTINATION}$')"
+    matches = f"self.matches(r'^{DESTINATION}$')"
     if schema["x-destination"]:
-        rule = f"self in {schema['x-destination']!r} || {rule}"
+        matches = f"self in {schema['x-destination']!r} || {matches}"
     return {
         **{key: schema[key] for key in ("description", "type", "maxLength") if key in schema},
         "x-kubernetes-validations": [
-            _rule(
-                rule,
+            rule(
+                matches,
                 f"wanted {', '.join(words)}",
                 says=f"'found ' + self + (self.matches('^({stores})://') ? ', which is not there yet' : '') "
                 f"+ ', wanted {wanted}'",
@@ -343,28 +339,6 @@ def _template(description: str) -> Schema:
 # ---- rules
 
 
-def _rule(rule: str, message: str, *, says: str = "", field: str = "", reason: str = "") -> Schema:
-    """A CEL rule. says: an expression for the message, with the value found, in place of one that is always the same.
-
-    Never both: the API server shows but one, and the definition is to stay small.
-    """
-    found: Schema = {"rule": _Code(rule)}
-    if says:
-        found["messageExpression"] = _Code(says)
-    else:
-        found["message"] = message
-    if field:
-        found["fieldPath"] = field
-    if reason:
-        found["reason"] = reason
-    return found
-
-
-def _quoted(words: str) -> str:
-    """Words as they stand within '…' in CEL."""
-    return words.replace("\\", "\\\\").replace("'", "\\'")
-
-
 def _fixed(schema: Schema) -> list[Schema]:
     """A rule for each field of `schema`: it never changes in a job that exists."""
     required = schema.get("required", ())
@@ -382,7 +356,7 @@ def _fixed_field(name: str, schema: Schema, required: bool) -> Schema:
     same = f"self.{name} == oldSelf.{name}"
     if not required:
         same = f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})"
-    return _rule(
+    return rule(
         same,
         f"{words}; undo the change, or delete the job and make it anew",
         # format() is the one way to show a number whose cost the API server can bound.
@@ -396,7 +370,7 @@ def _fixed_field(name: str, schema: Schema, required: bool) -> Schema:
 
 def _comes_or_goes(name: str) -> Schema:
     """A rule: the field is neither added to a job that exists nor taken away."""
-    return _rule(
+    return rule(
         f"has(self.{name}) == has(oldSelf.{name})",
         f"{name} cannot be added to a job that exists, nor taken away",
         field=f".{name}",
@@ -408,17 +382,17 @@ def _add_rules(spec: Schema) -> None:
     fields = spec["properties"]
     table, defaults = fields["tables"]["items"], fields["tableDefaults"]
     for part in (table, defaults):
-        _put(part, _table_rules(part))
+        put(part, _table_rules(part))
     servers, workers, scheduling = fields["servers"], fields["workers"], fields["scheduling"]
-    _put(servers, _fixed(servers))
-    _put(workers, _workers_rules(workers))
-    _put(scheduling, _fixed(scheduling))
+    put(servers, _fixed(servers))
+    put(workers, _workers_rules(workers))
+    put(scheduling, _fixed(scheduling))
     checkpoint, restore = fields["checkpoint"], fields["restore"]
-    _put(
+    put(
         checkpoint,
         [
             *_fixed(_only(checkpoint, "destination", "claim")),
-            _rule(
+            rule(
                 "has(self.everySeconds) || has(self.everySteps)",
                 "found neither everySeconds nor everySteps; wanted one of them, or both",
                 field=".everySeconds",
@@ -431,17 +405,18 @@ def _add_rules(spec: Schema) -> None:
         checkpoint["properties"]["claim"]["properties"]["accessModes"],
     ):
         words["x-kubernetes-list-type"] = "set"
-    _put(
+    put(
         restore,
         [
-            _rule(
+            rule(
                 "!has(self.policy) || self.policy != 'Required' || !has(self.from) || self.from != 'Never'",
                 "found policy Required beside from Never; wanted IfExists, or another from",
                 field=".policy",
             )
         ],
     )
-    _put(spec, _durability_rules())
+    put(spec, _durability_rules())
+    add_policy_rules(spec)
     gone = "oldSelf.tables.filter(o, !has(self.tables) || !self.tables.exists(n, n.name == o.name))"
     # The defaults are taken whole; see with_table_defaults in client/job.py.
     of_defaults = "has(self.tableDefaults) && has(self.tableDefaults"
@@ -460,13 +435,13 @@ def _add_rules(spec: Schema) -> None:
         "? self.tableDefaults.pushMissing : 'Create'))"
     )
     longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
-    _put(
+    put(
         spec,
         [
             *_fixed(_only(spec, "image")),
             _comes_or_goes("tableDefaults"),
             _comes_or_goes("scheduling"),
-            _rule(
+            rule(
                 "!has(oldSelf.tables) || (has(self.tables) "
                 "&& oldSelf.tables.all(o, self.tables.exists(n, n.name == o.name)))",
                 "a table cannot be taken out of a job that exists: its rows would be lost",
@@ -475,14 +450,14 @@ def _add_rules(spec: Schema) -> None:
                 field=".tables",
                 reason="FieldValueForbidden",
             ),
-            _rule(
+            rule(
                 "has(self.tables) == has(oldSelf.tables) "
                 "&& (!has(self.tables) || self.tables.all(t, oldSelf.tables.exists(o, o.name == t.name)))",
                 "a table cannot be added to a job that exists; the workers' code may declare it",
                 field=".tables",
                 reason="FieldValueForbidden",
             ),
-            _rule(
+            rule(
                 f"!has(self.tables) || ({of_defaults}.dim)) || self.tables.all(t, has(t.dim))",
                 "each table wants dim, its own or that of tableDefaults",
                 says="'dim is missing, wanted it in each table or in tableDefaults; tables without: %s' "
@@ -491,7 +466,7 @@ def _add_rules(spec: Schema) -> None:
                 reason="FieldValueRequired",
             ),
             *(
-                _rule(
+                rule(
                     f"!has(self.tables) || self.tables.all(t, {dtype} != 'int64' "
                     f"|| (has(t.{name}) ? t.{name}.type == '{only}' "
                     f": (!({of_defaults}.{name})) || self.tableDefaults.{name}.type == '{only}')))",
@@ -500,31 +475,31 @@ def _add_rules(spec: Schema) -> None:
                 )
                 for name, only in (("optimizer", "Add"), ("initializer", "Zeros"))
             ),
-            _rule(
+            rule(
                 f"!has(self.tables) || self.tables.all(t, {dtype} != 'int64' || !(has(t.eviction) "
                 f"? has(t.eviction.minNorm) && t.eviction.minNorm > 0.0 : ({of_defaults}.eviction) && "
                 "has(self.tableDefaults.eviction.minNorm) && self.tableDefaults.eviction.minNorm > 0.0)))",
                 "dtype is int64 beside eviction.minNorm, which is of weights; wanted one of the two",
                 field=".tables",
             ),
-            _rule(
+            rule(
                 f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || {push_missing} == 'Create')",
                 "admitAt is above 1 and pushMissing is Drop, so no key would ever have a row; wanted Create",
                 field=".tables",
             ),
-            _rule(
+            rule(
                 f"!has(self.tables) || self.tables.all(t, {by_chance} == 1.0 || "
                 f"({admit_at} == 1 && {push_missing} == 'Create'))",
                 "admitProbability is below 1 beside admitAt or pushMissing Drop; wanted it with neither",
                 field=".tables",
             ),
-            _rule(
+            rule(
                 f"!has(self.tables) || self.tables.all(t, {filter_keys} == 0 || "
                 f"({admit_at} >= 2 && {admit_at} <= {FILTER_COUNT_MAX}))",
                 f"admitFilterKeys wants an admitAt of 2 to {FILTER_COUNT_MAX}",
                 field=".tables",
             ),
-            _rule(
+            rule(
                 f"!has(self.tables) || self.tables.all(t, {admit_at} == 1 || t.name.size() <= {longest})",
                 f"a table with admitAt wants a name of at most {longest} characters",
                 field=".tables",
@@ -537,18 +512,18 @@ def _workers_rules(workers: Schema) -> list[Schema]:
     """How many there are changes within bounds that were there from the start."""
     return [
         *_fixed(_only(workers, "minReplicas", "maxReplicas", "template")),
-        _rule(
+        rule(
             "self.replicas == oldSelf.replicas || has(self.minReplicas)",
             "replicas cannot change in a job without minReplicas and maxReplicas",
             field=".replicas",
             reason="FieldValueForbidden",
         ),
-        _rule(
+        rule(
             "has(self.minReplicas) == has(self.maxReplicas)",
             "found one of minReplicas and maxReplicas; wanted both or neither",
             field=".minReplicas",
         ),
-        _rule(
+        rule(
             "!has(self.minReplicas) || !has(self.maxReplicas) || "
             "(self.minReplicas <= self.replicas && self.replicas <= self.maxReplicas)",
             "wanted minReplicas <= replicas <= maxReplicas",
@@ -565,7 +540,7 @@ def _durability_rules() -> list[Schema]:
     return [
         _comes_or_goes("checkpoint"),
         *(
-            _rule(
+            rule(
                 # The servers read it when they start.
                 f"{suspended} || (has(self.{name}) == has(oldSelf.{name}) "
                 f"&& (!has(self.{name}) || self.{name} == oldSelf.{name}))",
@@ -575,29 +550,29 @@ def _durability_rules() -> list[Schema]:
             )
             for name in ("checkpoint", "durability", "restore")
         ),
-        _rule(
+        rule(
             f"!{suspended} || has(self.checkpoint) || (has(oldSelf.suspend) && oldSelf.suspend)",
             "a job without checkpoint cannot be suspended: its rows would be lost; delete it, or leave it",
             field=".suspend",
             reason="FieldValueForbidden",
         ),
-        _rule(
+        rule(
             f"has(self.checkpoint) || !({mode} == 'checkpoint')",
             "found durability.mode checkpoint without checkpoint; wanted both or neither",
             field=".durability",
         ),
-        _rule(
+        rule(
             f"!has(self.checkpoint) || !({mode} == 'none')",
             "found durability.mode none beside checkpoint; wanted mode checkpoint, or no checkpoint",
             field=".durability",
         ),
-        _rule(
+        rule(
             "has(self.checkpoint) || !has(self.restore) || ((!has(self.restore.from) || "
             "self.restore.from == 'Latest') && (!has(self.restore.policy) || self.restore.policy == 'IfExists'))",
             "found restore without checkpoint; wanted both or neither",
             field=".restore",
         ),
-        _rule(
+        rule(
             "!has(self.checkpoint) || !has(self.restore) || !has(self.restore.from) || "
             "self.restore.from != self.checkpoint.destination",
             "restore.from is checkpoint.destination; wanted Latest for the job's own checkpoints",
@@ -627,41 +602,41 @@ def _table_rules(table: Schema) -> list[Schema]:
     waits = f"({more.format('minCount')} || {norm})"
     budget = f"({more.format('maxRows')} || {more.format('maxBytes')})"
     least_used = "(has(self.policy) && self.policy == 'LFU')"
-    _put(
+    put(
         eviction,
         [
-            _rule(
+            rule(
                 f"{more.format('ttlSeconds')} || {waits} || {budget}",
                 "found no rule; wanted ttlSeconds, minCount, minNorm, maxRows or maxBytes",
             ),
-            _rule(
+            rule(
                 f"{more.format('graceSeconds')} ? {waits} || {least_used} : !{waits}",
                 "graceSeconds wants more than 0 with minCount or minNorm, and 0 without them and policy LFU",
                 field=".graceSeconds",
             ),
-            _rule(
+            rule(
                 f"!{least_used} || {budget}",
                 "policy is LFU, wanted maxRows or maxBytes with it",
                 field=".policy",
             ),
         ],
     )
-    _put(
+    put(
         optimizer,
         [
             *_fixed(optimizer),
-            _rule(
+            rule(
                 f"!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in [{divided}] "
                 f"|| (self.type in ['Adagrad', 'RowwiseAdagrad', 'TensorNetAdagrad'] && {no_accumulator}))",
                 "epsilon is 0, so that a zero gradient would divide 0 by 0; wanted more than 0",
                 field=".epsilon",
             ),
-            _rule(
+            rule(
                 f"!(self.type in [{ftrl}] && {zero.format('learningRate')})",
                 "learningRate is 0, and FTRL divides by it; wanted more than 0",
                 field=".learningRate",
             ),
-            _rule(
+            rule(
                 f"!(self.type in ['FTRL', 'GroupFTRL'] && {zero.format('beta')} && {none.format('l2')} "
                 f"&& {none.format('initialAccumulator')}) && !(self.type == 'TensorFlowFTRL' && {none.format('beta')} "
                 f"&& {none.format('l2')} && {zero.format('initialAccumulator')}) && !(self.type == 'TensorNetFTRL' "
@@ -669,39 +644,39 @@ def _table_rules(table: Schema) -> list[Schema]:
                 "beta, l2 and initialAccumulator are all 0, so that a zero gradient would divide 0 by 0",
                 field=".beta",
             ),
-            _rule(
+            rule(
                 f"!(self.type == 'PaddleAdagrad' && {zero.format('initialAccumulator')})",
                 "initialAccumulator is 0, so that the first gradient would divide 0 by 0; wanted more than 0",
                 field=".initialAccumulator",
             ),
-            _rule(
+            rule(
                 f"{constant} || (has(self.scheduleSteps) && self.scheduleSteps > 0)",
                 "scheduleSteps is 0, wanted at least 1 with a schedule",
                 field=".scheduleSteps",
             ),
-            _rule(
+            rule(
                 f"!{constant} || ({none.format('scheduleSteps').replace('0.0', '0')} "
                 f"&& {none.format('scheduleTo')})",
                 "scheduleSteps and scheduleTo say how a schedule ends, and schedule is Constant; wanted another",
                 field=".schedule",
             ),
-            _rule(
+            rule(
                 "!(has(self.schedule) && self.schedule in ['Exponential', 'Staircase']) || "
                 "(has(self.scheduleTo) && self.scheduleTo > 0.0)",
                 "scheduleTo is 0, which no product reaches; wanted more than 0",
                 field=".scheduleTo",
             ),
-            _rule(
+            rule(
                 "!(has(self.decoupled) && self.decoupled) || (has(self.weightDecay) && self.weightDecay > 0.0)",
                 "decoupled is set and weightDecay is 0; wanted more than 0",
                 field=".decoupled",
             ),
         ],
     )
-    _put(
+    put(
         initializer,
         [
-            _rule(
+            rule(
                 f"self.type != 'Uniform' || (has(self.low) ? self.low : {Uniform().low}) "
                 f"<= (has(self.high) ? self.high : {Uniform().high})",
                 "low is above high; wanted low <= high",
@@ -716,10 +691,6 @@ def _table_rules(table: Schema) -> list[Schema]:
 def _only(schema: Schema, *names: str) -> Schema:
     """`schema` with these fields alone."""
     return {**schema, "properties": {name: schema["properties"][name] for name in names}}
-
-
-def _put(schema: Schema, rules: list[Schema]) -> None:
-    schema.setdefault("x-kubernetes-validations", []).extend(rules)
 
 
 # ---- status
@@ -772,7 +743,7 @@ def _status() -> Schema:
                 readyText=string(32),
                 selector=string(512),
             ),
-            restarts=fields(total=count),
+            restarts=fields(total=count, inWindow=count),
             checkpoint=fields(
                 lastSuccessful=fields(
                     number=large,
@@ -804,6 +775,7 @@ def _status() -> Schema:
                     signal={"type": "integer", "format": "int32"},
                     reason=string(1024),
                     message=string(1024),
+                    rule=string(63),
                     time=time,
                 ),
             },

@@ -21,6 +21,8 @@ CLAIM_UNUSABLE, NO_CHECKPOINT = "ClaimUnusable", "NoCheckpoint"
 # The servers ended without a last checkpoint.
 NOT_ALL_KEPT = "NotAllKept"
 SERVER_LOST, WORKERS_FAILED, DEADLINE_EXCEEDED = "ServerLost", "WorkersFailed", "DeadlineExceeded"
+# By a rule of the failure policy; not all workers ran in time. WAITING: since when that time counts.
+FAILURE_RULE, PRE_RUNNING_DEADLINE, WAITING = "FailureRule", "PreRunningDeadlineExceeded", "Waiting"
 
 MESSAGE_MAX = 1024
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tablebay.operator import conditions as c
-from tablebay.operator import elastic, halting, manifests
+from tablebay.operator import elastic, failure_rules, halting, manifests, prerunning
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import WORKER, Defaults, JobObject
+from tablebay.operator.native_policy import judged_here
 from tablebay.operator.plans import Happened, Observed, Patch, Plan
 from tablebay.operator.projections import (
     FAILED_ANNOTATION,
@@ -24,6 +25,7 @@ from tablebay.operator.projections import (
     HASH_ANNOTATION,
     IMAGE_ANNOTATION,
     PAUSED_ANNOTATION,
+    RAN_ANNOTATION,
     SERVERS_ANNOTATION,
     Child,
     Pod,
@@ -39,10 +41,13 @@ _HINT_MAX = 300
 
 @dataclass(frozen=True)
 class _End:
+    """How a job ends. own: the workers' Job does not show it, so it is noted there."""
+
     type: str
     reason: str
     message: str
     at: str
+    own: bool = False
 
 
 def invalid(
@@ -86,7 +91,7 @@ def decide(
     if observed.claim:
         return _unclaimed(job, observed.claim, status, now)
     world = World(job, observed)
-    end = _end(world, status)
+    end = _end(world, status, now)
     if end is not None:
         return _ending(world, end, status, now)
     return _running(world, status, defaults, now)
@@ -95,7 +100,7 @@ def decide(
 # ---- how a job ends
 
 
-def _end(world: World, status: Mapping[str, Any]) -> _End | None:
+def _end(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _End | None:
     found = world.worker_job
     if found is None:
         # Whoever deleted the workers' Job of a job that had ended does not want it trained again.
@@ -115,7 +120,9 @@ def _end(world: World, status: Mapping[str, Any]) -> _End | None:
         return _End(c.FAILED, noted["reason"], noted["message"], noted["time"])
     held = {one.type: one for one in found.conditions if one.status == "True"}
     if "Complete" in held:
-        text = f"{found.succeeded} workers have ended well"
+        operator = world.job.model.spec.run_policy.success_policy.operator
+        by = "" if operator == "All" else f", as spec.runPolicy.successPolicy.operator {operator} asks"
+        text = f"{found.succeeded} workers have ended well{by}"
         return _End(c.COMPLETE, c.COMPLETED, text, found.completed or held["Complete"].since)
     # Kubernetes says the second of these while pods still end.
     for type in ("Failed", "FailureTarget"):
@@ -125,6 +132,10 @@ def _end(world: World, status: Mapping[str, Any]) -> _End | None:
                 limit = world.job.model.spec.run_policy.active_deadline_seconds
                 text = f"the job trained longer than spec.runPolicy.activeDeadlineSeconds, which is {limit}"
                 return _End(c.FAILED, c.DEADLINE_EXCEEDED, text, held[type].since)
+            if reason == "PodFailurePolicy":
+                failure = failure_rules.fatal_of_workers(world)
+                text = failure.words if failure is not None else held[type].message
+                return _End(c.FAILED, c.FAILURE_RULE, text, held[type].since)
             limit = world.job.model.spec.run_policy.failure_policy.max_restarts
             text = (
                 f"workers failed {world.failures} times, and spec.runPolicy.failurePolicy.maxRestarts "
@@ -139,8 +150,37 @@ def _end(world: World, status: Mapping[str, Any]) -> _End | None:
             f"server {index} was lost in the middle of training{more}: {what}; without checkpoints its rows "
             "are gone, so the job cannot go on"
         )
-        return _End(c.FAILED, c.SERVER_LOST, text, "")
+        return _End(c.FAILED, c.SERVER_LOST, text, "", own=True)
+    return _judged(world, now) or _late(world, status, now)
+
+
+def _judged(world: World, now: datetime.datetime) -> _End | None:
+    """How the failure policy ends the job, as far as Kubernetes does not see to that."""
+    failure = failure_rules.fatal(world)
+    if failure is not None:
+        return _End(c.FAILED, c.FAILURE_RULE, failure.words, "", own=True)
+    policy = world.job.model.spec.run_policy.failure_policy
+    if judged_here(policy):
+        used = failure_rules.budget(world, now).used
+        if used > policy.max_restarts:
+            within = f" within {policy.window_seconds} s" if policy.window_seconds is not None else ""
+            text = (
+                f"workers failed {used} times{within}, and spec.runPolicy.failurePolicy.maxRestarts is "
+                f"{policy.max_restarts}{_last_words(world)}"
+            )
+            return _End(c.FAILED, c.WORKERS_FAILED, text, "", own=True)
     return None
+
+
+def _late(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _End | None:
+    """How a job ends whose workers did not all run in time."""
+    left_s = prerunning.left_s(world, status, now)
+    if left_s is None or left_s > 0:
+        return None
+    limit = world.job.model.spec.run_policy.pre_running_deadline_seconds
+    hint = _hint(world.servers) or _hint(world.workers)
+    text = f"not all workers ran within spec.runPolicy.preRunningDeadlineSeconds, which is {limit}{hint}"
+    return _End(c.FAILED, c.PRE_RUNNING_DEADLINE, text, "", own=True)
 
 
 def _noted(text: str) -> dict[str, str]:
@@ -179,7 +219,7 @@ def _ending(world: World, end: _End, status: Mapping[str, Any], now: datetime.da
             ]
             return Plan(status=_status(world, facts, status, now), poll=poll, again_s=left_s + 0.1)
     noted = world.worker_job is not None and FAILED_ANNOTATION in world.worker_job.annotations
-    if end.reason == c.SERVER_LOST and not noted and not recorded and not observed.fresh:
+    if end.own and not recorded and not observed.fresh:
         # A cache may be behind; nothing is ended on its word alone.
         return Plan(confirm=True)
     facts = [
@@ -235,14 +275,16 @@ def _ending_patch(world: World, end: _End, at: str, *, noted: bool) -> Manifest:
     body: Manifest = {}
     if found is None or found.deleting or end.type != c.FAILED:
         return body
-    if end.reason == c.SERVER_LOST and not noted:
+    if end.own and not noted:
         note = json.dumps({"reason": end.reason, "message": end.message, "time": at})
         body["metadata"] = {"annotations": {FAILED_ANNOTATION: note}}
     ended = found.completed or any(
         one.type in ("Failed", "FailureTarget") and one.status == "True" for one in found.conditions
     )
     policy = world.job.model.spec.run_policy.clean_policy
-    if not ended and not found.suspended and policy.on_failure != "None":
+    # A lost server ends its workers by itself. Any other end that is not the Job's own has none that would.
+    ends = policy.on_failure != "None" or end.reason != c.SERVER_LOST
+    if not ended and not found.suspended and ends:
         body["spec"] = {"suspend": True}
     return body
 
@@ -329,6 +371,10 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     elif job.model.spec.suspend:
         text = "found suspend: true without checkpoint; wanted a checkpoint to go on from, so the job goes on"
         facts.append(Fact(c.SUSPENDED, False, c.NO_CHECKPOINT, text))
+    left_s = prerunning.left_s(world, status, now)
+    if left_s is not None:
+        limit = job.model.spec.run_policy.pre_running_deadline_seconds
+        facts.append(Fact(c.WAITING, True, c.WAITING, f"all workers must run within {limit} s of this"))
     if job.model.spec.monitoring.pod_monitor == "Enabled":
         text = "" if observed.pod_monitors else "the cluster knows no PodMonitors (monitoring.coreos.com/v1)"
         facts.append(
@@ -363,6 +409,8 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
             poll="checkpoint" if halt.stage == "checkpoint" else "",
             again_s=None if halt.stage == "done" else max(1.0, halt.left_s),
         )
+    else:
+        plan = replace(plan, again_s=_next_look(world, left_s, now))
     before = c.found(status, c.READY).get("reason")
     if state.status and not c.is_true(status, c.READY):
         return _with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
@@ -371,6 +419,15 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     if state.reason != before and state.reason in (c.SUSPENDING, c.SUSPENDED):
         return _with_event(plan, status, Happened("Normal", state.reason, state.message))
     return plan
+
+
+def _next_look(world: World, left_s: float | None, now: datetime.datetime) -> float | None:
+    """In how many seconds time alone changes something."""
+    due = [] if left_s is None else [left_s + 0.1]
+    if judged_here(world.job.model.spec.run_policy.failure_policy):
+        eases_s = failure_rules.budget(world, now).eases_s
+        due += [] if eases_s is None else [eases_s + 0.1]
+    return min(due, default=None)
 
 
 def _recovery(world: World, missing: Sequence[int]) -> str:
@@ -579,6 +636,8 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
         # With the same write, so that no worker ever runs beside servers that nobody knows.
         servers = [identities[index] for index in range(world.server_replicas)]
         annotations[SERVERS_ANNOTATION] = json.dumps(servers)
+    if prerunning.ran(world, found):
+        annotations[RAN_ANNOTATION] = text_of(now)
     if release or hold:
         body.setdefault("spec", {})["suspend"] = hold
     resized = {} if found.deleting else elastic.resized(world, found)
@@ -666,6 +725,8 @@ def _status(
         },
         "restarts": {"total": world.failures},
     }
+    if job.model.spec.run_policy.failure_policy.window_seconds is not None:
+        content["restarts"]["inWindow"] = failure_rules.budget(world, now).used
     image = image or status.get("servers", {}).get("image", "")
     if image:
         content["servers"]["image"] = image
@@ -729,6 +790,9 @@ def _first_failure(world: World, *, servers_are_wanted: bool = True) -> dict[str
                 }
                 if ended.signal:
                     failure["signal"] = ended.signal
+                rule = failure_rules.rule_of(world, pod, ended)
+                if rule:
+                    failure["rule"] = rule
                 if ended.finished:
                     failure["time"] = ended.finished
                 found.append((ended.finished, failure))

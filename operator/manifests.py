@@ -14,6 +14,7 @@ from tablebay.client import environment as names
 from tablebay.client.job import TrainingJob, Workers
 from tablebay.client.tables import dump_tables
 from tablebay.operator.cluster import Manifest
+from tablebay.operator.native_policy import NO_LIMIT, judged_here, native_rules, success
 from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION
 
 SERVER, WORKER = "server", "worker"
@@ -478,12 +479,8 @@ def worker_job(job: JobObject) -> Manifest:
         "parallelism": spec.workers.replicas,
         "suspend": True,
         "podReplacementPolicy": "Failed",
-        # A worker that the cluster takes away has not failed.
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-            ]
-        },
+        "podFailurePolicy": {"rules": native_rules(spec.run_policy.failure_policy)},
+        **success(spec.run_policy.success_policy),
         **worker_limits(job),
         "template": template,
     }
@@ -504,7 +501,10 @@ def worker_limits(job: JobObject, *, forgiven: int = 0, trained_s: int | None = 
     counts from the Job's newest start, does not know of; None while nothing counts.
     """
     policy = job.model.spec.run_policy
-    limits: dict[str, Any] = {"backoffLimit": policy.failure_policy.max_restarts + forgiven}
+    counted = policy.failure_policy.max_restarts + forgiven
+    limits: dict[str, Any] = {
+        "backoffLimit": NO_LIMIT if judged_here(policy.failure_policy) else min(NO_LIMIT, counted)
+    }
     if policy.active_deadline_seconds is not None and trained_s is not None:
         limits["activeDeadlineSeconds"] = max(1, policy.active_deadline_seconds - trained_s)
     return limits

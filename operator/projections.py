@@ -17,10 +17,18 @@ IMAGE_ANNOTATION = "tablebay.dev/server-image"
 FAILED_ANNOTATION = "tablebay.dev/failed"
 # On the workers' Job of a job that was suspended: what its times of suspension are not to count, as JSON.
 PAUSED_ANNOTATION = "tablebay.dev/paused"
+# On the workers' Job: when all of them ran for the first time.
+RAN_ANNOTATION = "tablebay.dev/ran"
 # On a TrainingJob whose deletion waits for a last checkpoint.
 FINALIZER = "tablebay.dev/checkpoint"
 
-_KEPT_ANNOTATIONS = (SERVERS_ANNOTATION, IMAGE_ANNOTATION, FAILED_ANNOTATION, PAUSED_ANNOTATION)
+_KEPT_ANNOTATIONS = (
+    SERVERS_ANNOTATION,
+    IMAGE_ANNOTATION,
+    FAILED_ANNOTATION,
+    PAUSED_ANNOTATION,
+    RAN_ANNOTATION,
+)
 _MESSAGE_MAX = 1024
 
 
@@ -104,7 +112,10 @@ class Container:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A pod. index: the server's or the worker's, -1 if unknown. held: why no node takes it, or ""."""
+    """A pod. index: the server's or the worker's, -1 if unknown. held: why no node takes it, or "".
+
+    conditions: type to status, of one that failed. reason: of the pod itself, such as Evicted, or "".
+    """
 
     namespace: str
     name: str
@@ -119,6 +130,8 @@ class Pod:
     ready: bool
     deleting: bool
     held: str
+    reason: str
+    conditions: Mapping[str, str]
     containers: tuple[Container, ...]
 
 
@@ -144,6 +157,11 @@ def pod(body: Mapping[str, Any]) -> Pod:
         node=body["spec"].get("nodeName", ""),
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting="deletionTimestamp" in meta,
+        reason=status.get("reason", ""),
+        # Of a few pods alone: those that a failure policy judges.
+        conditions={type: one.get("status", "") for type, one in conditions.items()}
+        if status.get("phase") == "Failed"
+        else {},
         held=_short(scheduled.get("message", "")) if scheduled.get("status") == "False" else "",
         containers=tuple(
             _container(one)

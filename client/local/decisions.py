@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tablebay.client.environment import NO_CHECKPOINT_EXIT
+from tablebay.client.policies import Died, FailurePolicy
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 5.0
@@ -35,7 +36,8 @@ class Ended:
 class Standing:
     """Where the run stands, the process that ended no longer counted.
 
-    restarts: of all workers so far. restarts_of_rank: of the worker that ended. workers_left: not yet done.
+    restarts: of all workers so far, or within the policy's window. restarts_of_rank: of the worker that ended.
+    workers_left: not yet done. policy: rules for failures. success: when the job is done.
     durable: the servers make checkpoints. server_deaths: of the server that ended, since it was last ready.
     """
 
@@ -45,6 +47,8 @@ class Standing:
     restarts_max: int
     restarts_of_rank: int
     workers_left: int
+    policy: FailurePolicy = field(default_factory=FailurePolicy)
+    success: Literal["All", "Any", "Index0"] = "All"
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Restart:
-    """Start the worker of the same rank, or the same server, again after so many seconds."""
+    """Start the worker of the same rank, or the same server, again after so many seconds. ignored: not counted."""
 
     after_s: float
+    ignored: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,13 @@ Action = Wait | Restart | Finish | Fail
 
 def decide(ended: Ended, standing: Standing) -> Action:
     """What to do now that this process has ended, while the servers are still wanted."""
+    rule = (
+        standing.policy.first(Died(role=ended.role, exit_codes=[_exit_code(ended)])) if ended.code else None
+    )
+    if rule is not None and rule.action == "FailJob":
+        return Fail(
+            f"rule {rule.name}: {ended.name} {how(ended.code)}{_last_words(ended)}; its log is {ended.log}"
+        )
     if ended.role == "server" and standing.durable and ended.code == NO_CHECKPOINT_EXIT:
         return Fail(cannot_restore(ended))
     if ended.role == "server" and standing.durable:
@@ -91,13 +103,21 @@ def decide(ended: Ended, standing: Standing) -> Action:
             f"so the job cannot go on; its log is {ended.log}"
         )
     if ended.code == 0:
-        return Wait() if standing.workers_left else Finish()
+        enough = standing.success == "Any" or (standing.success == "Index0" and ended.number == 0)
+        return Finish() if enough or not standing.workers_left else Wait()
+    if rule is not None and rule.action == "Ignore":
+        return Restart(_backoff_s(standing.restarts_of_rank), ignored=True)
     if standing.restarts < standing.restarts_max:
         return Restart(_backoff_s(standing.restarts_of_rank))
     return Fail(
         f"{ended.name} {how(ended.code)}{_last_words(ended)} and no restart is left "
         f"({standing.restarts} of {standing.restarts_max} used); its log is {ended.log}"
     )
+
+
+def _exit_code(ended: Ended) -> int:
+    """As Kubernetes has it: a signal is 128 and its number."""
+    return ended.code if ended.code > 0 else 128 - ended.code
 
 
 def cannot_restore(ended: Ended) -> str:

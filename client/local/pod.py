@@ -91,7 +91,13 @@ def cluster_only(job: TrainingJob) -> list[str]:
     found += [
         f"spec.runPolicy.{name}"
         for name in _set(spec.run_policy)
-        if name in ("ttlSecondsAfterFinished", "cleanPolicy")
+        if name in ("ttlSecondsAfterFinished", "cleanPolicy", "preRunningDeadlineSeconds")
+    ]
+    # There is neither a pod nor a reason here.
+    found += [
+        f"spec.runPolicy.failurePolicy.rules[{rule.name}]"
+        for rule in spec.run_policy.failure_policy.rules
+        if rule.on_exit_codes is None
     ]
     found += [f"spec.scheduling.{name}" for name in _set(spec.scheduling)]
     found += [f"spec.monitoring.{name}" for name in _set(spec.monitoring)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import http.client
+import math
 import os
 import random
 import signal
@@ -139,6 +140,8 @@ class _Run:
         self._servers: dict[Process, int] = {}
         self._workers: dict[Process, int] = {}
         self._restarts: Counter[int] = Counter()
+        # When each restart was that counts.
+        self._counts: list[float] = []
         self._server_restarts: Counter[int] = Counter()
         # Since each server was last ready.
         self._server_deaths: Counter[int] = Counter()
@@ -155,6 +158,10 @@ class _Run:
                 for rank in range(self._job.spec.workers.replicas):
                     self._start_worker(rank)
                 self._train(watch)
+                # Those that a success policy does not wait for.
+                self._end(self._workers, self._options.worker_grace_s)
+                self._workers.clear()
+                self._due.clear()
                 self._await_servers()
                 content = self._report(watch.last())
             write_report(content, self._options.run_dir)
@@ -323,13 +330,16 @@ class _Run:
         if role == "server":
             self._server_deaths[process.number] += 1
         ended = _ended(role, process)
+        policy = self._job.spec.run_policy
         standing = Standing(
             durable=bool(self._checkpoint),
             server_deaths=self._server_deaths[process.number],
-            restarts=self._restarts.total(),
-            restarts_max=self._job.spec.run_policy.failure_policy.max_restarts,
+            restarts=self._counted(),
+            restarts_max=policy.failure_policy.max_restarts,
             restarts_of_rank=self._restarts[process.number],
             workers_left=len(self._workers) + len(self._due),
+            policy=policy.failure_policy,
+            success=policy.success_policy.operator,
         )
         match decide(ended, standing):
             case Fail(reason):
@@ -341,16 +351,24 @@ class _Run:
                     f"{ended.name} {how(ended.code)}; it is started again and restores its rows "
                     f"(server restart {self._server_restarts.total()} of this run)"
                 )
-            case Restart(after_s):
+            case Restart(after_s, ignored):
                 self._restarts[process.number] += 1
+                if not ignored:
+                    self._counts.append(time.monotonic())
                 self._due[process.number] = time.monotonic() + after_s
+                counted = "not counted" if ignored else f"{self._counted()} of {standing.restarts_max}"
                 self._view.note(
-                    f"{ended.name} {how(ended.code)}; starting it again in {after_s:g} s "
-                    f"(restart {self._restarts.total()} of {standing.restarts_max})"
+                    f"{ended.name} {how(ended.code)}; starting it again in {after_s:g} s (restart {counted})"
                 )
             case Finish():
                 return True
         return False
+
+    def _counted(self) -> int:
+        """Restarts of workers that count for maxRestarts."""
+        window_s = self._job.spec.run_policy.failure_policy.window_seconds
+        oldest = -math.inf if window_s is None else time.monotonic() - window_s
+        return sum(1 for moment in self._counts if moment > oldest)
 
     def _first_cause(self, reason: str) -> str:
         """A worker that fails because its server died may be seen to end before the server is."""

@@ -182,7 +182,7 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ("spec.suspend", 0, "spec.suspend: found 0, wanted true or false"),
         ("spec.scheduling", {"gang": "Kueue"}, "spec.scheduling.gang: unknown field"),
         ("spec.servers.podDisruptionBudget", {}, "spec.servers.podDisruptionBudget: unknown field"),
-        ("spec.workers.minReplicas", 1, "spec.workers.minReplicas: unknown field; did you mean replicas?"),
+        ("spec.workers.minReplica", 1, "spec.workers.minReplica: unknown field; did you mean minReplicas?"),
         ("spec.workers.template.sepc", {}, "spec.workers.template.sepc: unknown field; did you mean spec?"),
         ("status", {}, "status: unknown field; known here: apiVersion, kind, metadata, spec"),
         ("metadata.uid", "x", "metadata.uid: unknown field"),

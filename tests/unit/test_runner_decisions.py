@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from tablebay.client.local.decisions import (
     decide,
     how,
 )
+from tablebay.client.policies import FailurePolicy
 
 LOG = "logs/worker-1.log"
 
@@ -55,6 +57,40 @@ def test_the_last_worker_that_is_done_finishes_the_job() -> None:
 def test_a_failed_worker_is_started_again(code: int) -> None:
     """Any code but 0, and any signal, uses a restart."""
     assert decide(worker(code), standing()) == Restart(BACKOFF_FIRST_S)
+
+
+def policy(**rule: Any) -> FailurePolicy:
+    """A policy of one rule."""
+    return FailurePolicy.model_validate({"rules": [{"name": "one", **rule}]})
+
+
+def test_a_rule_of_the_failure_policy_decides_first() -> None:
+    """By exit code, where a signal is 128 and its number; what it ignores is not counted, though no restart is left."""
+    bug = policy(target="Workers", onExitCodes={"operator": "In", "values": [42, 139]}, action="FailJob")
+    for code in (42, -signal.SIGSEGV):
+        action = decide(worker(code), replace(standing(), policy=bug))
+        assert isinstance(action, Fail)
+        assert action.reason.startswith("rule one: worker 1 ")
+    assert decide(worker(1), replace(standing(), policy=bug)) == Restart(BACKOFF_FIRST_S)
+    assert decide(worker(0), replace(standing(), policy=bug)) == Wait()
+    ignored = policy(onExitCodes={"operator": "NotIn", "values": [42]}, action="Ignore")
+    none_left = replace(standing(restarts=3, restarts_max=3), policy=ignored)
+    assert decide(worker(1), none_left) == Restart(BACKOFF_FIRST_S, ignored=True)
+    assert isinstance(decide(worker(42), none_left), Fail)
+    server = Ended(role="server", number=0, code=42, log=LOG)
+    everyone = policy(onExitCodes={"operator": "In", "values": [42]}, action="FailJob")
+    durable = replace(standing(), durable=True, server_deaths=1)
+    assert isinstance(decide(server, replace(durable, policy=everyone)), Fail)
+    assert isinstance(decide(server, replace(durable, policy=bug)), Restart)
+
+
+def test_a_success_policy_may_wait_for_fewer() -> None:
+    """Any: the first that ends well. Index0: rank 0, whoever else is done."""
+    assert decide(worker(0), replace(standing(workers_left=2), success="Any")) == Finish()
+    assert decide(worker(0), replace(standing(workers_left=2), success="Index0")) == Wait()
+    zero = Ended(role="worker", number=0, code=0, log=LOG)
+    assert decide(zero, replace(standing(workers_left=2), success="Index0")) == Finish()
+    assert decide(zero, standing(workers_left=2)) == Wait()
 
 
 def test_each_restart_of_a_rank_waits_longer_up_to_a_bound() -> None:

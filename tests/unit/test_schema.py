@@ -22,13 +22,13 @@ from tablebay.client.job import (
     Checkpoint,
     Claim,
     Restore,
-    RunPolicy,
     Servers,
     Spec,
     Storage,
     Workers,
 )
 from tablebay.client.optimizers import OPTIMIZERS
+from tablebay.client.policies import FailurePolicy, FailureRule, RunPolicy, SuccessPolicy
 from tablebay.client.tables import DIM_MAX, INITIALIZERS, TableSpec
 
 ROOT = Path(__file__).parents[2]
@@ -140,6 +140,9 @@ def test_the_fields_are_those_of_the_model() -> None:
         (".spec.workers", Workers),
         (".spec.servers.storage", Storage),
         (".spec.runPolicy", RunPolicy),
+        (".spec.runPolicy.failurePolicy", FailurePolicy),
+        (".spec.runPolicy.failurePolicy.rules[]", FailureRule),
+        (".spec.runPolicy.successPolicy", SuccessPolicy),
         (".spec.checkpoint", Checkpoint),
         (".spec.checkpoint.claim", Claim),
         (".spec.restore", Restore),
@@ -177,10 +180,15 @@ def test_what_a_running_job_cannot_take_is_fixed() -> None:
     assert fixed(".spec.workers") == {"minReplicas", "maxReplicas", "template"}
     assert any(said(rule).startswith("replicas cannot change") for rule in rules(".spec.workers"))
     assert fixed(".spec.scheduling") == set(PARTS[".spec.scheduling"]["properties"])
-    assert fixed(".spec") == {"image"}
+    assert fixed(".spec") == {"image", "runPolicy"}
     for place in (".spec.tables[]", ".spec.tableDefaults"):
         assert fixed(place) == set(PARTS[place]["properties"]) - {"name", "optimizer"}
         assert fixed(f"{place}.optimizer") == set(PARTS[f"{place}.optimizer"]["properties"])
+    assert [
+        said(rule).split(" cannot change")[0]
+        for rule in rules(".spec")
+        if rule.get("fieldPath") == ".runPolicy"
+    ][:2] == ["failurePolicy.rules", "successPolicy"]
     assert not any("oldSelf" in rule["rule"] for rule in rules(".spec.runPolicy") + rules(".spec.monitoring"))
 
 
