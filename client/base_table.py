@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from tablebay.client import errors
 from tablebay.client.arrays import Keys, Rows, Shape, as_keys, as_out, as_rows, first_nonfinite
+from tablebay.client.eviction import Eviction
 from tablebay.client.evictions import Evictions, Some
 from tablebay.client.evictions import read as read_evictions
 from tablebay.client.tables import TableSpec
 
 ITEMS_BATCH = 100_000
 _LEARNING_RATE_MAX = 1e30
+_COUNTS_MAX = 1e30
+EPOCH_MAX = 2**31
 
 
 class BaseTable(ABC):
@@ -55,6 +58,51 @@ class BaseTable(ABC):
         """float32 or int64."""
         return self._dtype
 
+    def shows(self, keys: Any) -> NDArray[np.float32]:
+        """Shows and clicks of the rows of `keys` as they are today, float32 keys.shape + (2,); 0 without a row.
+
+        Raises BadRequest for a table that does not count them.
+        """
+        flat, shape = as_keys(keys, self.name)
+        self._require_shows()
+        return self._shows(flat).reshape(*shape, 2)
+
+    def pull_cvm(self, keys: Any, create: bool = True) -> NDArray[np.float32]:
+        """Rows of `keys` with two columns more: shows, and ln(clicks + 1) - ln(shows + 1), as TensorNet has them.
+
+        float32, keys.shape + (dim + 2,). The rows and the columns may be some pushes apart. Raises BadRequest for a
+        table that does not count shows.
+        """
+        flat, shape = as_keys(keys, self.name)
+        self._require_shows()
+        rows = np.empty((flat.size, self.dim + 2), np.float32)
+        pulled = self.new_rows((flat.size,))
+        self._pull(flat, pulled, create)
+        shows = self._shows(flat)
+        rows[:, : self.dim] = pulled
+        rows[:, self.dim] = shows[:, 0]
+        rows[:, self.dim + 1] = np.log1p(shows[:, 1]) - np.log1p(shows[:, 0])
+        return rows.reshape(*shape, self.dim + 2)
+
+    def decay(self, epoch: int) -> bool:
+        """End days until number `epoch`: shows and clicks of all rows fade by `decay` for each; whether any day ended.
+
+        epoch: 1 to 2^31, the number of the day, which rises by 1 for each: an epoch that was passed over counts too. An
+        epoch that has come already, or is older, changes nothing, so that a call may be made again. The first epoch
+        of a table ends one day. Rows that leave for it leave at the next sweep (`evict`).
+        """
+        eviction = self._require_shows()
+        if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer):
+            raise errors.BadType(f"table '{self.name}': epoch: found {type(epoch).__name__}, wanted an int")
+        if not 1 <= epoch <= EPOCH_MAX:
+            raise errors.BadRequest(f"table '{self.name}': epoch is {epoch}, wanted 1 to {EPOCH_MAX}")
+        if eviction.decay_every_seconds:
+            raise errors.BadRequest(
+                f"table '{self.name}': its days end by the clock, every {eviction.decay_every_seconds} s "
+                "(decay_every_seconds); wanted a table without"
+            )
+        return self._decay(int(epoch))
+
     def pull(self, keys: Any, out: Any = None, create: bool = True) -> Any:
         """Rows of `keys`, as an array of shape keys.shape + (dim,).
 
@@ -68,14 +116,21 @@ class BaseTable(ABC):
         self._pull(flat, rows.reshape(-1, self.dim), create)
         return rows if out is None else out
 
-    def push(self, keys: Any, gradients: Any) -> None:
+    def push(self, keys: Any, gradients: Any, counts: Any = None) -> None:
         """Apply the optimizer once to each key; gradients of a key that repeats are summed first, in order.
+
+        counts: float32 keys.shape + (2,), shows and clicks of each key, which are added to the row's, repeats summed;
+        for a table whose eviction counts them. Without, each key of the push had one show.
 
         Returns when the rows have changed. Raises NonFinite for NaN or infinity, before anything is applied,
         unless the table's non_finite says otherwise.
         """
         flat, shape = as_keys(keys, self.name)
-        self._push(flat, self.rows_of(gradients, "gradients", flat, shape))
+        rows = self.rows_of(gradients, "gradients", flat, shape)
+        if counts is None:
+            self._push(flat, rows)
+        else:
+            self._push(flat, rows, self.counts_of(counts, shape))
 
     def assign(self, keys: Any, rows: Any) -> None:
         """Set the weights of `keys`; optimizer state stays. Of a key that repeats the last row counts."""
@@ -181,6 +236,28 @@ class BaseTable(ABC):
                 )
         return array
 
+    def counts_of(self, counts: Any, shape: Shape) -> Rows:
+        """A caller's shows and clicks as (n, 2) float32, checked."""
+        self._require_shows()
+        array = as_rows(counts, self.name, "counts", np.dtype(np.float32), (*shape, 2)).reshape(-1, 2)
+        bad = ~((array >= 0) & (array <= _COUNTS_MAX)).all(axis=1)
+        if bad.any():
+            at = int(bad.argmax())
+            raise errors.BadRequest(
+                f"table '{self.name}': counts at position {at} are {array[at].tolist()}, wanted shows and clicks, each "
+                f"from 0 to {_COUNTS_MAX:g}"
+            )
+        return array
+
+    def _require_shows(self) -> Eviction:
+        eviction = self._spec.eviction
+        if eviction is None or not eviction.counts_shows:
+            raise errors.BadRequest(
+                f"table '{self.name}' counts no shows and clicks; wanted decay, min_score or max_unseen_days in its "
+                "eviction"
+            )
+        return eviction
+
     def _split_state(self, state: NDArray[np.uint8], shape: Shape) -> dict[str, NDArray[Any]]:
         """Optimizer state as the core lays it out: float32[dim] for each name, but one number where a row has one."""
         result: dict[str, NDArray[Any]] = {}
@@ -198,7 +275,7 @@ class BaseTable(ABC):
     def _pull(self, keys: Keys, rows: Rows, create: bool) -> None: ...
 
     @abstractmethod
-    def _push(self, keys: Keys, gradients: Rows) -> None: ...
+    def _push(self, keys: Keys, gradients: Rows, counts: Rows | None = None) -> None: ...
 
     @abstractmethod
     def _assign(self, keys: Keys, rows: Rows) -> None: ...
@@ -214,6 +291,12 @@ class BaseTable(ABC):
 
     @abstractmethod
     def _evict(self) -> int: ...
+
+    @abstractmethod
+    def _shows(self, keys: Keys) -> NDArray[np.float32]: ...
+
+    @abstractmethod
+    def _decay(self, epoch: int) -> bool: ...
 
     @abstractmethod
     def _servers(self) -> int: ...

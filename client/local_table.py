@@ -55,16 +55,15 @@ class Table(BaseTable):
             **given,
         )
         self._store = _core.Store()
-        sightings = spec.sightings()
-        if sightings is not None:
-            native(self._store.create_table, *sightings.arguments())
+        for companion in spec.companions():
+            native(self._store.create_table, *companion.arguments())
         self._table_id: int = native(
             self._store.create_table,
             *spec.arguments(),
         )
         if eviction is not None:
             sweeper = Sweeper(self._store)
-            sweeper.add(name, self._table_id, eviction.every_seconds)
+            sweeper.add(name, self._table_id, eviction.every_seconds, eviction.decay_every_seconds)
             # The thread keeps the rows, but not this table.
             weakref.finalize(self, sweeper.close)
         super().__init__(spec, self._store.table_info(self._table_id)["state_names"])
@@ -75,8 +74,8 @@ class Table(BaseTable):
     def _pull(self, keys: Keys, rows: Rows, create: bool) -> None:
         native(self._store.pull, self._table_id, keys, rows, create)
 
-    def _push(self, keys: Keys, gradients: Rows) -> None:
-        native(self._store.push, self._table_id, keys, gradients)
+    def _push(self, keys: Keys, gradients: Rows, counts: Rows | None = None) -> None:
+        native(self._store.push, self._table_id, keys, gradients, False, counts)
 
     def _assign(self, keys: Keys, rows: Rows) -> None:
         native(self._store.assign, self._table_id, keys, rows)
@@ -95,6 +94,14 @@ class Table(BaseTable):
     def _evict(self) -> int:
         evicted: int = native(sweep, self._store, self._table_id)[1]
         return evicted
+
+    def _decay(self, epoch: int) -> bool:
+        changed: bool = native(self._store.decay, self._table_id, epoch)
+        return changed
+
+    def _shows(self, keys: Keys) -> NDArray[np.float32]:
+        shows: NDArray[np.float32] = native(self._store.shows, self._table_id, keys)
+        return shows
 
     def _servers(self) -> int:
         return 1

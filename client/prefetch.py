@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tablebay.client import errors
 from tablebay.client.arrays import Rows
 from tablebay.client.native import native
-from tablebay.client.session import Part, Sent, Session
+from tablebay.client.session import Part, PushPart, Sent, Session
 from tablebay.native import _core
 
 # Each holds its rows until result() is called.
@@ -50,12 +50,12 @@ class Prefetch:
             session.unregister(self)
             raise
 
-    def note(self, pushed: Sequence[Part]) -> None:
+    def note(self, pushed: Sequence[PushPart]) -> None:
         """A push of this client begins."""
         if not self._refresh:
             return
         tables = {part[0] for part in self._parts}
-        self._noted += [(table_id, plan) for table_id, _, _, _, plan, _ in pushed if table_id in tables]
+        self._noted += [(part[0], part[4]) for part in pushed if part[0] in tables]
 
     def result(self) -> list[NDArray[Any]]:
         """The rows, one array for each table in the order of the prefetch's mapping; waits for them.

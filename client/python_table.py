@@ -108,7 +108,7 @@ class PythonTable(BaseTable):
                 whole = self._whole.pull(unique, create=False)
         rows[:] = whole[inverse, : self.dim]
 
-    def _push(self, keys: Keys, gradients: Rows) -> None:
+    def _push(self, keys: Keys, gradients: Rows, counts: Rows | None = None) -> None:
         unique, inverse = np.unique(keys, return_inverse=True)
         summed = np.zeros((len(unique), self.dim), np.float32)
         np.add.at(summed, inverse, gradients)
@@ -154,11 +154,18 @@ class PythonTable(BaseTable):
     def _evict(self) -> int:
         return 0  # never asked: the spec has no eviction
 
+    # Never asked, any of these: the spec has no eviction.
+    def _shows(self, keys: Keys) -> NDArray[np.float32]:
+        return np.zeros((keys.size, 2), np.float32)
+
+    def _decay(self, epoch: int) -> bool:
+        return False
+
     def _servers(self) -> int:
         return 1
 
     def _evicted(self, server: int, epoch: int, position: int, most: int) -> Some:
-        return Some(1, 0, b"", b"", b"", ())  # never asked, either
+        return Some(1, 0, b"", b"", b"", ())
 
     def _set_learning_rate(self, value: float) -> None:
         raise BadRequest(

@@ -15,6 +15,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from tablebay.client.cel import Code, Schema, put, quoted, rule
+from tablebay.client.eviction import CLICK_WEIGHT, SHOW_WEIGHT
 from tablebay.client.job import (
     API_VERSION,
     DESTINATION,
@@ -599,15 +600,33 @@ def _table_rules(table: Schema) -> list[Schema]:
     eviction = table["properties"]["eviction"]
     more = "(has(self.{0}) && self.{0} > 0)"
     norm = "(has(self.minNorm) && self.minNorm > 0.0)"
+    score = "(has(self.minScore) && self.minScore > 0.0)"
     waits = f"({more.format('minCount')} || {norm})"
     budget = f"({more.format('maxRows')} || {more.format('maxBytes')})"
+    shows = " || ".join(("(has(self.decay) && self.decay > 0.0)", score, more.format("maxUnseenDays")))
     least_used = "(has(self.policy) && self.policy == 'LFU')"
     put(
         eviction,
         [
             rule(
-                f"{more.format('ttlSeconds')} || {waits} || {budget}",
-                "found no rule; wanted ttlSeconds, minCount, minNorm, maxRows or maxBytes",
+                f"{more.format('ttlSeconds')} || {waits} || {budget} || {shows}",
+                "found no rule; wanted ttlSeconds, minCount, minNorm, maxRows, maxBytes, decay, minScore or "
+                "maxUnseenDays",
+            ),
+            rule(
+                f"!{score} || (has(self.decay) && self.decay > 0.0)",
+                "decay is 0, wanted more than 0, at most 1, with minScore",
+                field=".decay",
+            ),
+            rule(
+                f"{score} || ((!has(self.showWeight) || self.showWeight == {SHOW_WEIGHT}) && "
+                f"(!has(self.clickWeight) || self.clickWeight == {CLICK_WEIGHT}))",
+                "found showWeight or clickWeight, wanted minScore with them",
+            ),
+            rule(
+                f"!{more.format('decayEverySeconds')} || {shows}",
+                "decayEverySeconds wants decay, minScore or maxUnseenDays with it",
+                field=".decayEverySeconds",
             ),
             rule(
                 f"{more.format('graceSeconds')} ? {waits} || {least_used} : !{waits}",

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from tablebay.client.metrics import Figures
     from tablebay.client.prefetch import Prefetch
 
-# (table_id, dim, row_bytes, flags, Plan, array), as _core.Call takes them.
+# (table_id, dim, row_bytes, flags, Plan, array), as _core.Call takes them; of a push shows and clicks may follow.
 Part = tuple[int, int, int, int, "_core.Plan", Any]
+PushPart = Part | tuple[int, int, int, int, "_core.Plan", Any, Any]
 
 CURSOR_BYTES_MAX = 1024
 _EPOCH_QUESTION_S = 1.0
@@ -143,7 +144,7 @@ class Letter:
     """
 
     step: int
-    parts: Sequence[Part]
+    parts: Sequence[PushPart]
     outgoing: list[Outgoing]
     refused: bool = False
 
@@ -247,7 +248,7 @@ class Session:
 
     # -- pushes --
 
-    def push(self, parts: Sequence[Part], cursor: bytes = b"") -> None:
+    def push(self, parts: Sequence[PushPart], cursor: bytes = b"") -> None:
         """Push in a step of its own."""
         self.check()
         deadline = self.deadline()
@@ -255,7 +256,7 @@ class Session:
         self.make_room(deadline)
         self.push_step(parts, cursor, self.ledger.take(deadline), deadline)
 
-    def push_later(self, parts: Callable[[], Sequence[Part]], cursor: bytes = b"") -> None:
+    def push_later(self, parts: Callable[[], Sequence[PushPart]], cursor: bytes = b"") -> None:
         """Push in a step of its own while the caller goes on; what `parts` returns is asked for in another thread.
 
         One push is under way at a time: this waits for the one before, and raises what became of it, before it takes
@@ -282,7 +283,7 @@ class Session:
         """Wait for a push that was handed over. Raises what became of it, once."""
         self._handover.wait(self.deadline)
 
-    def push_step(self, parts: Sequence[Part], cursor: bytes, step: int, deadline: Deadline) -> None:
+    def push_step(self, parts: Sequence[PushPart], cursor: bytes, step: int, deadline: Deadline) -> None:
         """Push as step `step`, which has been taken; on return every server has applied it.
 
         If nothing was sent the number is given back. If the step's fate is unknown it stays open: `flush`
@@ -369,7 +370,7 @@ class Session:
         with self._lock:
             return sorted(letter.step for letter in self._unsettled)
 
-    def _write(self, parts: Sequence[Part], cursor: bytes, step: int) -> Letter:
+    def _write(self, parts: Sequence[PushPart], cursor: bytes, step: int) -> Letter:
         oldest_step = self.ledger.oldest
         everyone = range(len(self._epochs))
         ranked = self.identity.rank is not None
@@ -772,7 +773,7 @@ class Session:
 
     # -- prefetches --
 
-    def register(self, prefetch: Prefetch) -> list[Sequence[Part]]:
+    def register(self, prefetch: Prefetch) -> list[Sequence[PushPart]]:
         """From now on tell a prefetch of each push; returns the pushes under way."""
         with self._lock:
             self._prefetches.add(prefetch)

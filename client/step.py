@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tablebay.client import errors
 from tablebay.client.arrays import Rows
-from tablebay.client.session import CURSOR_BYTES_MAX, Part, Session
+from tablebay.client.session import CURSOR_BYTES_MAX, Part, PushPart, Session
 from tablebay.client.table import RemoteTable
 
 
@@ -60,10 +60,10 @@ class Step:
             session.pull_latency.record(session.pace.clock() - began)
         return rows
 
-    def push(self, updates: Mapping[RemoteTable, tuple[Any, Any]], cursor: bytes = b"") -> None:
+    def push(self, updates: Mapping[RemoteTable, tuple[Any, ...]], cursor: bytes = b"") -> None:
         """Apply gradients to several tables as one step; on each shard all of it or nothing. Once in a block.
 
-        updates: (keys, gradients) by table; may be empty.
+        updates: (keys, gradients), or (keys, gradients, counts), by table, as `push` has them; may be empty.
         cursor: at most 1 KiB, kept with the step for whoever takes this client's rank next.
         """
         self._require_block()
@@ -73,10 +73,10 @@ class Step:
             raise errors.BadType(f"cursor: found {type(cursor).__name__}, wanted bytes")
         if len(cursor) > CURSOR_BYTES_MAX:
             raise errors.BadRequest(f"cursor: found {len(cursor)} bytes, wanted at most {CURSOR_BYTES_MAX}")
-        parts: list[Part] = []
+        parts: list[PushPart] = []
         for table, update in updates.items():
             _require_own(self._session, table)
-            if not isinstance(update, tuple) or len(update) != 2:
+            if not isinstance(update, tuple) or len(update) not in (2, 3):
                 raise errors.BadType(
                     f"table '{table.name}': found {type(update).__name__}, wanted (keys, gradients)"
                 )
@@ -100,7 +100,7 @@ class Step:
                 self._session.ledger.give_back(self.number)
             raise
 
-    def _send(self, parts: list[Part], cursor: bytes) -> None:
+    def _send(self, parts: list[PushPart], cursor: bytes) -> None:
         deadline = self._session.deadline()
         self._session.flush(deadline)
         self._session.make_room(deadline)

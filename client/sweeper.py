@@ -45,16 +45,19 @@ class Sweeper:
         self._clock = clock
         self._told = told
         self._changed = threading.Condition()
-        self._tables: dict[int, tuple[str, int]] = {}
+        self._tables: dict[int, tuple[str, int, int]] = {}
         self._due: dict[int, float] = {}
         self._closed = False
         self._threaded = thread
         self._thread: threading.Thread | None = None
 
-    def add(self, name: str, table_id: int, every_s: int) -> None:
-        """Sweep this table every so many seconds, for the first time after as many. Again: as if it were new."""
+    def add(self, name: str, table_id: int, every_s: int, day_s: int = 0) -> None:
+        """Sweep this table every so many seconds, for the first time after as many. Again: as if it were new.
+
+        day_s: above 0, its shows decay once for each so many seconds of Unix time; which is seen to before a sweep.
+        """
         with self._changed:
-            self._tables[table_id] = (name, every_s)
+            self._tables[table_id] = (name, every_s, day_s)
             self._due[table_id] = self._clock() + every_s
             if self._threaded and self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="evict", daemon=True)
@@ -66,9 +69,11 @@ class Sweeper:
         with self._changed:
             due = [table_id for table_id, at in self._due.items() if at <= self._clock()]
         for table_id in due:
-            name, every_s = self._tables[table_id]
+            name, every_s, day_s = self._tables[table_id]
             evicted, error = 0, None
             try:
+                if day_s:
+                    self._store.decay(table_id, self._store.now() // day_s)
                 _, evicted = sweep(self._store, table_id, lambda: not self._closed)
             except (_core.StatusError, MemoryError) as found:
                 # Such as no memory for what a checkpoint under way keeps: the next sweep may find some.

@@ -14,8 +14,8 @@ from tablebay.client.base_table import BaseTable
 from tablebay.client.evictions import Some
 from tablebay.client.native import native
 from tablebay.client.proto import tablebay_pb2
-from tablebay.client.session import Part, Session
-from tablebay.client.tables import TableSpec
+from tablebay.client.session import Part, PushPart, Session
+from tablebay.client.tables import DAYS_DIM, TableSpec
 from tablebay.native import _core
 
 # A push mostly follows a pull of the same keys: their plan is kept, up to this size.
@@ -67,11 +67,15 @@ class RemoteTable(BaseTable):
         flags = 0 if create else _core.READ_ONLY
         return (self._table_id, self.dim, self._row_bytes, flags, self.plan(flat), rows), rows
 
-    def push_part(self, keys: Any, gradients: Any) -> Part:
+    def push_part(self, keys: Any, gradients: Any, counts: Any = None) -> PushPart:
         """A push as a part of a call."""
         flat, shape = as_keys(keys, self.name)
         rows = self.rows_of(gradients, "gradients", flat, shape)
-        return (self._table_id, self.dim, self._row_bytes, 0, self.plan(flat), rows)
+        return self._push_part(flat, rows, None if counts is None else self.counts_of(counts, shape))
+
+    def _push_part(self, keys: Keys, gradients: Rows, counts: Rows | None) -> PushPart:
+        part = (self._table_id, self.dim, self._row_bytes, 0, self.plan(keys), gradients)
+        return part if counts is None else (*part, counts)
 
     def _pull(self, keys: Keys, rows: Rows, create: bool) -> None:
         session = self._session
@@ -83,8 +87,8 @@ class RemoteTable(BaseTable):
             session.pull([part], session.deadline())
             session.pull_latency.record(session.pace.clock() - began)
 
-    def _push(self, keys: Keys, gradients: Rows) -> None:
-        self._session.push([(self._table_id, self.dim, self._row_bytes, 0, self.plan(keys), gradients)])
+    def _push(self, keys: Keys, gradients: Rows, counts: Rows | None = None) -> None:
+        self._session.push([self._push_part(keys, gradients, counts)])
 
     def _assign(self, keys: Keys, rows: Rows) -> None:
         self._session.push([(self._table_id, self.dim, self._row_bytes, _core.ASSIGN, self.plan(keys), rows)])
@@ -102,7 +106,30 @@ class RemoteTable(BaseTable):
         self._read(keys, state, self._state_bytes, _core.STATE)
         return state
 
-    def _read(self, keys: Keys, out: NDArray[np.uint8], row_bytes: int, flags: int) -> None:
+    def _shows(self, keys: Keys) -> NDArray[np.float32]:
+        shows = np.empty((keys.size, 2), np.float32)
+        self._read(keys, shows, shows.itemsize * 2, _core.SHOWS)
+        return shows
+
+    def _decay(self, epoch: int) -> bool:
+        # A step as any other: applied once on each shard, in checkpoints, sent again to a server that comes back.
+        spec = self.spec.days()
+        assert spec is not None
+        table_id, row_bytes = _core.table_id(spec.name), DAYS_DIM * 8
+        keys = _core.shard_keys()
+        plan: _core.Plan = native(self._session.router.plan, keys)
+        rows = np.zeros((keys.size, DAYS_DIM), np.int64)
+        self._session.check()
+        self._session.pull(
+            [(table_id, DAYS_DIM, row_bytes, _core.READ_ONLY, plan, rows)], self._session.deadline()
+        )
+        if ((rows[:, 1] > 0) & (rows[:, 0] >= epoch)).all():
+            return False
+        rows[:] = (epoch, 0)
+        self._session.push([(table_id, DAYS_DIM, row_bytes, 0, plan, rows)])
+        return True
+
+    def _read(self, keys: Keys, out: NDArray[Any], row_bytes: int, flags: int) -> None:
         self._session.check()
         if keys.size:
             part = (self._table_id, self.dim, row_bytes, flags, self.plan(keys), out)

@@ -52,6 +52,9 @@ __all__ = [
 TABLE_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$"
 TABLE_NAME_CHARACTERS_MAX = 63
 SIGHTINGS_SUFFIX = "--sightings"
+DAYS_SUFFIX = "--days"
+# Of a table of days: the last epoch, and how many days that makes.
+DAYS_DIM = 2
 DIM_MAX = 65536
 
 
@@ -215,6 +218,11 @@ class TableSpec:
         longest = TABLE_NAME_CHARACTERS_MAX - len(SIGHTINGS_SUFFIX)
         if self.admit_at > 1 and len(self.name) > longest:
             raise ValueError(f"name has {len(self.name)} characters, wanted at most {longest} with admit_at")
+        longest = TABLE_NAME_CHARACTERS_MAX - len(DAYS_SUFFIX)
+        if self.counts_shows and len(self.name) > longest:
+            raise ValueError(
+                f"name has {len(self.name)} characters, wanted at most {longest} with shows and clicks"
+            )
         if self.dtype == "int64":
             if not isinstance(self.optimizer, Add):
                 raise ValueError(
@@ -296,6 +304,19 @@ class TableSpec:
         return TableSpec(
             f"{self.name}{SIGHTINGS_SUFFIX}", FILTER_DIM if self.admit_filter_keys else 1, "int64"
         )
+
+    @property
+    def counts_shows(self) -> bool:
+        """Whether rows have shows and clicks."""
+        return self.eviction is not None and self.eviction.counts_shows
+
+    def days(self) -> TableSpec | None:
+        """The table that counts days, where rows have shows and clicks: a row for each shard."""
+        return TableSpec(f"{self.name}{DAYS_SUFFIX}", DAYS_DIM, "int64") if self.counts_shows else None
+
+    def companions(self) -> list[TableSpec]:
+        """The tables that are made with this one, before it."""
+        return [spec for spec in (self.sightings(), self.days()) if spec is not None]
 
     def with_learning_rate(self, value: float) -> TableSpec:
         """The same but for the learning rate, where its optimizer has one."""

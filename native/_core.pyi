@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -146,6 +146,10 @@ class Store:
         ...
     def create_table(self, name: str, dim: int, dtype: str, optimizer: str, optimizer_parameters: collections.abc.Mapping[str, float], initializer: str, initializer_parameters: collections.abc.Mapping[str, float], seed: int, non_finite: str, push_missing: str = 'Create', admit_at: int = 1, admit_probability: float = 1.0, admit_filter_keys: int = 0, eviction: collections.abc.Mapping[str, float] = {}) -> int:
         ...
+    def decay(self, table_id: int, epoch: int) -> bool:
+        """
+        Days end until that epoch, on the shards of this server: whether any did.
+        """
     def delete(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> int:
         ...
     def evict(self, table_id: int, stripe: int, seconds: float) -> tuple[int, int, int]:
@@ -178,9 +182,13 @@ class Store:
         """
         A Loader of tables into this store; of rows and steps of the shards given.
         """
+    def now(self) -> int:
+        """
+        Unix time that eviction goes by.
+        """
     def pull(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], out: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], create: bool) -> None:
         ...
-    def push(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], gradients: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], unique: bool = False) -> None:
+    def push(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64], gradients: numpy.ndarray[typing.Any, numpy.dtype[typing.Any]], unique: bool = False, counts: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None) -> None:
         ...
     def release(self) -> None:
         """
@@ -196,6 +204,10 @@ class Store:
         """
     def set_shard_map(self, owners: numpy.typing.NDArray[numpy.uint16], index: int, version: int) -> None:
         ...
+    def shows(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Shows and clicks of each key, float32 (n, 2).
+        """
     def state(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint8]:
         ...
     def table_info(self, table_id: int) -> dict:
@@ -313,6 +325,10 @@ def readdress(request: bytes, epoch: int) -> bytes:
     """
     The request, with another epoch of the server in it.
     """
+def shard_keys() -> numpy.typing.NDArray[numpy.uint64]:
+    """
+    A key of each shard, under which a table of days has the shard's row.
+    """
 def shards_of(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint16]:
     ...
 def status_code(kind: str) -> str:
@@ -332,9 +348,10 @@ def version() -> str:
 ASSIGN: int = 4
 CONTAINS: int = 32
 DELETE: int = 8
-EVICTION_REASONS: tuple = ('ttl', 'count', 'norm', 'lru', 'lfu')
+EVICTION_REASONS: tuple = ('ttl', 'count', 'norm', 'score', 'unseen', 'lru', 'lfu')
 READ_ONLY: int = 2
 SHARDS: int = 1024
+SHOWS: int = 64
 STATE: int = 16
 STRIPES: int = 64
 UNIQUE: int = 1

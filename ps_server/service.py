@@ -373,9 +373,9 @@ class Service:
                 self._know(spec, _core.table_id(spec.name))
             for spec in restored:
                 # Of a table that came without its counts: they begin anew.
-                sightings = spec.sightings()
-                if sightings is not None and sightings.name not in self._tables:
-                    self._tables[sightings.name] = (sightings, self._native_table(sightings))
+                for companion in spec.companions():
+                    if companion.name not in self._tables:
+                        self._tables[companion.name] = (companion, self._native_table(companion))
 
     def _current_specs(self) -> list[tuple[TableSpec, int]]:
         """Tables as they are now: with the learning rate that was set last."""
@@ -412,9 +412,9 @@ class Service:
                         f"table '{spec.name}' cannot be made: server {self._index} has {TABLES_MAX} tables, "
                         "which is the most there can be"
                     )
-                sightings = spec.sightings()
-                if sightings is not None and sightings.name not in self._tables:
-                    self._tables[sightings.name] = (sightings, self._native_table(sightings))
+                for companion in spec.companions():
+                    if companion.name not in self._tables:
+                        self._tables[companion.name] = (companion, self._native_table(companion))
                 table_id = self._native_table(spec)
                 self._know(spec, table_id)
                 _EVENTS.info("table.created", table=spec.name, dim=spec.dim, optimizer=spec.optimizer.type)
@@ -427,7 +427,9 @@ class Service:
     def _know(self, spec: TableSpec, table_id: int) -> None:
         self._tables[spec.name] = (spec, table_id)
         if spec.eviction is not None:
-            self._sweeper.add(spec.name, table_id, spec.eviction.every_seconds)
+            self._sweeper.add(
+                spec.name, table_id, spec.eviction.every_seconds, spec.eviction.decay_every_seconds
+            )
 
     def _native_table(self, spec: TableSpec) -> int:
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tablebay.client import errors
-from tablebay.client.session import Part, Session
+from tablebay.client.session import PushPart, Session
 from tablebay.client.step import Step
 from tablebay.client.table import RemoteTable
 from tablebay.client.torch.rows import Rows, rows_of
@@ -112,5 +112,5 @@ class Optimizer:
             raise errors.BadRequest("state_dict: found a dense optimizer's, and this one has none; wanted {}")
 
 
-def _parts(updates: dict[RemoteTable, Any]) -> list[Part]:
+def _parts(updates: dict[RemoteTable, Any]) -> list[PushPart]:
     return [table.push_part(*update) for table, update in updates.items()]

@@ -23,16 +23,6 @@ uint64_t BlocksOfAShard(uint64_t keys) {
   return std::max<uint64_t>(1, (keys + a_block - 1) / a_block);
 }
 
-// The key that HashKey makes `hash` of.
-uint64_t KeyOfHash(uint64_t hash) {
-  hash ^= hash >> 33;
-  hash *= 0x9cb4b2f8129337dbULL;  // the inverses of HashKey's factors, modulo 2^64
-  hash ^= hash >> 33;
-  hash *= 0x4f74430c22a54005ULL;
-  hash ^= hash >> 33;
-  return hash;
-}
-
 }  // namespace
 
 bool Table::Admits(uint32_t stripe, uint64_t key, uint64_t hash, uint64_t step, Table* sightings) const {

@@ -28,7 +28,8 @@ namespace py = pybind11;
 
 namespace tablebay {
 
-void BindHttp2(py::module_& m);  // http2_bindings.cc
+void BindHttp2(py::module_& m);                                       // http2_bindings.cc
+void BindEviction(py::class_<Store, std::shared_ptr<Store>>& store);  // eviction_bindings.cc
 
 namespace {
 
@@ -223,7 +224,9 @@ class PyCall {
     std::vector<Call::Push> push_parts;
     for (const py::handle& item : pushes) {
       const auto entry = item.cast<py::tuple>();
-      if (entry.size() != 6) throw py::value_error("a push is (table_id, dim, row_bytes, flags, plan, rows)");
+      if (entry.size() != 6 && entry.size() != 7) {
+        throw py::value_error("a push is (table_id, dim, row_bytes, flags, plan, rows[, counts])");
+      }
       auto plan = entry[4].cast<std::shared_ptr<Plan>>();
       auto row_bytes = entry[2].cast<uint32_t>();
       const auto dim = entry[1].cast<uint32_t>();
@@ -246,8 +249,15 @@ class PyCall {
       } else {
         row_bytes = 0;
       }
-      push_parts.push_back(
-          {entry[0].cast<uint32_t>(), dim, row_bytes, entry[3].cast<uint32_t>(), std::move(plan), data, is_int64});
+      const char* counts = nullptr;
+      if (entry.size() == 7 && !entry[6].is_none()) {
+        const auto given = entry[6].cast<Array<float>>();
+        Expect("counts", given, plan->count() * uint64_t{kCountsBytes});
+        kept_.append(given);
+        counts = reinterpret_cast<const char*>(given.data());
+      }
+      push_parts.push_back({entry[0].cast<uint32_t>(), dim, row_bytes, entry[3].cast<uint32_t>(), std::move(plan), data,
+                            is_int64, counts});
     }
     call_.emplace(method, std::move(pull_parts), std::move(push_parts), message_bytes_max);
   }
@@ -342,8 +352,10 @@ void BindFigures(py::module_& m) {
 }
 
 void BindStore(py::module_& m) {
-  py::class_<Store, std::shared_ptr<Store>>(m, "Store",
-                                            "The tables of one server, or of a table in this process. Safe in threads.")
+  py::class_<Store, std::shared_ptr<Store>> store(
+      m, "Store", "The tables of one server, or of a table in this process. Safe in threads.");
+  BindEviction(store);
+  store
       .def(py::init([](uint64_t epoch, uint64_t memory_limit, uint64_t keys_max, uint64_t message_bytes_max,
                        uint32_t threads) {
              return std::make_shared<Store>(epoch, Limits{memory_limit, keys_max, message_bytes_max, threads});
@@ -416,38 +428,6 @@ void BindStore(py::module_& m) {
             return std::tuple<py::bytes, py::bytes, uint64_t>(scanned.keys, scanned.rows, scanned.position);
           },
           py::arg("table_id"), py::arg("position"), py::arg("rows_max"))
-      .def(
-          "evict",
-          [](Store& store, uint32_t table_id, uint32_t stripe, double seconds) {
-            const py::gil_scoped_release release;
-            const Store::Swept swept = store.Evict(store.FindTable(table_id), stripe, seconds);
-            return std::tuple<uint64_t, uint64_t, uint32_t>(swept.looked_at, swept.evicted, swept.next_stripe);
-          },
-          py::arg("table_id"), py::arg("stripe"), py::arg("seconds"),
-          "Removes the rows that leave, from that stripe on, for about so many seconds: (rows looked at, rows evicted, "
-          "the stripe to go on from; 64 is the end).")
-      .def(
-          "evicted",
-          [](const Store& store, uint32_t table_id, uint64_t position, uint64_t most) {
-            std::vector<Events::Event> events;
-            uint64_t first;
-            {
-              const py::gil_scoped_release release;
-              first = store.FindTable(table_id).events().Read(position, most, &events);
-            }
-            std::string keys, times, reasons;
-            for (const Events::Event& event : events) {
-              keys.append(reinterpret_cast<const char*>(&event.key), sizeof event.key);
-              times.append(reinterpret_cast<const char*>(&event.time), sizeof event.time);
-              reasons.push_back(static_cast<char>(event.reason));
-            }
-            return std::tuple<uint64_t, py::bytes, py::bytes, py::bytes>(first, keys, times, reasons);
-          },
-          py::arg("table_id"), py::arg("position"), py::arg("most"),
-          "The rows that left, by number, from that one or the oldest that is kept on: (number of the first, keys u64, "
-          "Unix times u32, reasons u8: places in EVICTION_REASONS).")
-      .def("set_now", &Store::SetNow, py::arg("seconds"),
-           "Unix time that eviction goes by from now on, 0 for the system's.")
       .def("counters", &CountersOf)
       .def(
           "hold",
@@ -497,15 +477,18 @@ void BindStore(py::module_& m) {
           py::arg("table_id"), py::arg("keys").noconvert(), py::arg("out").noconvert(), py::arg("create"))
       .def(
           "push",
-          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, const py::array& gradients, bool unique) {
+          [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, const py::array& gradients, bool unique,
+             const std::optional<Array<float>>& counts) {
             Table& table = store.FindTable(table_id);
             const std::string_view key_bytes = KeyBytes(keys);
             CheckRows(table, gradients, static_cast<size_t>(keys.size()));
             const std::string_view row_bytes = RowBytes(gradients);
+            const std::string_view count_bytes = counts ? RowBytes(*counts) : std::string_view();
             const py::gil_scoped_release release;
-            store.Push(table, key_bytes, row_bytes, unique ? uint32_t{kUnique} : 0u);
+            store.Push(table, key_bytes, row_bytes, unique ? uint32_t{kUnique} : 0u, count_bytes);
           },
-          py::arg("table_id"), py::arg("keys").noconvert(), py::arg("gradients").noconvert(), py::arg("unique") = false)
+          py::arg("table_id"), py::arg("keys").noconvert(), py::arg("gradients").noconvert(), py::arg("unique") = false,
+          py::arg("counts") = py::none())
       .def(
           "assign",
           [](Store& store, uint32_t table_id, const Array<uint64_t>& keys, const py::array& rows) {
@@ -805,6 +788,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("DELETE") = static_cast<uint32_t>(kDelete);
   m.attr("STATE") = static_cast<uint32_t>(kState);
   m.attr("CONTAINS") = static_cast<uint32_t>(kContains);
+  m.attr("SHOWS") = static_cast<uint32_t>(kShows);
   m.def("version", [] { return TABLEBAY_VERSION; });
 #ifdef TABLEBAY_FAILPOINTS
   m.def("failpoint", &Failpoint, py::arg("name"));
@@ -821,6 +805,14 @@ PYBIND11_MODULE(_core, m) {
         return hashes;
       },
       py::arg("keys").noconvert());
+  m.def(
+      "shard_keys",
+      [] {
+        Array<uint64_t> keys(kShards);
+        for (uint32_t shard = 0; shard < kShards; ++shard) keys.mutable_data()[shard] = KeyOfShard(shard);
+        return keys;
+      },
+      "A key of each shard, under which a table of days has the shard's row.");
   m.def(
       "shards_of",
       [](const Array<uint64_t>& keys) {

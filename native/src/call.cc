@@ -54,7 +54,7 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
       answer += keys * pull.row_bytes;
     }
     for (const Push& push : pushes_) {
-      request += PositionsOf(*push.plan, begin, end).size() * (sizeof(uint64_t) + push.row_bytes);
+      request += PositionsOf(*push.plan, begin, end).size() * (sizeof(uint64_t) + push.row_bytes + push.counts_bytes());
     }
     return request <= message_bytes_max && answer <= message_bytes_max;
   };
@@ -106,7 +106,7 @@ std::vector<size_t> Call::PartSizes(const Piece& piece) const {
   std::vector<size_t> sizes;
   for (const Push& push : pushes_) {
     const size_t keys = PositionsOf(*push.plan, piece.begin, piece.end).size();
-    sizes.push_back(PartBytes(keys * sizeof(uint64_t), keys * push.row_bytes));
+    sizes.push_back(PartBytes(keys * sizeof(uint64_t), keys * push.row_bytes, keys * push.counts_bytes()));
   }
   for (const Pull& pull : pulls_) {
     const size_t keys = PositionsOf(*pull.plan, piece.begin, piece.end).size();
@@ -148,7 +148,8 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
     const Span span = PositionsOf(plan, piece.begin, piece.end);
     const size_t rows_bytes = span.size() * push.row_bytes;
     const PartSpace space =
-        writer.AddPush(push.table_id, push.dim, push.flags | kUnique, span.size() * sizeof(uint64_t), rows_bytes);
+        writer.AddPush(push.table_id, push.dim, push.flags | kUnique, span.size() * sizeof(uint64_t), rows_bytes,
+                       span.size() * push.counts_bytes());
     uint32_t crc = put_keys(space, plan, span);
     if (rows_bytes > 0 && !plan.repeats()) {
       // The checksum of each few rows while they are in the nearest cache.
@@ -166,6 +167,12 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
         std::memcpy(space.rows, SummedRows(i) + uint64_t{span.begin} * push.row_bytes, rows_bytes);
       }
       crc = Crc32c(space.rows, rows_bytes, crc);
+    }
+    if (push.counts != nullptr && span.size() > 0) {
+      std::string summed(plan.unique() * kCountsBytes, 0);
+      SumRows(plan, push.counts, kCountsBytes / sizeof(float), false, summed.data());
+      std::memcpy(space.counts, summed.data() + uint64_t{span.begin} * kCountsBytes, span.size() * kCountsBytes);
+      crc = Crc32c(space.counts, span.size() * kCountsBytes, crc);
     }
     std::memcpy(space.crc32c, &crc, sizeof crc);
   }

@@ -433,6 +433,7 @@ RowLayout LayoutOf(uint32_t dim, const Optimizer& optimizer, ElementType type, b
   add(layout.seen, eviction.asks_seen());
   add(layout.born, eviction.grace_seconds > 0);
   add(layout.pushes, eviction.asks_pushes());
+  for (uint32_t* const place : {&layout.shows, &layout.clicks, &layout.day}) add(*place, eviction.counts_shows());
   layout.row_bytes = (end + 7) / 8 * 8;
   return layout;
 }

@@ -17,6 +17,12 @@ constexpr uint64_t kStepEnd = uint64_t{1} << 63;  // beyond lies nonsense, which
 
 unsigned long long Wide(uint64_t value) { return value; }
 
+uint32_t Checksum(const Part& part) {
+  uint32_t crc = Crc32c(part.keys.data(), part.keys.size());
+  crc = Crc32c(part.rows.data(), part.rows.size(), crc);
+  return Crc32c(part.counts.data(), part.counts.size(), crc);
+}
+
 // What a window remembers of a step's content, to notice a step sent again with other content.
 uint16_t Fold(uint32_t checksum) { return static_cast<uint16_t>(checksum ^ checksum >> 16); }
 
@@ -54,19 +60,22 @@ class Store::Permit {
 // One part of a request, with its table, in stripe order.
 struct Store::Piece {
   Table* table = nullptr;
-  Table* sightings = nullptr;  // of a push of gradients, where the table does not admit every key at once
+  Table* sightings = nullptr;   // of a push of gradients, where the table does not admit every key at once
+  const Table* days = nullptr;  // where the table counts shows
   uint32_t flags = 0;
   uint32_t count = 0;
   bool push = false;
   uint32_t bytes_each = 0;  // of a pull: of a key's answer
   const char* keys = nullptr;
   const char* rows = nullptr;
+  const char* counts = nullptr;
   std::vector<uint32_t> order;  // empty: the keys lie in stripe order as they are
   std::array<uint32_t, kStripes + 1> stripe_begin{};
   std::bitset<kShards> shards;
   // Where the request's bytes could not be used as they are.
   Plan merged;
   std::string own_rows;
+  std::string own_counts;
 
   Run RunOf(uint32_t stripe) const {
     return Run{keys, order.empty() ? nullptr : order.data(), stripe_begin[stripe], stripe_begin[stripe + 1]};
@@ -220,30 +229,30 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
     throw StatusError("ResourceExhausted", Format("table '%s': %llu keys in one call, wanted at most %llu", name,
                                                   Wide(count), Wide(limits_.keys_per_call)));
   }
-  const uint32_t known = push ? kUnique | kAssign | kDelete : kUnique | kReadOnly | kState | kContains;
-  const uint32_t kinds = push ? kAssign | kDelete : kState | kContains;
+  const uint32_t known = push ? kUnique | kAssign | kDelete : kUnique | kReadOnly | kState | kContains | kShows;
+  const uint32_t kinds = push ? kAssign | kDelete : kState | kContains | kShows;
   if ((part.flags & ~known) != 0 || __builtin_popcount(part.flags & kinds) > 1) {
     throw StatusError("BadRequest",
                       Format("table '%s': flags %u are not those of a %s", name, part.flags, push ? "push" : "pull"));
   }
-  if (!part.counts.empty()) {
-    throw StatusError("BadRequest",
-                      Format("table '%s': %zu bytes of counts; counts are not supported", name, part.counts.size()));
-  }
+  piece.push = push;
+  piece.flags = part.flags;
+  piece.count = static_cast<uint32_t>(count);
+  piece.days = DaysTable(table);
+  CheckCounts(part, piece);
   const uint64_t row_bytes = push && (part.flags & kDelete) == 0 ? table.wire_bytes() : 0;
   if (part.rows.size() != count * row_bytes) {
     throw StatusError("BadRequest", Format("table '%s': %zu bytes of rows for %llu keys, wanted %llu", name,
                                            part.rows.size(), Wide(count), Wide(count * row_bytes)));
   }
   if (part.has_crc32c) {
-    const uint32_t crc = Crc32c(part.rows.data(), part.rows.size(), Crc32c(part.keys.data(), part.keys.size()));
+    const uint32_t crc = Checksum(part);
     if (crc != part.crc32c) {
       throw StatusError("CorruptMessage", Format("table '%s': the part's CRC-32C is %08x, and it says %08x: it was "
                                                  "damaged on the way",
                                                  name, crc, part.crc32c));
     }
   }
-  piece.push = push;
   if (push && (part.flags & kinds) == 0 && table.checked().options.admit_at > 1) {
     const std::string counts = SightingsOf(table.name());
     piece.sightings = &FindTable(Crc32c(counts.data(), counts.size()));
@@ -255,18 +264,47 @@ Store::Piece Store::CheckPart(const Part& part, bool push) const {
                                name, counts.c_str(), SightingsDim(table.checked().options)));
     }
   }
-  piece.flags = part.flags;
-  piece.count = static_cast<uint32_t>(count);
   piece.keys = part.keys.data();
   piece.rows = part.rows.data();
+  if (!part.counts.empty()) piece.counts = part.counts.data();
   if ((part.flags & kState) != 0) {
     piece.bytes_each = table.layout().state_bytes();
   } else if ((part.flags & kContains) != 0) {
     piece.bytes_each = 1;
+  } else if ((part.flags & kShows) != 0) {
+    piece.bytes_each = kCountsBytes;
   } else {
     piece.bytes_each = table.wire_bytes();
   }
   return piece;
+}
+
+// What a part says of shows and clicks, or asks of them.
+void Store::CheckCounts(const Part& part, const Piece& piece) const {
+  const char* const name = piece.table->name().c_str();
+  const bool asks = !piece.push && (part.flags & kShows) != 0;
+  if (!asks && part.counts.empty()) return;
+  if (piece.days == nullptr) {
+    throw StatusError("BadRequest", Format("table '%s' counts no shows and clicks; wanted decay, min_score or "
+                                           "max_unseen_days in its eviction",
+                                           name));
+  }
+  if (asks && part.counts.empty()) return;
+  if (!piece.push || (part.flags & (kAssign | kDelete)) != 0) {
+    throw StatusError("BadRequest", Format("table '%s': counts go with a push of gradients alone", name));
+  }
+  if (part.counts.size() != uint64_t{piece.count} * kCountsBytes) {
+    throw StatusError("BadRequest", Format("table '%s': %zu bytes of counts for %u keys, wanted %u for each", name,
+                                           part.counts.size(), piece.count, kCountsBytes));
+  }
+  for (uint32_t i = 0; i < piece.count; ++i) {
+    Shows shows;
+    std::memcpy(&shows, part.counts.data() + uint64_t{i} * kCountsBytes, sizeof shows);
+    if (shows.shows >= 0 && shows.clicks >= 0 && shows.shows <= 1e30f && shows.clicks <= 1e30f) continue;
+    throw StatusError("BadRequest", Format("table '%s': position %u has %g shows and %g clicks, wanted each from 0 to "
+                                           "1e30",
+                                           name, i, double{shows.shows}, double{shows.clicks}));
+  }
 }
 
 void Store::CheckOwned(const Piece& piece) const {
@@ -354,6 +392,11 @@ void Store::MergeRepeats(Piece& piece) const {
       SumRows(plan, piece.rows, piece.table->dim(), is_int64, piece.own_rows.data());
     }
     piece.rows = piece.own_rows.data();
+    if (piece.counts != nullptr) {
+      piece.own_counts.resize(plan.unique() * kCountsBytes);
+      SumRows(plan, piece.counts, kCountsBytes / sizeof(float), false, piece.own_counts.data());
+      piece.counts = piece.own_counts.data();
+    }
   }
   if (!plan.repeats()) return;
   piece.keys = reinterpret_cast<const char*>(plan.keys.data());
@@ -395,7 +438,8 @@ void Store::CheckGradients(Piece& piece) {
 }
 
 bool Store::MayCreate(const Piece& piece) {
-  if ((piece.flags & (kReadOnly | kState | kContains | kDelete)) != 0) return false;
+  if ((piece.flags & (kReadOnly | kState | kContains | kShows)) != 0 && !piece.push) return false;
+  if (piece.push && (piece.flags & kDelete) != 0) return false;
   if (!piece.push) return piece.table->admits_all();
   return (piece.flags & kAssign) != 0 || piece.table->checked().push_missing == PushMissing::kCreate;
 }
@@ -476,9 +520,7 @@ std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view 
       throw StatusError("BadRequest",
                         Format("table '%s' is pushed to twice in one step, wanted once", piece.table->name().c_str()));
     }
-    const uint32_t crc = part.has_crc32c
-                             ? part.crc32c
-                             : Crc32c(part.rows.data(), part.rows.size(), Crc32c(part.keys.data(), part.keys.size()));
+    const uint32_t crc = part.has_crc32c ? part.crc32c : Checksum(part);
     const uint32_t with[4] = {content, part.table_id, part.flags & ~kUnique, crc};
     content = Crc32c(with, sizeof with);
     if ((part.flags & kUnique) == 0) MergeRepeats(piece);
@@ -519,9 +561,11 @@ void Store::ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint
   }
   uint32_t dropped = 0;
   if ((piece.flags & kAssign) != 0) {
-    table.Assign(stripe, run, piece.rows, NowFor(table));
+    table.Assign(stripe, run, piece.rows, MomentOf(table, piece.days, stripe));
   } else {
-    dropped = table.Apply(stripe, run, piece.rows, step, NowFor(table), piece.sightings);
+    Moment moment = MomentOf(table, piece.days, stripe);
+    moment.counts = piece.counts;
+    dropped = table.Apply(stripe, run, piece.rows, step, moment, piece.sightings);
     counters_.push_missing_dropped.fetch_add(dropped, std::memory_order_relaxed);
     counters_.push_missing_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
@@ -655,10 +699,10 @@ void Store::ApplyPushes(Exchange& exchange) {
 
 void Store::RunPull(const Piece& piece, char* out) {
   Table& table = *piece.table;
-  const bool create = (piece.flags & (kReadOnly | kState | kContains)) == 0;
+  const bool create = (piece.flags & (kReadOnly | kState | kContains | kShows)) == 0;
   const RowLayout& at = table.layout();
   // Narrow weights are read to the end of their place first.
-  const bool widens = table.narrow() && (piece.flags & (kState | kContains)) == 0;
+  const bool widens = table.narrow() && (piece.flags & (kState | kContains | kShows)) == 0;
   char* const rows = widens ? out + uint64_t{piece.count} * (piece.bytes_each - at.weight_bytes) : out;
   uint64_t missing_total = 0;
   std::vector<uint32_t> missing;
@@ -672,6 +716,8 @@ void Store::RunPull(const Piece& piece, char* out) {
         table.ReadState(stripe, run, out);
       } else if ((piece.flags & kContains) != 0) {
         table.Contains(stripe, run, out);
+      } else if ((piece.flags & kShows) != 0) {
+        table.ReadShows(stripe, run, MomentOf(table, piece.days, stripe), out);
       } else {
         table.Read(stripe, run, at.weights, at.weight_bytes, rows, &missing);
       }
@@ -690,7 +736,7 @@ void Store::RunPull(const Piece& piece, char* out) {
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
     const Table::Room room(&table, stripe, rest);
-    table.Create(stripe, rest, NowFor(table));
+    table.Create(stripe, rest, MomentOf(table, piece.days, stripe));
     table.Read(stripe, rest, at.weights, at.weight_bytes, rows, nullptr);
     counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
@@ -740,13 +786,15 @@ void Store::Pull(Table& table, std::string_view keys, uint32_t flags, char* out)
   counters_.pulls.fetch_add(1, std::memory_order_relaxed);
 }
 
-uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows, uint32_t flags) {
+uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows, uint32_t flags,
+                     std::string_view counts) {
   Part part;
   part.table_id = table.id();
   part.dim = table.dim();
   part.flags = flags;
   part.keys = keys;
   part.rows = rows;
+  part.counts = counts;
   std::vector<Piece> pieces;
   pieces.push_back(CheckPart(part, true));
   Piece& piece = pieces[0];

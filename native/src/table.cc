@@ -13,12 +13,6 @@ namespace {
 constexpr uint32_t kBlock = 32;  // keys handled together: of 8, 16, 32, 48 and 64 the fastest
 constexpr uint32_t kCacheLine = 64;
 
-uint64_t StoredKey(const char* row) {
-  uint64_t key;
-  std::memcpy(&key, row, sizeof key);
-  return key;
-}
-
 // The CPU itself follows a row that is longer than this.
 constexpr uint32_t kPrefetchBytesMax = 8 * kCacheLine;
 
@@ -78,7 +72,8 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
       slab_mask_((1u << all_->arena.rows_per_slab_log2()) - 1),
       schedule_(ScheduleOf(checked.options.optimizer_parameters)),
       events_(checked.eviction.events_kept),
-      evicts_(checked.eviction.active()) {
+      evicts_(checked.eviction.active()),
+      is_days_(IsDays(checked.options)) {
   const Parameters& parameters = checked_.options.optimizer_parameters;
   const auto parameter = [&](const char* name) {
     const auto found = parameters.find(name);
@@ -315,6 +310,17 @@ void Table::Contains(uint32_t stripe_index, const Run& run, char* out) const {
             });
 }
 
+void Table::ReadShows(uint32_t stripe_index, const Run& run, const Moment& moment, char* out) const {
+  ForBlocks(all_->stripes[stripe_index], run, layout().row_bytes,
+            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t* hashes,
+                const Ahead&) {
+              for (uint32_t j = 0; j < n; ++j) {
+                const Shows shows = rows[j] == nullptr ? Shows{} : ShowsOf(rows[j], moment.Today(hashes[j]));
+                std::memcpy(out + uint64_t{run.At(first + j)} * kCountsBytes, &shows, sizeof shows);
+              }
+            });
+}
+
 uint64_t Table::CountMissing(uint32_t stripe_index, const Run& run) const {
   uint64_t missing = 0;
   ForBlocks(
@@ -435,7 +441,7 @@ void Table::FetchDirty(const Stripe& stripe, uint32_t rows) {
   for (size_t word = 0; word < stripe.dirty.size(); word += kWords) __builtin_prefetch(&stripe.dirty[word], 1, 2);
 }
 
-void Table::Create(uint32_t stripe_index, const Run& run, uint32_t now) {
+void Table::Create(uint32_t stripe_index, const Run& run, const Moment& moment) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
@@ -447,7 +453,7 @@ void Table::Create(uint32_t stripe_index, const Run& run, uint32_t now) {
                 if (rows[j] != nullptr) continue;
                 const uint32_t position = Insert(stripe, keys[j], hashes[j]);
                 char* const row = Row(stripe, position);
-                if (evicts_) See(row, now, 0);
+                if (evicts_) See(row, moment, hashes[j], 0, {});
                 Touch(stripe, position, row);
               }
             });
@@ -487,13 +493,14 @@ void Table::UpdateBeside(UpdateKernel rule, Update update) const {
   }
 }
 
-uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, uint32_t now,
+uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, const Moment& moment,
                       Table* sightings) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
   const RowLayout& at = layout();
-  const UpdateKernel kernel = checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
+  const UpdateKernel kernel =
+      is_days_ ? &RaiseDays : checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
   Update update = update_;
   update.learning_rate = RateAt(step);
   update.now = static_cast<uint32_t>(std::min<uint64_t>(step, UINT32_MAX - 1) + 1);
@@ -550,7 +557,14 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
                 dirty[positions[j] >> 6] |= uint64_t{1} << (positions[j] & 63);
               }
               if (evicts_) [[unlikely]] {
-                for (uint32_t j = 0; j < n; ++j) See(rows[j], now, 1);
+                for (uint32_t j = 0; j < n; ++j) {
+                  Shows shows{1, 0};
+                  if (moment.counts != nullptr) {
+                    const auto i = static_cast<uint64_t>(block[j] - gradients) / weight_bytes;
+                    std::memcpy(&shows, moment.counts + i * kCountsBytes, sizeof shows);
+                  }
+                  See(rows[j], moment, hashes[j], 1, shows);
+                }
               }
               update.rows = rows;
               update.gradients = block;
@@ -567,7 +581,7 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
   return dropped;
 }
 
-void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows, uint32_t now) {
+void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows, const Moment& moment) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
@@ -590,7 +604,7 @@ void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows, 
                   std::memcpy(rows[j] + at.weights, given, at.weight_bytes);
                 }
                 if (checked_.optimizer->agree != nullptr) Agree(rows[j]);
-                if (evicts_) See(rows[j], now, 0);
+                if (evicts_) See(rows[j], moment, hashes[j], 0, {});
                 Touch(stripe, positions[j], rows[j]);
               }
             });

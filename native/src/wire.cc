@@ -182,8 +182,9 @@ constexpr size_t kSenderBody = 3 * kFixed64Bytes + 2 * kFixed32Bytes;
 
 size_t BytesField(size_t size) { return 1 + VarintBytes(size) + size; }
 
-size_t PartBody(size_t keys_bytes, size_t rows_bytes) {
-  return 4 * kFixed32Bytes + BytesField(keys_bytes) + (rows_bytes > 0 ? BytesField(rows_bytes) : 0);
+size_t PartBody(size_t keys_bytes, size_t rows_bytes, size_t counts_bytes) {
+  return 4 * kFixed32Bytes + BytesField(keys_bytes) + (rows_bytes > 0 ? BytesField(rows_bytes) : 0) +
+         (counts_bytes > 0 ? BytesField(counts_bytes) : 0);
 }
 
 constexpr uint32_t kPushField = 6;
@@ -293,7 +294,9 @@ Response ReadResponse(std::string_view message) {
   return response;
 }
 
-size_t PartBytes(size_t keys_bytes, size_t rows_bytes) { return BytesField(PartBody(keys_bytes, rows_bytes)); }
+size_t PartBytes(size_t keys_bytes, size_t rows_bytes, size_t counts_bytes) {
+  return BytesField(PartBody(keys_bytes, rows_bytes, counts_bytes));
+}
 
 size_t RequestBytes(Method method, size_t cursor_bytes, const std::vector<size_t>& part_bytes) {
   size_t bytes = BytesField(kSenderBody);
@@ -328,9 +331,9 @@ RequestWriter::RequestWriter(Method method, char* out, const Sender& sender, uin
 }
 
 PartSpace RequestWriter::Add(uint32_t field, uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes,
-                             size_t rows_bytes) {
+                             size_t rows_bytes, size_t counts_bytes) {
   PartSpace space{};
-  out_ = PutBytesHead(out_, field, PartBody(keys_bytes, rows_bytes));
+  out_ = PutBytesHead(out_, field, PartBody(keys_bytes, rows_bytes, counts_bytes));
   out_ = PutFixed(out_, 1, table_id);
   out_ = PutFixed(out_, 2, dim);
   out_ = PutFixed(out_, 3, flags);
@@ -344,16 +347,21 @@ PartSpace RequestWriter::Add(uint32_t field, uint32_t table_id, uint32_t dim, ui
     space.rows = out_;
     out_ += rows_bytes;
   }
+  if (counts_bytes > 0) {
+    out_ = PutBytesHead(out_, 7, counts_bytes);
+    space.counts = out_;
+    out_ += counts_bytes;
+  }
   return space;
 }
 
-PartSpace RequestWriter::AddPush(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes,
-                                 size_t rows_bytes) {
-  return Add(kPushField, table_id, dim, flags, keys_bytes, rows_bytes);
+PartSpace RequestWriter::AddPush(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes, size_t rows_bytes,
+                                 size_t counts_bytes) {
+  return Add(kPushField, table_id, dim, flags, keys_bytes, rows_bytes, counts_bytes);
 }
 
 PartSpace RequestWriter::AddPull(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes) {
-  return Add(kPullField, table_id, dim, flags, keys_bytes, 0);
+  return Add(kPullField, table_id, dim, flags, keys_bytes, 0, 0);
 }
 
 size_t ResponseBytes(Method method, const std::vector<size_t>& pulled_bytes) {

@@ -56,7 +56,10 @@ def test_an_eviction_is_the_same_by_python_json_and_wire() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "found no rule; wanted ttl_seconds, min_count, min_norm, max_rows or max_bytes"),
+        (
+            {},
+            "found no rule; wanted ttl_seconds, min_count, min_norm, max_rows, max_bytes, decay, min_score or",
+        ),
         ({"ttl_seconds": -1}, "ttl_seconds is -1"),
         ({"ttl_seconds": 1.5}, "ttl_seconds is 1.5"),
         ({"min_count": 2}, "grace_seconds is 0, wanted more than 0"),
@@ -66,6 +69,10 @@ def test_an_eviction_is_the_same_by_python_json_and_wire() -> None:
         ({"max_rows": 2, "policy": "Random"}, "policy is 'Random'"),
         ({"max_rows": 2, "grace_seconds": 3}, "grace_seconds is 3"),
         ({"max_bytes": -1}, "max_bytes is -1"),
+        ({"min_score": 0.8}, "decay is 0.0, wanted more than 0, at most 1, with min_score"),
+        ({"decay": 1.5}, "decay is 1.5"),
+        ({"decay": 0.9, "click_weight": 2.0}, "found show_weight or click_weight, wanted min_score"),
+        ({"ttl_seconds": 2, "decay_every_seconds": 60}, "decay_every_seconds is 60, wanted decay"),
         ({"ttl_seconds": 2, "events_kept": 2**30}, "events_kept is"),
         ({"max_weight": 2}, "max_weight"),
     ],

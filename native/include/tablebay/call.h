@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tablebay/eviction.h"
 #include "tablebay/plan.h"
 #include "tablebay/wire.h"
 
@@ -32,6 +33,8 @@ class Call {
     std::shared_ptr<const Plan> plan;
     const char* rows;  // plan->count() rows; null for a deletion
     bool is_int64;
+    const char* counts = nullptr;  // of each key shows and clicks, float32; or none
+    uint32_t counts_bytes() const { return counts == nullptr ? 0 : kCountsBytes; }
   };
 
   Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uint64_t message_bytes_max);

@@ -8,15 +8,18 @@
 #include <string>
 #include <vector>
 
+#include "tablebay/hash.h"
+
 namespace tablebay {
 
 struct TableOptions;
 enum class ElementType;
 
 // A row leaves for the first that holds, in this order; kLru and kLfu are a budget's, by its policy.
-enum class Reason : uint8_t { kTtl, kCount, kNorm, kLru, kLfu };
-inline constexpr uint32_t kReasons = 5;
-inline constexpr std::array<const char*, kReasons> kReasonNames = {"ttl", "count", "norm", "lru", "lfu"};
+enum class Reason : uint8_t { kTtl, kCount, kNorm, kScore, kUnseen, kLru, kLfu };
+inline constexpr uint32_t kReasons = 7;
+inline constexpr std::array<const char*, kReasons> kReasonNames = {"ttl",    "count", "norm", "score",
+                                                                   "unseen", "lru",   "lfu"};
 
 // Which rows a budget has leave first: those that were not seen for the longest, or those with the fewest pushes.
 enum class Policy { kLru, kLfu };
@@ -31,9 +34,16 @@ struct EvictionRules {
   uint64_t max_rows = 0;
   uint64_t max_bytes = 0;
   Policy policy = Policy::kLru;
-  uint32_t events_kept = 0;  // of rows that left
+  // The CTR score. Days are counted by Store::Decay.
+  double decay = 0;              // what shows and clicks are multiplied by when a day ends
+  double min_score = 0;          // what a row must have of clicks and shows when a day has ended
+  double show_weight = 0.1;      // of a show without a click, in the score
+  double click_weight = 1;       // of a click
+  uint32_t max_unseen_days = 0;  // that may have ended since a push or an assignment named the key
+  uint32_t events_kept = 0;      // of rows that left
+  bool counts_shows() const { return decay > 0 || min_score > 0 || max_unseen_days > 0; }
   bool has_budget() const { return max_rows > 0 || max_bytes > 0; }
-  bool active() const { return ttl_seconds > 0 || min_count > 0 || min_norm > 0 || has_budget(); }
+  bool active() const { return ttl_seconds > 0 || min_count > 0 || min_norm > 0 || has_budget() || counts_shows(); }
   // What a row must remember.
   bool asks_seen() const { return ttl_seconds > 0 || (has_budget() && policy == Policy::kLru); }
   bool asks_pushes() const { return min_count > 0 || (has_budget() && policy == Policy::kLfu); }
@@ -41,6 +51,27 @@ struct EvictionRules {
 
 // Throws StatusError(BadRequest) naming the parameter, the value found and the value wanted.
 EvictionRules CheckEviction(const TableOptions& options, ElementType type);
+
+// When something happens to a stripe's rows.
+struct Moment {
+  uint32_t now = 0;                               // Unix time in seconds
+  std::array<uint32_t, kShardsPerStripe> days{};  // of each shard: how many have ended, + 1
+  const char* counts = nullptr;                   // of a push: for each key shows and clicks, float32; null: one show
+  uint32_t Today(uint64_t hash) const { return days[ShardOfHash(hash) % kShardsPerStripe]; }
+};
+
+// What a row has of shows and clicks.
+struct Shows {
+  float shows = 0;
+  float clicks = 0;
+};
+inline constexpr uint32_t kCountsBytes = sizeof(Shows);
+
+// The table, int64 of dim 2, that says how many days have ended: for each shard a row of KeyOfShard, of the number of
+// the last epoch, and how many days that makes. What is pushed to it raises the former, and the latter by as many.
+inline constexpr uint32_t kDaysDim = 2;
+std::string DaysOf(const std::string& name);
+bool IsDays(const TableOptions& options);
 
 // What one slice of a sweep did. A slice is what a stripe's lock is held for.
 inline constexpr uint32_t kSliceRows = 512;

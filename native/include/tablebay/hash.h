@@ -24,10 +24,22 @@ inline uint64_t HashKey(uint64_t key) {
   return key;
 }
 
+// The key that HashKey makes `hash` of.
+inline uint64_t KeyOfHash(uint64_t hash) {
+  hash ^= hash >> 33;
+  hash *= 0x9cb4b2f8129337dbULL;  // the inverses of HashKey's factors, modulo 2^64
+  hash ^= hash >> 33;
+  hash *= 0x4f74430c22a54005ULL;
+  hash ^= hash >> 33;
+  return hash;
+}
+
 inline constexpr uint32_t kStripeShift = 58;
 
 inline uint32_t ShardOfHash(uint64_t hash) { return static_cast<uint32_t>(hash >> 54); }
 inline uint32_t StripeOfHash(uint64_t hash) { return static_cast<uint32_t>(hash >> kStripeShift); }
+// A key that lies in the shard.
+inline uint64_t KeyOfShard(uint32_t shard) { return KeyOfHash(uint64_t{shard} << 54); }
 inline uint32_t StripeOfShard(uint32_t shard) { return shard / kShardsPerStripe; }
 
 // Wire bytes are little-endian and may lie at any address.

@@ -63,6 +63,10 @@ struct RowLayout {
   uint32_t seen = 0;
   uint32_t born = 0;
   uint32_t pushes = 0;  // that the row has had
+  // Where shows are counted: float32 each, and the day until which they are decayed, of which 0 is not known.
+  uint32_t shows = 0;
+  uint32_t clicks = 0;
+  uint32_t day = 0;
   uint32_t state_bytes() const { return slot_bytes + (step != 0 ? 4 : 0); }
 };
 

@@ -91,7 +91,9 @@ class Store {
 
   // The same on arrays, for a table in this process: no client, no step. Keys may repeat.
   void Pull(Table& table, std::string_view keys, uint32_t flags, char* out);
-  uint64_t Push(Table& table, std::string_view keys, std::string_view rows, uint32_t flags);  // rows deleted
+  // Returns the number of rows deleted. counts: as Part's.
+  uint64_t Push(Table& table, std::string_view keys, std::string_view rows, uint32_t flags,
+                std::string_view counts = {});
 
   struct Scanned {
     std::string keys;
@@ -114,6 +116,11 @@ class Store {
   // The time that eviction goes by, Unix seconds; from SetNow on what that says, until it says 0.
   uint32_t Now() const;
   void SetNow(uint32_t now) { fixed_now_.store(now); }
+
+  // Days end until `epoch`, a number that rises by 1 for each: shows and clicks fade by that many. Whether any did: an
+  // epoch that has come already, or is older, changes nothing. Throws StatusError(BadRequest) for a table that counts
+  // no shows.
+  bool Decay(Table& table, uint32_t epoch);
 
   // -- checkpoints --
 
@@ -160,7 +167,9 @@ class Store {
   void ApplyPushes(Exchange& exchange);
   void ApplyStripe(Exchange& exchange, uint32_t stripe);
   static uint64_t StepOf(const Exchange& exchange);
-  uint32_t NowFor(const Table& table) const { return table.checked().eviction.active() ? Now() : 0; }
+  Table* DaysTable(const Table& table) const;
+  Moment MomentOf(const Table& table, const Table* days, uint32_t stripe) const;
+  void CheckCounts(const Part& part, const Piece& piece) const;
   void Enter(const Exchange& exchange, ClientSteps& client);
   std::vector<std::pair<ClientKey, std::shared_ptr<ClientSteps>>> Clients() const;
   bool Aligned(const std::vector<ClientStep>& limits) const;

@@ -35,6 +35,8 @@ struct Run {
   uint32_t size() const { return end - begin; }
 };
 
+inline uint64_t StoredKey(const char* row) { return LoadKey(row, 0); }
+
 class Table {
  public:
   Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* bytes_total);
@@ -60,6 +62,8 @@ class Table {
   // Optimizer slots, then the step count where there is one; a missing key reads as a new row's state.
   void ReadState(uint32_t stripe, const Run& run, char* out) const;
   void Contains(uint32_t stripe, const Run& run, char* out) const;
+  // Shows for each key; none for one without a row. REQUIRES a table that counts them.
+  void ReadShows(uint32_t stripe, const Run& run, const Moment& moment, char* out) const;
   uint64_t CountMissing(uint32_t stripe, const Run& run) const;
 
   // Room for the rows that a run may create; while it lives, Create, Apply and Assign of that run cannot fail.
@@ -81,14 +85,14 @@ class Table {
 
   // All four: REQUIRES Room for the run, but for Apply where the table drops keys without a row. A key that repeats is
   // handled in order, as often as it stands there.
-  // now: Unix time in seconds, for eviction.
-  void Create(uint32_t stripe, const Run& run, uint32_t now);
+  void Create(uint32_t stripe, const Run& run, const Moment& moment);
   // Applies the optimizer; gradient of the key at index i lies at gradients + i * wire_bytes. step: of the client
   // that pushes, by which a schedule of the learning rate goes. Returns
   // how many keys had no row and, where the table drops those or does not admit them yet, were passed over.
   // sightings: where keys without a row are counted, null in a table that admits all; REQUIRES Room and ReserveImages
   // for the run there too.
-  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step, uint32_t now, Table* sightings);
+  uint32_t Apply(uint32_t stripe, const Run& run, const char* gradients, uint64_t step, const Moment& moment,
+                 Table* sightings);
   // The step of a push without a client.
   uint64_t own_steps() const { return own_steps_.load(std::memory_order_relaxed); }
   void GoOnAt(uint64_t step) { own_steps_.store(step, std::memory_order_relaxed); }
@@ -100,7 +104,7 @@ class Table {
   // Whether a push makes a row of any key that has none, unless pushMissing is Drop.
   bool admits_all() const { return checked_.options.admit_at == 1 && checked_.options.admit_probability >= 1; }
   // Replaces weights; slots stay, but for those that follow from weights.
-  void Assign(uint32_t stripe, const Run& run, const char* rows, uint32_t now);
+  void Assign(uint32_t stripe, const Run& run, const char* rows, const Moment& moment);
   // Returns the number of rows removed.
   uint64_t Delete(uint32_t stripe, const Run& run);
 
@@ -108,9 +112,9 @@ class Table {
 
   // Looks at up to kSliceRows rows before position *left, which goes down to 0, and removes those that leave.
   // REQUIRES ReserveImages for twice as many, and the sweep mutex.
-  Slice Evict(uint32_t stripe, uint32_t* left, uint32_t now, Surplus* surplus);
+  Slice Evict(uint32_t stripe, uint32_t* left, const Moment& moment, Surplus* surplus);
   // Counts some rows before position `left` for a budget; the position before which are those to count yet.
-  uint32_t CountSurplus(uint32_t stripe, uint32_t left, Surplus* surplus) const;
+  uint32_t CountSurplus(uint32_t stripe, uint32_t left, const Moment& moment, Surplus* surplus) const;
   // Of one sweep at a time; taken before a stripe's lock.
   std::mutex& sweep_mutex() { return sweep_mutex_; }
   Surplus& surplus() { return surplus_; }
@@ -197,6 +201,7 @@ class Table {
   uint32_t Find(const Stripe& stripe, uint64_t key, uint64_t hash) const;
   uint32_t Insert(Stripe& stripe, uint64_t key, uint64_t hash);
   void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
+  static void RaiseDays(const Update& update);
   static void FetchDirty(const Stripe& stripe, uint32_t rows);
   void Agree(char* row) const;
   float RateAt(uint64_t step) const;
@@ -208,12 +213,14 @@ class Table {
   void UpdateBeside(UpdateKernel rule, Update update) const;
   void Touch(Stripe& stripe, uint32_t position, char* row);
   // What eviction asks of a row, as it is after so many pushes more; as of a row that was never seen.
-  void See(char* row, uint32_t now, uint32_t pushes) const;
+  void See(char* row, const Moment& moment, uint64_t hash, uint32_t pushes, const Shows& shows) const;
   void SeeLoaded(char* row, uint32_t now) const;
   void Forget(char* row) const;
-  bool Leaves(const char* row, uint32_t now, Reason* reason) const;
+  bool Leaves(const char* row, const Moment& moment, Reason* reason) const;
+  Shows ShowsOf(const char* row, uint32_t today) const;
   bool LeavesForBudget(const char* row, Surplus* surplus, Reason* reason) const;
   bool InGrace(const char* row, uint32_t now) const;
+  void Date(Stripe& stripe, uint32_t position, char* row, const Moment& moment);
   uint32_t SurplusBucket(const char* row, uint32_t now) const;
   double Norm(const char* row) const;
   char* Append(Stripe& stripe, uint64_t hash, uint64_t key);
@@ -256,6 +263,7 @@ class Table {
   Surplus surplus_;
   Events events_;
   const bool evicts_;
+  const bool is_days_;
   AdamClock clock_ = AdamClock::kRow;
   bool conditions_ = false;       // gradients are changed before the rule
   bool beside_the_rule_ = false;  // or weights, before or after it

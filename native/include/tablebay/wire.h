@@ -19,6 +19,7 @@ enum PartFlags : uint32_t {
   kDelete = 8,
   kState = 16,
   kContains = 32,
+  kShows = 64,
 };
 
 struct Part {
@@ -76,7 +77,7 @@ Response ReadResponse(std::string_view message);
 
 // Writing: sizes first, since the message is made at its final size and filled in place.
 // Scalars are written at fixed width and even when zero, so that a size depends on the bulk alone.
-size_t PartBytes(size_t keys_bytes, size_t rows_bytes);
+size_t PartBytes(size_t keys_bytes, size_t rows_bytes, size_t counts_bytes = 0);
 size_t RequestBytes(Method method, size_t cursor_bytes, const std::vector<size_t>& part_bytes);
 size_t ResponseBytes(Method method, const std::vector<size_t>& pulled_bytes);
 
@@ -84,6 +85,7 @@ size_t ResponseBytes(Method method, const std::vector<size_t>& pulled_bytes);
 struct PartSpace {
   char* keys;
   char* rows;
+  char* counts;
   char* crc32c;
 };
 
@@ -93,11 +95,13 @@ class RequestWriter {
   RequestWriter(Method method, char* out, const Sender& sender, uint64_t step, uint64_t oldest_step, size_t piece,
                 size_t pieces, std::string_view cursor);
   // Pushes before pulls.
-  PartSpace AddPush(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes, size_t rows_bytes);
+  PartSpace AddPush(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes, size_t rows_bytes,
+                    size_t counts_bytes = 0);
   PartSpace AddPull(uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes);
 
  private:
-  PartSpace Add(uint32_t field, uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes, size_t rows_bytes);
+  PartSpace Add(uint32_t field, uint32_t table_id, uint32_t dim, uint32_t flags, size_t keys_bytes, size_t rows_bytes,
+                size_t counts_bytes);
   char* out_;
 };
 
