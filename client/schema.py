@@ -643,7 +643,8 @@ def _table_rules(table: Schema) -> list[Schema]:
     put(
         optimizer,
         [
-            *_fixed(optimizer),
+            # What servers can be told of while they run.
+            *_fixed(_only(optimizer, *(name for name in optimizer["properties"] if name != "learningRate"))),
             rule(
                 f"!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in [{divided}] "
                 f"|| (self.type in ['Adagrad', 'RowwiseAdagrad', 'TensorNetAdagrad'] && {no_accumulator}))",

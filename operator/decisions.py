@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tablebay.operator import conditions as c
-from tablebay.operator import elastic, failure_rules, halting, manifests, prerunning
+from tablebay.operator import elastic, failure_rules, halting, live_options, manifests, prerunning
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import WORKER, Defaults, JobObject
@@ -26,6 +26,7 @@ from tablebay.operator.projections import (
     IMAGE_ANNOTATION,
     PAUSED_ANNOTATION,
     RAN_ANNOTATION,
+    RATES_ANNOTATION,
     SERVERS_ANNOTATION,
     Child,
     Pod,
@@ -636,6 +637,9 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
         # With the same write, so that no worker ever runs beside servers that nobody knows.
         servers = [identities[index] for index in range(world.server_replicas)]
         annotations[SERVERS_ANNOTATION] = json.dumps(servers)
+    rates = live_options.note(world, found) if release or world.began else ""
+    if rates and not found.deleting:
+        annotations[RATES_ANNOTATION] = rates
     if prerunning.ran(world, found):
         annotations[RAN_ANNOTATION] = text_of(now)
     if release or hold:

@@ -6,6 +6,7 @@ of fewer once they are told to end: a rank that runs is always one that it knows
 
 from __future__ import annotations
 
+from tablebay.operator import live_options
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.plans import Tell
 from tablebay.operator.projections import WorkerJob
@@ -37,14 +38,16 @@ def resized(world: World, found: WorkerJob) -> Manifest:
 
 
 def news(world: World, found: WorkerJob | None) -> Tell | None:
-    """What the servers of an elastic job are to know, if they do not know it and are all there to hear it."""
-    lives, wanted = world.identities(), world.worker_replicas
-    if found is None or not world.job.model.spec.workers.elastic:
+    """What the servers are to know, if they do not know it and are all there to hear it."""
+    elastic, rates = world.job.model.spec.workers.elastic, live_options.told(found)
+    lives, wanted = world.identities(), world.worker_replicas if elastic else 0
+    if found is None or not (elastic or rates):
         return None
     if any(index not in lives for index in range(world.server_replicas)):
         return None
-    if known(world) > wanted and found.parallelism > wanted:
+    if elastic and known(world) > wanted and found.parallelism > wanted:
         # Those who leave are told first.
         return None
-    tell = Tell(workers=wanted, lives=tuple(lives[index] for index in range(world.server_replicas)))
+    current = tuple(lives[index] for index in range(world.server_replicas))
+    tell = Tell(workers=wanted, lives=current, rates=rates)
     return None if tell == world.observed.progress.told else tell

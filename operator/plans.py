@@ -12,13 +12,15 @@ from tablebay.operator.projections import Child, Pod
 
 @dataclass(frozen=True, kw_only=True)
 class Tell:
-    """What the servers are told while they run. workers: how many there are, of an elastic job.
+    """What the servers are told while they run. workers: how many there are, of an elastic job; 0 of another.
 
-    lives: which container each server is; another one has heard nothing.
+    rates: table and learning rate, where the job file has changed it. lives: which container each server is; another
+    one has heard nothing.
     """
 
     workers: int
     lives: tuple[str, ...]
+    rates: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

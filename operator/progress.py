@@ -63,8 +63,11 @@ def ask_server(address: str) -> Sequence[Mapping[str, float]]:
 
 def tell_servers(addresses: Sequence[str], tell: Tell) -> None:
     """Tell a job's servers. Raises TablebayError."""
-    with Control(addresses[:1], timeout=CALL_S) as control:
-        control.set_workers(tell.workers, CALL_S)
+    with Control(addresses, timeout=CALL_S) as control:
+        if tell.workers:
+            control.set_workers(tell.workers, CALL_S)
+        for table, rate in tell.rates:
+            control.update_table(table, {"learning_rate": rate}, CALL_S)
 
 
 def ask_checkpoints(address: str, begin: bool) -> Checkpoints:

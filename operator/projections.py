@@ -19,6 +19,8 @@ FAILED_ANNOTATION = "tablebay.dev/failed"
 PAUSED_ANNOTATION = "tablebay.dev/paused"
 # On the workers' Job: when all of them ran for the first time.
 RAN_ANNOTATION = "tablebay.dev/ran"
+# On the workers' Job: the learning rate of each table as the job file said it last, and whether it changed, as JSON.
+RATES_ANNOTATION = "tablebay.dev/learning-rates"
 # On a TrainingJob whose deletion waits for a last checkpoint.
 FINALIZER = "tablebay.dev/checkpoint"
 
@@ -28,6 +30,7 @@ _KEPT_ANNOTATIONS = (
     FAILED_ANNOTATION,
     PAUSED_ANNOTATION,
     RAN_ANNOTATION,
+    RATES_ANNOTATION,
 )
 _MESSAGE_MAX = 1024
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from tablebay.client.errors import Unavailable
-from tablebay.operator.plans import Progress
+from tablebay.operator.plans import Progress, Tell
 from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Checkpoints, Poller
 from tablebay.operator.workqueue import Key
 
@@ -447,3 +447,47 @@ def test_what_was_kept_once_is_not_kept_when_training_goes_on() -> None:
         assert server.asked[-1] is True
 
     halted(play)
+
+
+def test_servers_are_told_once_and_again_where_they_did_not_hear() -> None:
+    """What was said is remembered with who heard it; a server that does not answer is told a moment later."""
+    said: list[tuple[Sequence[str], Tell]] = []
+    trouble: list[Exception] = [Unavailable("no answer")]
+    changed: list[Key] = []
+    later: list[float] = []
+    now = 1000.0
+
+    def say(addresses: Sequence[str], tell: Tell) -> None:
+        said.append((addresses, tell))
+        if trouble:
+            raise trouble.pop()
+
+    async def settle(poller: Poller) -> None:
+        while poller._tasks:
+            await asyncio.wait(list(poller._tasks), timeout=5)
+            await asyncio.sleep(0)
+
+    async def tell() -> None:
+        nonlocal now
+        poller = Poller(
+            changed.append, lambda key, seconds: later.append(seconds), tell=say, clock=lambda: now
+        )
+        first = Tell(workers=2, lives=("c-0",))
+        poller.tell(KEY, "u-1", [ADDRESS], first)
+        poller.tell(KEY, "u-1", [ADDRESS], first)
+        await settle(poller)
+        assert (len(said), poller.of_job(KEY, "u-1").told, changed) == (1, None, [KEY])
+        poller.tell(KEY, "u-1", [ADDRESS], first)
+        assert later == [RETRY_S]
+        now += RETRY_S
+        for _ in range(3):
+            poller.tell(KEY, "u-1", [ADDRESS], first)
+            await settle(poller)
+        assert (len(said), poller.of_job(KEY, "u-1").told) == (2, first)
+        second = dataclasses.replace(first, lives=("c-0-again",))
+        poller.tell(KEY, "u-1", [ADDRESS], second)
+        await settle(poller)
+        assert (len(said), poller.of_job(KEY, "u-1").told) == (3, second)
+        assert poller.of_job(KEY, "u-2").told is None
+
+    asyncio.run(tell())
