@@ -366,6 +366,16 @@ class Storage(Model):
     retention: Retention = Field(default_factory=Retention)
 
 
+class ServersBudget(Model):
+    """How many servers may be evicted at a time."""
+
+    max_unavailable: int = Field(
+        ge=0,
+        le=SERVERS_MAX,
+        description="So many servers may be evicted at a time; more than 0 wants a checkpoint.",
+    )
+
+
 class Servers(Model):
     """The processes that hold the rows."""
 
@@ -384,6 +394,7 @@ class Servers(Model):
     on_finish: Literal["Delete", "Retain"] = Field(
         default="Delete", description="What happens to the servers when the job has ended."
     )
+    pod_disruption_budget: ServersBudget | None = None
 
 
 class Workers(Model):
@@ -664,6 +675,12 @@ class Spec(Model):
                 )
             if self.restore != Restore():
                 raise ValueError("found restore without checkpoint; wanted both or neither")
+            budget = self.servers.pod_disruption_budget
+            if budget is not None and budget.max_unavailable:
+                raise ValueError(
+                    f"found servers.podDisruptionBudget.maxUnavailable {budget.max_unavailable} without checkpoint: "
+                    "the eviction of a server would end the job; wanted 0, or a checkpoint"
+                )
             restarted = next(
                 (rule for rule in self.run_policy.failure_policy.rules if rule.action == "RestartServer"),
                 None,

@@ -55,6 +55,13 @@ def add_policy_rules(spec: Schema) -> None:
     put(
         spec,
         [
+            rule(
+                "has(self.checkpoint) || !has(self.servers.podDisruptionBudget) || "
+                "self.servers.podDisruptionBudget.maxUnavailable == 0",
+                "found servers.podDisruptionBudget.maxUnavailable above 0 without checkpoint: the eviction of a server "
+                "would end the job; wanted 0, or a checkpoint",
+                field=".servers",
+            ),
             _fixed("runPolicy", "failurePolicy", "rules", words="failurePolicy.rules"),
             _fixed("runPolicy", "successPolicy", words="successPolicy"),
             rule(

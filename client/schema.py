@@ -385,7 +385,8 @@ def _add_rules(spec: Schema) -> None:
     for part in (table, defaults):
         put(part, _table_rules(part))
     servers, workers, scheduling = fields["servers"], fields["workers"], fields["scheduling"]
-    put(servers, _fixed(servers))
+    live = ("podDisruptionBudget",)
+    put(servers, _fixed(_only(servers, *(name for name in servers["properties"] if name not in live))))
     put(workers, _workers_rules(workers))
     put(scheduling, _fixed(scheduling))
     checkpoint, restore = fields["checkpoint"], fields["restore"]

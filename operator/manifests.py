@@ -202,7 +202,8 @@ def _service(job: JobObject, name: str, role: str, ports: tuple[tuple[str, int],
 
 
 def disruption_budget(job: JobObject) -> Manifest:
-    """One server at a time may be evicted, and comes back; none while its rows would be lost."""
+    """So many servers may be evicted at a time as the job says, or one; none while their rows would be lost."""
+    budget = job.model.spec.servers.pod_disruption_budget
     return _object(
         job,
         "policy/v1",
@@ -210,7 +211,7 @@ def disruption_budget(job: JobObject) -> Manifest:
         f"{job.name}-servers",
         SERVER,
         spec={
-            "maxUnavailable": 1 if job.model.spec.durable else 0,
+            "maxUnavailable": int(job.model.spec.durable) if budget is None else budget.max_unavailable,
             "selector": {"matchLabels": selector(job, SERVER)},
         },
     )

@@ -86,7 +86,11 @@ def cluster_only(job: TrainingJob) -> list[str]:
     found = [f"metadata.{name}" for name in _set(job.metadata) if name == "namespace"]
     found += ["spec.image"] if spec.image else []
     found += ["spec.servers.image"] if spec.servers.image else []
-    found += [f"spec.servers.{name}" for name in _set(spec.servers) if name in ("storage", "onFinish")]
+    found += [
+        f"spec.servers.{name}"
+        for name in _set(spec.servers)
+        if name in ("storage", "onFinish", "podDisruptionBudget")
+    ]
     found += [f"spec.workers.{name}" for name in _set(spec.workers) if name in ("minReplicas", "maxReplicas")]
     found += [
         f"spec.runPolicy.{name}"

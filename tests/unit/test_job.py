@@ -181,7 +181,11 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ("spec.elasticity", {"mode": "on"}, "spec.elasticity: unknown field"),
         ("spec.suspend", 0, "spec.suspend: found 0, wanted true or false"),
         ("spec.scheduling", {"gang": "Kueue"}, "spec.scheduling.gang: unknown field"),
-        ("spec.servers.podDisruptionBudget", {}, "spec.servers.podDisruptionBudget: unknown field"),
+        (
+            "spec.servers.podDisruptionBudget",
+            {"maxUnavailable": 1},
+            "found servers.podDisruptionBudget.maxUnavailable 1 without checkpoint",
+        ),
         ("spec.workers.minReplica", 1, "spec.workers.minReplica: unknown field; did you mean minReplicas?"),
         ("spec.workers.template.sepc", {}, "spec.workers.template.sepc: unknown field; did you mean spec?"),
         ("status", {}, "status: unknown field; known here: apiVersion, kind, metadata, spec"),

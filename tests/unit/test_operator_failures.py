@@ -319,3 +319,20 @@ def test_a_job_without_policies_is_as_it_was() -> None:
     (found,) = [one for one in manifests_of(job_object()) if one["kind"] == "Job"]
     assert found["spec"]["backoffLimit"] == 3
     assert found["spec"]["podFailurePolicy"]["rules"] == [TAKEN_AWAY]
+
+
+# ---- the servers' budget
+
+
+@pytest.mark.parametrize(
+    ("budget", "checkpoint", "wanted"),
+    [(None, True, 1), (None, False, 0), (0, True, 0), (3, True, 3), (0, False, 0)],
+)
+def test_how_many_servers_may_be_evicted(budget: int | None, checkpoint: bool, wanted: int) -> None:
+    """As the job says; else one that comes back, and none that would not."""
+    servers: dict[str, Any] = {"replicas": 4}
+    if budget is not None:
+        servers["podDisruptionBudget"] = {"maxUnavailable": budget}
+    change = {"servers": servers, **({"checkpoint": CHECKPOINT} if checkpoint else {})}
+    (found,) = [one for one in manifests_of(job_object(change)) if one["kind"] == "PodDisruptionBudget"]
+    assert found["spec"]["maxUnavailable"] == wanted

@@ -23,6 +23,7 @@ from tablebay.client.job import (
     Claim,
     Restore,
     Servers,
+    ServersBudget,
     Spec,
     Storage,
     Workers,
@@ -137,6 +138,7 @@ def test_the_fields_are_those_of_the_model() -> None:
     for path, model in (
         (".spec", Spec),
         (".spec.servers", Servers),
+        (".spec.servers.podDisruptionBudget", ServersBudget),
         (".spec.workers", Workers),
         (".spec.servers.storage", Storage),
         (".spec.runPolicy", RunPolicy),
@@ -176,7 +178,7 @@ def test_tables_are_known_by_name() -> None:
 
 def test_what_a_running_job_cannot_take_is_fixed() -> None:
     """All of servers, workers and tables; not policies."""
-    assert fixed(".spec.servers") == set(PARTS[".spec.servers"]["properties"])
+    assert fixed(".spec.servers") == set(PARTS[".spec.servers"]["properties"]) - {"podDisruptionBudget"}
     assert fixed(".spec.workers") == {"minReplicas", "maxReplicas", "template"}
     assert any(said(rule).startswith("replicas cannot change") for rule in rules(".spec.workers"))
     assert fixed(".spec.scheduling") == set(PARTS[".spec.scheduling"]["properties"])
