@@ -17,7 +17,7 @@ PYTEST = $(PY) -Im pytest --junit-xml=$(RESULTS)/$@.xml $(PYTEST_FLAGS)
 
 NATIVE_SOURCES := CMakeLists.txt $(shell find native/src native/include -name '*.cc' -o -name '*.h')
 # Whatever runs C++ in several ways; the rest would only be slower.
-SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/integration/test_client_*.py tests/fuzz/test_fuzz.py)
+SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/unit/test_shows.py tests/integration/test_client_*.py tests/fuzz/test_fuzz.py)
 CXX_SOURCES := $(shell find native bench -name '*.cc' -o -name '*.h')
 
 export UV_NO_PROGRESS := 1

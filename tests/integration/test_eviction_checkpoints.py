@@ -49,3 +49,27 @@ def test_what_left_stays_away_after_a_servers_death(tmp_path: Path) -> None:
         # Counts are in the checkpoint, too: rows with a push stay.
         assert users.evict() == 0
         assert client.table("users").spec.eviction == RULES
+
+
+def test_shows_and_days_come_back_after_a_servers_death(tmp_path: Path) -> None:
+    """Pushes with counts and ends of days that no checkpoint had are sent again, each applied once and in order."""
+    keys, rows = KEYS[:200], np.zeros((200, DIM), np.float32)
+    counts = np.tile(np.array([[8.0, 4.0]], np.float32), (200, 1))
+    with (
+        Servers(tmp_path, 2, *NEVER) as servers,
+        tb.connect(servers.addresses, rank=0, job="faults") as client,
+    ):
+        users = client.table("users", dim=DIM, optimizer=tb.SGD(1.0), eviction=tb.Eviction(decay=0.5))
+        users.push(keys, rows, counts)
+        assert users.decay(20)
+        client.checkpoint(full=True)
+        users.push(keys, rows, counts)
+        assert users.decay(22)
+        for server in (0, 1):
+            servers.kill(server)
+        users.push(keys, rows, counts)
+        # (8 / 2 + 8) / 4 + 8
+        np.testing.assert_array_equal(users.shows(keys), counts * (11 / 8))
+        assert not users.decay(22)
+        assert users.decay(23)
+        np.testing.assert_array_equal(users.shows(keys), counts * (11 / 16))

@@ -260,6 +260,30 @@ def test_a_row_lies_in_a_file_as_the_format_says() -> None:
     assert sorted(_core.shards_of(_core.shard_keys()).tolist()) == list(range(1024))
 
 
+def test_epochs_in_any_order_end_each_day_once() -> None:
+    """Whoever pushes them, and however late: what counts is the highest that has come; two servers' days agree."""
+    seed = 1
+    spec = TableSpec("t", DIM, eviction=tb.Eviction(decay=0.5))
+    days = []
+    for order in range(2):
+        store = _core.Store()
+        for companion in spec.companions():
+            store.create_table(*companion.arguments())
+        table = store.create_table(*spec.arguments())
+        store.decay(table, 100)
+        key = np.array([3], np.uint64)
+        store.push(table, key, np.zeros((1, DIM), np.float32), False, np.array([[64.0, 64.0]], np.float32))
+        for epoch in np.random.default_rng(seed + order).permutation(6).tolist() * 2:
+            rows = np.zeros((1024, 2), np.int64)
+            rows[:, 0] = 100 + epoch
+            store.push(_core.table_id("t--days"), _core.shard_keys(), rows)
+        assert store.shows(table, key).tolist() == [[2.0, 2.0]], f"seed {seed + order}"
+        out = np.empty((1024, 2), np.int64)
+        store.pull(_core.table_id("t--days"), _core.shard_keys(), out, False)
+        days.append(out.tobytes())
+    assert days[0] == days[1]
+
+
 def test_days_end_by_the_clock() -> None:
     """With decay_every_seconds a sweeper ends them before it sweeps, as many as have passed."""
     from tablebay.client.sweeper import Sweeper
