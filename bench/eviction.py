@@ -1,6 +1,7 @@
 """Half of a table's rows evicted: the memory that goes back, and the pulls that go on meanwhile.
 
-`make bench ONLY=table` does it with 10 million rows; python bench/eviction.py ROWS with others.
+`make bench ONLY=table` does it with 10 million rows, by age; python bench/eviction.py ROWS RULE with others, and for a
+budget: ttl, lru or lfu.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ TTL_S = 10
 _PULLS_KEPT = 1_000_000
 
 
-def run(rows: int = ROWS) -> dict[str, Figure]:
-    """Figures `table.evict.*`."""
+def run(rows: int = ROWS, rule: str = "ttl") -> dict[str, Figure]:
+    """Figures `table.evict.*`. rule: by which half of the rows leave."""
+    rules = {
+        "ttl": {"ttl_seconds": TTL_S},
+        "lru": {"max_rows": rows // 2},
+        "lfu": {"max_rows": rows // 2, "policy": 1},
+    }[rule]
     store = _core.Store()
     adagrad = {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8}
     table = store.create_table(
         "t", DIM, "float32", "Adagrad", adagrad, "Normal", {"mean": 0.0, "stddev": 0.01}, 0, "Reject", "Create",
-        1, 1.0, 0, {"ttl_seconds": TTL_S},
+        1, 1.0, 0, rules,
     )  # fmt: skip
     keys = np.arange(rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     out = np.empty((BATCH, DIM), np.float32)
@@ -81,5 +87,5 @@ def run(rows: int = ROWS) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    for name, value in run(int(sys.argv[1])).items():
+    for name, value in run(int(sys.argv[1]), *sys.argv[2:]).items():
         print(f"{name:34} {value.value:,.4g} {value.unit}")

@@ -14,6 +14,7 @@ import tablebay as tb
 from tablebay.client.client import client_over
 from tablebay.client.inprocess import InProcessTransport, services
 from tablebay.client.job import parse_job
+from tablebay.client.proto import tablebay_pb2
 from tablebay.client.tables import TableSpec
 from tablebay.native import _core
 from tests.unit.checkpoint_blocks import parse, whole
@@ -258,6 +259,45 @@ def test_a_row_lies_in_a_file_as_the_format_says() -> None:
     store.pull(days, _core.shard_keys(), rows, False)
     assert (rows == [22, 3]).all()
     assert sorted(_core.shards_of(_core.shard_keys()).tolist()) == list(range(1024))
+
+
+def test_another_clients_messages_carry_counts() -> None:
+    """As the .proto says: keys may repeat, the checksum goes over counts, one sent again is not counted again."""
+    spec = TableSpec("t", DIM, optimizer=tb.SGD(1.0), initializer=tb.Zeros(), eviction=tb.Eviction(decay=0.5))
+    store = _core.Store()
+    for companion in spec.companions():
+        store.create_table(*companion.arguments())
+    table = store.create_table(*spec.arguments())
+    store.hello(1, 2, 1)
+    keys = np.array([7, 8, 7], "<u8").tobytes()
+    rows = np.zeros((3, DIM), "<f4").tobytes()
+    counts = np.array([[1, 0], [5, 2], [2, 1]], "<f4").tobytes()
+    request = tablebay_pb2.PushRequest(
+        sender=tablebay_pb2.Sender(client_high=1, client_low=2, incarnation=1),
+        part=tablebay_pb2.Part(
+            table_id=table,
+            dim=DIM,
+            keys=keys,
+            rows=rows,
+            counts=counts,
+            crc32c=_core.crc32c(keys + rows + counts),
+        ),
+    )
+    for applied in (True, False):
+        answer = tablebay_pb2.PushResponse.FromString(store.handle_push(request.SerializeToString()))
+        assert bool(answer.applied_shards) is applied
+        pull = tablebay_pb2.PullRequest(
+            part=tablebay_pb2.Part(table_id=table, dim=DIM, flags=_core.SHOWS, keys=keys)
+        )
+        shows = tablebay_pb2.PullResponse.FromString(store.handle_pull(pull.SerializeToString())).rows
+        assert np.frombuffer(shows, "<f4").tolist() == [3.0, 1.0, 5.0, 2.0, 3.0, 1.0]
+    assert store.counters()["duplicates_changed"] == 0
+    request.part.counts = counts[:-1] + b"\x00"
+    with pytest.raises(_core.StatusError, match="CorruptMessage"):
+        store.handle_push(request.SerializeToString())
+    request.part.crc32c = _core.crc32c(keys + rows + request.part.counts)
+    store.handle_push(request.SerializeToString())
+    assert store.counters()["duplicates_changed"] > 0, "sent again with other counts"
 
 
 def test_epochs_in_any_order_end_each_day_once() -> None:
