@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -216,6 +217,8 @@ class TestValues:
             ("crds.install", "yes"),
             ("client.qps", 0),
             ("log.level", "INFO"),
+            ("metrics.serviceMonitor.interval", "soon"),
+            ("metrics.prometheusRule.labels", {"release": 1}),
             ("extraEnv", [{"name": "POD_NAME", "value": "a"}]),
             ("extraEnv", [{"name": "A", "valuefrom": {}}]),
             ("tolerations", [{"kee": "a"}]),
@@ -274,6 +277,47 @@ class TestChart:
         assert (GOLDEN / "chart.sha256").read_text().strip() == total.hexdigest(), (
             "the chart changed: run `python tests/e2e/chart/check.py --write` (it needs helm)"
         )
+
+
+class TestMonitoring:
+    """What the chart tells Prometheus' operator."""
+
+    def test_nothing_unless_it_is_asked_for(self) -> None:
+        """A cluster without those kinds would refuse the whole release."""
+        kinds = {found["kind"] for found in rendered("default")}
+        assert not kinds & {"ServiceMonitor", "PrometheusRule", "PodMonitor"}
+
+    def test_a_service_monitor_finds_the_operator(self) -> None:
+        """By the labels and the port of its Service, which is there for it though metrics.enabled is false."""
+        (monitor,), (service,) = of_kind("monitored", "ServiceMonitor"), of_kind("monitored", "Service")
+        labels = service["metadata"]["labels"]
+        assert labels.items() >= monitor["spec"]["selector"]["matchLabels"].items()
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+        (other,) = of_kind("namespaced", "ServiceMonitor")
+        assert other["metadata"]["labels"]["release"] == "monitoring"
+        assert other["spec"]["endpoints"][0]["interval"] == "15s"
+
+    def test_alerts_are_of_metrics_that_there_are(self, tmp_path: Path) -> None:
+        """Each names a documented metric, is documented itself, and promtool reads its expression."""
+        (found,) = of_kind("monitored", "PrometheusRule")
+        assert found["metadata"]["labels"]["release"] == "monitoring"
+        text = (ROOT / "docs" / "metrics.md").read_text()
+        (group,) = found["spec"]["groups"]
+        assert len(group["rules"]) >= 5
+        for one in group["rules"]:
+            names = re.findall(r"tablebay_[a-z_]+", one["expr"])
+            assert names
+            assert all(f"`{name}`" in text for name in names), one
+            assert f"| `{one['alert']}` | `{one['expr']}` for {one['for']} |" in text
+            assert one["annotations"]["summary"].endswith(".")
+        promtool = shutil.which("promtool")
+        if promtool is None:
+            return
+        file = tmp_path / "rules.yaml"
+        file.write_text(yaml.safe_dump(found["spec"]))
+        ended = subprocess.run([promtool, "check", "rules", str(file)], capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 class TestRights:

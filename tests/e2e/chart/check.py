@@ -28,6 +28,10 @@ KUBERNETES = ("--kube-version", "1.34.0")
 RENDERINGS = {
     "default": ("--set", "crds.install=false"),
     "namespaced": ("--values", str(HERE / "values.yaml")),
+    "monitored": (
+        "--set=crds.install=false,metrics.enabled=false,metrics.serviceMonitor.enabled=true",
+        "--set=metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=monitoring",
+    ),
 }
 BAD = (
     ("--set=image.tag=", "at '/image/tag': ''"),
@@ -35,6 +39,7 @@ BAD = (
     ("--set=image=null", "missing property 'image'"),
     ("--set=serverImage.tag=", "at '/serverImage/tag': ''"),
     ("--set=resources=null", "missing property 'resources'"),
+    ("--set=metrics.serviceMonitor.interval=soon", "at '/metrics/serviceMonitor/interval'"),
     ("--set=unknown=1", "additional properties 'unknown'"),
     ("--set=image.digest=1", "at '/image': additional properties 'digest'"),
     ("--set=resources.claims=1", "at '/resources': additional properties 'claims'"),
