@@ -1,4 +1,4 @@
-"""Workers that come and go in the middle of training, and failures that a job's own rules judge."""
+"""In the middle of training: workers that come and go, failures judged by rules, a learning rate that changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from e2e.jobs import Job, seconds_since
-from e2e.kube import kubectl, run, until
+from e2e.kube import condition, holds, kubectl, run, until
 from e2e.test_cli import tablebay
 
 from tablebay.client.control import Control
@@ -81,3 +81,79 @@ def test_workers_scaled_2_to_4_to_1(job: Callable[..., Job], scenario: dict[str,
     assert status["workers"]["succeeded"] == 1
     # Servers of a job that ended are gone; while it trained they were the same.
     assert all(uid in servers.values() for uid in flights.uids("server").values())
+
+
+KILLED = {"name": "killed", "target": "Workers", "onExitCodes": {"operator": "In", "values": [137]}}
+
+
+def policy(**fields: Any) -> dict[str, Any]:
+    """A change of the job: its failure policy."""
+    return {"runPolicy": {"failurePolicy": fields}}
+
+
+def kill(job: Job, rank: int) -> tuple[int, str]:
+    """kill -9 of a worker in the middle of training; the step then, and the pod."""
+    step = in_the_middle(job)
+    pod = job.worker(rank)["metadata"]["name"]
+    job.kill(pod, "worker", "tablebay.examples.flights")
+    return step, pod
+
+
+def test_a_rule_fails_the_job(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """A worker killed in the middle of training: by Kubernetes' own hand the job fails, and says by which rule."""
+    change = policy(maxRestarts=5, rules=[{**KILLED, "action": "FailJob"}])
+    flights = job(steps_per_second=2.0, shared_processes=True, change=change)
+    step, pod = kill(flights, 1)
+    began = time.monotonic()
+    until(lambda: holds(flights.body(), "Failed"), lambda: f"it fails: {flights.ready_message()}", 60)
+    scenario["failed_seconds"] = seconds_since(began)
+    assert 0 < step < STEPS
+    body = flights.body()
+    assert condition(body, "Failed")["reason"] == "FailureRule"
+    assert (
+        f"rule killed: worker pod {pod}: its process was ended by signal 9"
+        in condition(body, "Failed")["message"]
+    )
+    assert body["status"]["firstFailure"]["rule"] == "killed"
+    until(lambda: not flights.pods("worker"), "the other worker ends", 60)
+
+
+def test_a_rule_ignores_what_the_budget_would_not_bear(
+    job: Callable[..., Job], scenario: dict[str, Any]
+) -> None:
+    """No restart is allowed within the hour, and one that a rule ignores is made all the same, of that rank alone."""
+    change = policy(maxRestarts=0, windowSeconds=3600, rules=[{**KILLED, "action": "Ignore"}])
+    flights = job(steps_per_second=2.0, shared_processes=True, change=change)
+    in_the_middle(flights)
+    before = ranks(flights)
+    step, _ = kill(flights, 1)
+    began = time.monotonic()
+    until(lambda: ranks(flights).get(1, before[1]) != before[1], "rank 1 runs in another pod", 90)
+    scenario["replaced_seconds"] = seconds_since(began)
+    assert 0 < step < STEPS
+    assert ranks(flights)[0] == before[0]
+    status = flights.until_condition("Complete")["status"]
+    assert status["restarts"]["inWindow"] == 0
+    assert status["firstFailure"]["rule"] == "killed"
+
+
+def test_a_learning_rate_changed_while_it_trains(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """In the middle: both servers have the new one, and no pod is another one."""
+    flights = job(steps_per_second=2.0)
+    step = in_the_middle(flights)
+    pods = flights.uids("server") | flights.uids("worker")
+    (table,) = flights.body()["spec"]["tables"]
+    flights.patch(tables=[{**table, "optimizer": {**table["optimizer"], "learningRate": 0.04}}])
+    addresses = [f"{pod['status']['podIP']}:7070" for pod in flights.pods("server").values()]
+
+    def rates() -> set[float]:
+        with Control(addresses, timeout=2.0) as control:
+            tables = [one for server in control.describe(2.0) for one in server if one.spec.name == "fields"]
+        return {one.spec.optimizer_parameters["learning_rate"] for one in tables}
+
+    began = time.monotonic()
+    until(lambda: len(addresses) == 2 and rates() == {0.04}, lambda: f"the servers have it: {rates()}", 30)
+    scenario["told_seconds"] = seconds_since(began)
+    assert step <= flights.step() < STEPS
+    assert flights.uids("server") | flights.uids("worker") == pods
+    flights.until_condition("Complete")
