@@ -165,7 +165,15 @@ def _root() -> Schema:
                 f"&& self.metadata.name.matches('{name['pattern']}')",
                 f"metadata.name: wanted {name['x-wanted']}",
                 says=f"'metadata.name: found ' + self.metadata.name + ', wanted {quoted(name['x-wanted'])}'",
-            )
+            ),
+            rule(
+                "self.spec.servers.replicas == oldSelf.spec.servers.replicas || (has(self.spec.suspend) && "
+                "self.spec.suspend && has(oldSelf.status) && has(oldSelf.status.conditions) && "
+                "oldSelf.status.conditions.exists(c, c.type == 'Suspended' && c.status == 'True'))",
+                "servers.replicas changes only once the job is suspended: its condition Suspended is True",
+                field=".spec.servers.replicas",
+                reason="FieldValueForbidden",
+            ),
         ],
     }
 
@@ -385,7 +393,7 @@ def _add_rules(spec: Schema) -> None:
     for part in (table, defaults):
         put(part, _table_rules(part))
     servers, workers, scheduling = fields["servers"], fields["workers"], fields["scheduling"]
-    live = ("podDisruptionBudget",)
+    live = ("podDisruptionBudget", "replicas")
     put(servers, _fixed(_only(servers, *(name for name in servers["properties"] if name not in live))))
     put(workers, _workers_rules(workers))
     put(scheduling, _fixed(scheduling))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tablebay.operator import conditions as c
-from tablebay.operator import elastic, failure_rules, halting, live_options, manifests, prerunning
+from tablebay.operator import elastic, failure_rules, halting, live_options, manifests, prerunning, resizing
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import WORKER, Defaults, JobObject
@@ -328,7 +328,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         defaults,
         recorded_image=recorded,
         pod_monitors=observed.pod_monitors,
-        servers_run=halt is None or halt.stage in ("workers", "checkpoint"),
+        servers_run=(halt is None or halt.stage in ("workers", "checkpoint")) and not resizing.stale(world),
     )
     applies = [
         manifest
@@ -343,6 +343,11 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         return Plan(confirm=True)
     patches = []
     found = world.worker_job
+    if found is None and world.stateful_set is not None:
+        kept = world.stateful_set.annotations
+        applies = [resizing.remade(one, kept) if one["kind"] == "Job" else one for one in applies]
+    if found is not None and not found.deleting and resizing.stale(world) and not applies:
+        return _remade(world, found, status, now)
     if found is None and not first and not observed.fresh:
         # Made anew it would wait for the servers; so it is looked for once more.
         return Plan(confirm=True)
@@ -420,6 +425,29 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     if state.reason != before and state.reason in (c.SUSPENDING, c.SUSPENDED):
         return _with_event(plan, status, Happened("Normal", state.reason, state.message))
     return plan
+
+
+def _remade(world: World, found: WorkerJob, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
+    """The workers' Job of a job that has another number of servers now goes, and is made anew by the next look."""
+    if not world.observed.fresh:
+        return Plan(confirm=True)
+    servers, kept = world.stateful_set, resizing.kept(world)
+    patches = []
+    if servers is not None and any(servers.annotations.get(name) != value for name, value in kept.items()):
+        patches.append(Patch(servers, {"metadata": {"annotations": kept}}))
+    text = f"the workers' Job is made anew for {world.server_replicas} servers"
+    known = c.found(status, c.SUSPENDED)
+    facts = [Fact(c.READY, False, known.get("reason") or c.STARTING_SERVERS, text), *_readiness(world)]
+    if known:
+        facts.append(
+            Fact(c.SUSPENDED, known.get("status") == "True", known["reason"], known.get("message", ""))
+        )
+    return Plan(
+        status=_status(world, facts, status, now),
+        patches=patches,
+        deletes=[(found.kind, found.name, found.uid, "")],
+        again_s=1.0,
+    )
 
 
 def _next_look(world: World, left_s: float | None, now: datetime.datetime) -> float | None:

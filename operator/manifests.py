@@ -15,7 +15,7 @@ from tablebay.client.job import TrainingJob, Workers
 from tablebay.client.tables import dump_tables
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.native_policy import NO_LIMIT, judged_here, native_rules, success
-from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION
+from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION, SERVER_COUNT_ANNOTATION
 
 SERVER, WORKER = "server", "worker"
 SERVER_CONTAINER = "server"
@@ -486,7 +486,10 @@ def worker_job(job: JobObject) -> Manifest:
         "template": template,
     }
     manifest = _object(job, "batch/v1", "Job", job.workers_name, WORKER, spec=content)
-    manifest["metadata"]["annotations"][HASH_ANNOTATION] = digest(worker_limits(job))
+    manifest["metadata"]["annotations"] |= {
+        HASH_ANNOTATION: digest(worker_limits(job)),
+        SERVER_COUNT_ANNOTATION: str(spec.servers.replicas),
+    }
     return manifest
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from e2e.jobs import Job, seconds_since
 from e2e.kube import condition, holds, kubectl, run, until
 from e2e.test_cli import tablebay
+from e2e.test_durability import complete_and_exact, durable, restored_rows
 
 from tablebay.client.control import Control
 from tablebay.client.errors import TablebayError
@@ -157,3 +158,26 @@ def test_a_learning_rate_changed_while_it_trains(job: Callable[..., Job], scenar
     assert step <= flights.step() < STEPS
     assert flights.uids("server") | flights.uids("worker") == pods
     flights.until_condition("Complete")
+
+
+def test_a_suspended_job_goes_on_with_another_number_of_servers(
+    job: Callable[..., Job], scenario: dict[str, Any]
+) -> None:
+    """2 to 3 in the middle of training: refused before it is suspended; afterwards nothing is lost or doubled."""
+    flights = durable(job, steps_per_second=2.0)
+    step = in_the_middle(flights)
+    patch = ("-n", flights.namespace, "patch", "tj", "flights", "--type=merge", "-p")
+    three = '{"spec": {"servers": {"replicas": 3}}}'
+    refused = run("kubectl", *patch, three)
+    assert "servers.replicas changes only once the job is suspended" in refused.stderr
+    flights.patch(suspend=True)
+    flights.until_condition("Suspended")
+    began = time.monotonic()
+    kubectl(*patch, three)
+    flights.patch(suspend=False)
+    flights.until_reason("Training", 120)
+    scenario["resumed_seconds"] = seconds_since(began)
+    assert len(flights.pods("server")) == 3
+    assert restored_rows(flights) > 0
+    flights.until_step(step + 1)
+    complete_and_exact(flights, scenario)

@@ -178,7 +178,11 @@ def test_tables_are_known_by_name() -> None:
 
 def test_what_a_running_job_cannot_take_is_fixed() -> None:
     """All of servers, workers and tables; not policies."""
-    assert fixed(".spec.servers") == set(PARTS[".spec.servers"]["properties"]) - {"podDisruptionBudget"}
+    assert fixed(".spec.servers") == set(PARTS[".spec.servers"]["properties"]) - {
+        "podDisruptionBudget",
+        "replicas",
+    }
+    assert any("once the job is suspended" in said(rule) for rule in rules(""))
     assert fixed(".spec.workers") == {"minReplicas", "maxReplicas", "template"}
     assert any(said(rule).startswith("replicas cannot change") for rule in rules(".spec.workers"))
     assert fixed(".spec.scheduling") == set(PARTS[".spec.scheduling"]["properties"])
