@@ -71,10 +71,14 @@ class BaseTable(ABC):
         """Rows of `keys` with two columns more: shows, and ln(clicks + 1) - ln(shows + 1), as TensorNet has them.
 
         float32, keys.shape + (dim + 2,). The rows and the columns may be some pushes apart. Raises BadRequest for a
-        table that does not count shows.
+        table that does not count shows, or whose rows are int64.
         """
         flat, shape = as_keys(keys, self.name)
         self._require_shows()
+        if self._dtype != np.float32:
+            raise errors.BadRequest(
+                f"table '{self.name}': dtype is {self._dtype}, wanted float32 with CVM columns"
+            )
         rows = np.empty((flat.size, self.dim + 2), np.float32)
         pulled = self.new_rows((flat.size,))
         self._pull(flat, pulled, create)

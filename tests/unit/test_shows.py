@@ -158,6 +158,8 @@ def test_what_cannot_be_is_refused(table: Any) -> None:
     ):
         with pytest.raises(tb.BadRequest, match="table 'u' counts no shows and clicks"):
             call()
+    with pytest.raises(tb.BadRequest, match="dtype is int64, wanted float32 with CVM columns"):
+        tb.Table(DIM, name="w", dtype="int64", eviction=tb.Eviction(decay=0.9)).pull_cvm(keys)
     clocked = tb.Table(DIM, name="v", eviction=tb.Eviction(decay=0.9, decay_every_seconds=60))
     with pytest.raises(tb.BadRequest, match="its days end by the clock, every 60 s"):
         clocked.decay(3)
