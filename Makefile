@@ -105,6 +105,10 @@ $(VENV)/.torch: $(VENV)/.dev
 test-torch: setup $(VENV)/.torch ## install PyTorch into .venv, and the tests of tb.torch
 	$(PYTEST) -m torch tests/pytorch
 
+.PHONY: test-gpu
+test-gpu: setup $(VENV)/.torch ## DLRM on a CUDA device beside the CPU, and what the device did; says so where none is
+	$(PY) -I tests/pytorch/gpu.py
+
 .PHONY: test-deep
 test-deep: setup test-long sanitize ## all seeds, wheel, lowest dependencies, sanitizers
 

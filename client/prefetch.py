@@ -20,9 +20,14 @@ PREFETCHES_MAX = 64
 
 
 class Prefetch:
-    """Made by `client.prefetch(...)`; the requests are on their way. Safe in threads."""
+    """Made by `client.prefetch(...)`; the requests are on their way. Safe in threads.
 
-    def __init__(self, session: Session, parts: Sequence[Part], rows: list[Rows], refresh: bool) -> None:
+    send: False leaves it to `receive()`, or `result()`, to send them.
+    """
+
+    def __init__(
+        self, session: Session, parts: Sequence[Part], rows: list[Rows], refresh: bool, *, send: bool = True
+    ) -> None:
         if session.prefetches >= PREFETCHES_MAX:
             raise errors.ResourceExhausted(
                 f"{session.prefetches} prefetches have not given their result, wanted fewer than "
@@ -33,19 +38,20 @@ class Prefetch:
         self._rows = rows
         self._refresh = refresh
         self._lock = threading.Lock()
-        self._done = False
+        self._received = self._done = False
         self._cancelled = False
         # Keys pushed since the requests were sent, or just before: their rows may be old in the answers.
         self._noted: list[tuple[int, _core.Plan]] = []
         self._under_way: list[Sent] = []
         if not parts:
-            self._done = True
+            self._received = self._done = True
             return
         for pushed in session.register(self):
             self.note(pushed)
         try:
             self._call, self._outgoing = session.pull_requests(parts)
-            self._under_way = session.send_first(self._outgoing, session.deadline())
+            if send:
+                self._under_way = session.send_first(self._outgoing, session.deadline())
         except BaseException:
             session.unregister(self)
             raise
@@ -70,15 +76,35 @@ class Prefetch:
             if self._cancelled:
                 raise errors.BadRequest("this prefetch has been cancelled; wanted one that has not")
             if not self._done:
-                deadline = self._session.deadline()
-                under_way, self._under_way = self._under_way, []
-                self._session.deliver(self._outgoing, deadline, under_way or None)
-                native(self._call.finish)
+                self._receive()
                 if self._refresh:
                     self._pull_again()
                 self._session.unregister(self)
                 self._done = True
             return list(self._rows)
+
+    @property
+    def received(self) -> bool:
+        """Whether the rows have come, as they were when they were asked for."""
+        return self._received
+
+    def receive(self) -> None:
+        """Wait for the rows, so that result() has no more to do than to pull what was pushed meanwhile again.
+
+        For a thread that waits for nothing else. Raises as `pull` does, and may then be called again.
+        """
+        self._session.check()
+        with self._lock:
+            if not self._cancelled:
+                self._receive()
+
+    def _receive(self) -> None:
+        if self._received:
+            return
+        under_way, self._under_way = self._under_way, []
+        self._session.deliver(self._outgoing, self._session.deadline(), under_way or None)
+        native(self._call.finish)
+        self._received = True
 
     def cancel(self) -> None:
         """Give up the rows."""

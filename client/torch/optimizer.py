@@ -6,14 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from tablebay.client import errors
 from tablebay.client.session import PushPart, Session
 from tablebay.client.step import Step
 from tablebay.client.table import RemoteTable
-from tablebay.client.torch.rows import Rows, rows_of
+from tablebay.client.torch.devices import Sent
+from tablebay.client.torch.rows import Keys, Rows, rows_of
 
 
 class Optimizer:
@@ -70,8 +73,8 @@ class Optimizer:
         """
         if closure is not None:
             raise errors.BadRequest("closure: found one, wanted None: rows are pushed once a step")
-        sessions: dict[Session, dict[RemoteTable, Any]] = {}
-        local: list[tuple[Rows, Any]] = []
+        sessions: dict[Session, dict[RemoteTable, tuple[Keys, Sent]]] = {}
+        local: list[tuple[Rows, tuple[Keys, Sent]]] = []
         for rows in self.rows:
             update = rows.update()
             if isinstance(rows.table, RemoteTable):
@@ -88,13 +91,15 @@ class Optimizer:
                 continue
             try:
                 with Step(session) as step:
-                    step.push(updates, cursor=cursor)
+                    step.push(
+                        {table: (keys, _array(sent)) for table, (keys, sent) in updates.items()}, cursor
+                    )
             except errors.Unavailable:
                 for table in updates:
                     rows_of(table).clear()
                 raise
-        for rows, update in local:
-            rows.table.push(*update)
+        for rows, (keys, sent) in local:
+            rows.table.push(keys, _array(sent))
         for rows in self.rows:
             rows.clear()
         if self.dense is not None:
@@ -112,5 +117,9 @@ class Optimizer:
             raise errors.BadRequest("state_dict: found a dense optimizer's, and this one has none; wanted {}")
 
 
-def _parts(updates: dict[RemoteTable, Any]) -> list[PushPart]:
-    return [table.push_part(*update) for table, update in updates.items()]
+def _parts(updates: dict[RemoteTable, tuple[Keys, Sent]]) -> list[PushPart]:
+    return [table.push_part(keys, _array(sent)) for table, (keys, sent) in updates.items()]
+
+
+def _array(sent: Sent) -> NDArray[Any]:
+    return np.ascontiguousarray(sent.wait().numpy())

@@ -12,11 +12,10 @@ import torch
 
 from tablebay.client import errors
 from tablebay.client.prefetch import Prefetch
-from tablebay.client.step import pull_parts
 from tablebay.client.table import RemoteTable
 from tablebay.client.torch.jagged import EmbeddingBagCollection, EmbeddingCollection
 from tablebay.client.torch.layers import TableLayer
-from tablebay.client.torch.rows import Fetched, Wanted
+from tablebay.client.torch.rows import Fetched, Wanted, buffer_of, part_of, send_rows
 
 Batch = TypeVar("Batch")
 
@@ -51,7 +50,7 @@ def prefetch(
 
 @dataclass
 class _Announced(Generic[Batch]):
-    """A batch, and the rows that are on their way for it; begun in another thread, as the model computes."""
+    """A batch, and the rows that another thread pulls for it as the model computes."""
 
     batch: Batch
     begun: Future[list[Fetched]]
@@ -111,15 +110,24 @@ def _begin(lookups: list[tuple[Any, Any]], refresh: bool, learning: bool) -> lis
                     mine = replace(one, given=one.given.copy(), fetched=None)
                     calls.setdefault((one.rows.table.session, one.learns), []).append(mine)
     fetched: list[Fetched] = []
-    for (session, learns), wanted in calls.items():
-        parts, rows = [], []
-        for one in wanted:
-            more_parts, more_rows = pull_parts(session, {one.rows.table: one.keys}, learns)
-            parts += more_parts
-            rows += more_rows
+    for (session, _), wanted in calls.items():
         session.check()
-        request = Prefetch(session, parts, rows, refresh)
-        fetched += [Fetched(one, request, index) for index, one in enumerate(wanted)]
+        buffers = [buffer_of(one) for one in wanted]
+        parts = [part_of(one, buffer) for one, buffer in zip(wanted, buffers, strict=True)]
+        request = Prefetch(session, parts, [part[-1] for part in parts], refresh, send=False)
+        try:
+            request.receive()
+        except errors.Unavailable:
+            # Asked for again by the lookup, which raises what comes of that.
+            pass
+        except BaseException:
+            request.cancel()
+            raise
+        final = request.received and not refresh
+        fetched += [
+            Fetched(one, request, buffer, send_rows(one, buffer) if final else None)
+            for one, buffer in zip(wanted, buffers, strict=True)
+        ]
     return fetched
 
 

@@ -16,7 +16,9 @@ from tablebay.client import errors
 from tablebay.client.native import native
 from tablebay.client.prefetch import Prefetch
 from tablebay.client.routing import SHARDS
+from tablebay.client.session import Part
 from tablebay.client.table import RemoteTable
+from tablebay.client.torch.devices import Sent, fetch, host_buffer, send
 from tablebay.native import _core
 
 Keys = NDArray[np.uint64]
@@ -62,7 +64,8 @@ class Lookup:
 class Wanted:
     """What a forward pass asks of one table: unique keys, and where each given key is among them.
 
-    given: the keys, flat, in their order; padding_idx: of the layer. fetched: where the rows come from.
+    given: the keys, flat, in their order; padding_idx: of the layer. inverse: in this process's memory.
+    fetched: where the rows come from.
     """
 
     rows: Rows
@@ -77,11 +80,15 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """Rows under way for what is wanted, as number `index` of a prefetch."""
+    """Rows under way for what is wanted: a prefetch fills `buffer`.
+
+    sent: the rows and their `inverse` on their way to the layer's device, where nothing will change them any more.
+    """
 
     wanted: Wanted
     prefetch: Prefetch
-    index: int
+    buffer: torch.Tensor
+    sent: tuple[Sent, Sent] | None = None
 
 
 class Rows(torch.nn.Parameter):
@@ -146,7 +153,7 @@ class Rows(torch.nn.Parameter):
             inverse = np.full(flat.size, unique.size, np.int64)
             inverse[real] = places
         where = torch.from_numpy(inverse).reshape(keys.shape)
-        return Wanted(self, flat, padding_idx, unique, to_device(where, keys.device), padding, learns)
+        return Wanted(self, flat, padding_idx, unique, where, padding, learns)
 
     def lookup(self, keys: torch.Tensor, training: bool, padding_idx: int | None = None) -> Lookup:
         """Pull the rows of `keys`."""
@@ -185,7 +192,7 @@ class Rows(torch.nn.Parameter):
     def _merge(self, keys: Keys, rows: torch.Tensor, gradients: torch.Tensor) -> None:
         assert self.grad is not None
         all_keys, inverse = unique_of(np.concatenate((self._keys, keys)))
-        where = to_device(torch.from_numpy(inverse), rows.device)
+        where = send(torch.from_numpy(inverse), rows.device).take()
         merged_rows, merged = (torch.zeros(all_keys.size, self.table.dim).to(rows) for _ in range(2))
         for begin, count, values, gradient in (
             (0, self._keys.size, self.data, self.grad),
@@ -209,12 +216,12 @@ class Rows(torch.nn.Parameter):
             self._keys = np.empty(0, np.uint64)
             self.data = self.data.new_empty((0, self.table.dim))
 
-    def update(self) -> tuple[Keys, NDArray[Any]] | None:
-        """What a step pushes: unique keys (n,) and their gradients (n, dim); None if there is nothing."""
+    def update(self) -> tuple[Keys, Sent] | None:
+        """What a step pushes: unique keys (n,) and their gradients (n, dim), on their way; None if there is nothing."""
         with self._lock:
             if self.grad is None or not self._keys.size:
                 return None
-            return self._keys, np.ascontiguousarray(self.grad.cpu().numpy())
+            return self._keys, fetch(self.grad)
 
     # -- what a handle is not --
 
@@ -248,58 +255,73 @@ def rows_of(table: Pulled) -> Rows:
 
 def pull(wanted: Sequence[Wanted]) -> list[Lookup]:
     """Rows for several tables, in one call to each server."""
-    buffers = [_buffer(one) for one in wanted]
+    found: list[tuple[Sent, Sent] | None] = []
+    buffers: list[torch.Tensor] = []
     # Tables of one client that make rows, and that do not, are two calls: a call does one or the other.
     calls: dict[tuple[int, bool], list[int]] = {}
     for index, one in enumerate(wanted):
-        array = buffers[index].numpy()[: one.keys.size]
-        if not one.keys.size or _from_prefetch(one, array):
+        fetched = _prefetched(one)
+        found.append(None if fetched is None else fetched.sent)
+        buffers.append(buffer_of(one) if fetched is None else fetched.buffer)
+        if fetched is not None or not one.keys.size:
             continue
         table = one.rows.table
         if isinstance(table, RemoteTable):
             calls.setdefault((id(table.session), one.learns), []).append(index)
         else:
-            table.pull(one.keys, out=array, create=one.learns)
-    for (_, create), indices in calls.items():
-        _pull_remote([(wanted[i], buffers[i]) for i in indices], create)
-    return [_lookup(one, buffer) for one, buffer in zip(wanted, buffers, strict=True)]
+            table.pull(one.keys, out=buffers[index].numpy()[: one.keys.size], create=one.learns)
+    for indices in calls.values():
+        _pull_remote([(wanted[i], buffers[i]) for i in indices])
+    sent = [
+        send_rows(one, buffer) if there is None else there
+        for one, buffer, there in zip(wanted, buffers, found, strict=True)
+    ]
+    return [_lookup(one, *there) for one, there in zip(wanted, sent, strict=True)]
 
 
-def _pull_remote(wanted: Sequence[tuple[Wanted, torch.Tensor]], create: bool) -> None:
+def _pull_remote(wanted: Sequence[tuple[Wanted, torch.Tensor]]) -> None:
     session = wanted[0][0].rows.table.session
     session.check()
     began = session.pace.clock()
-    parts = []
-    for one, buffer in wanted:
-        part, _ = one.rows.table.pull_part(one.keys, buffer.numpy()[: one.keys.size], create)
-        parts.append(part)
-    session.pull(parts, session.deadline())
+    session.pull([part_of(one, buffer) for one, buffer in wanted], session.deadline())
     session.pull_latency.record(session.pace.clock() - began)
 
 
-def _from_prefetch(one: Wanted, array: NDArray[Any]) -> bool:
-    """Fill `array` from the prefetch of just these keys, if there is one."""
+def _prefetched(one: Wanted) -> Fetched | None:
+    """The prefetch of just these keys, its buffer filled, if there is one."""
     fetched = one.fetched
     if fetched is None or fetched not in one.rows.fetched:
-        return False
+        return None
     one.rows.fetched.remove(fetched)
-    array[:] = fetched.prefetch.result()[fetched.index]
-    return True
+    fetched.prefetch.result()
+    return fetched
 
 
-def _buffer(one: Wanted) -> torch.Tensor:
+def buffer_of(one: Wanted) -> torch.Tensor:
+    """Where the rows are pulled to, with zeros for a padding row."""
     table = one.rows.table
     dtype = torch.from_numpy(np.empty(0, table.dtype)).dtype
     count = one.keys.size + (one.padding is not None)
-    # Pinned, so that the copy to the device overlaps with what the host does next.
-    buffer = torch.empty((count, table.dim), dtype=dtype, pin_memory=one.rows.is_cuda)
+    buffer = host_buffer((count, table.dim), dtype, one.rows.device)
     buffer[one.keys.size :] = 0
     return buffer
 
 
-def _lookup(one: Wanted, buffer: torch.Tensor) -> Lookup:
-    leaf = buffer.to(one.rows.device, non_blocking=True) if one.rows.is_cuda else buffer
-    inverse = one.inverse.to(one.rows.device)
+def part_of(one: Wanted, buffer: torch.Tensor) -> Part:
+    """A pull of a server's table into `buffer`."""
+    part: Part = one.rows.table.pull_part(one.keys, buffer.numpy()[: one.keys.size], one.learns)[0]
+    return part
+
+
+def send_rows(one: Wanted, buffer: torch.Tensor) -> tuple[Sent, Sent]:
+    """The rows and their `inverse`, sent to the layer's device."""
+    device = one.rows.device
+    return send(buffer, device), send(one.inverse, device)
+
+
+def _lookup(one: Wanted, rows_sent: Sent, inverse_sent: Sent) -> Lookup:
+    leaf = rows_sent.take()
+    inverse = inverse_sent.take().reshape(one.inverse.shape)
     if one.learns:
         rows, keys = one.rows, one.keys
         leaf.requires_grad_()
@@ -323,10 +345,3 @@ def as_keys(keys: torch.Tensor, table: str) -> Keys:
         raise errors.BadType(f"table '{table}': keys: found {keys.dtype}, wanted int64 or int32")
     flat: Keys = keys.detach().to("cpu", torch.int64).contiguous().numpy().reshape(-1).view(np.uint64)
     return flat
-
-
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`tensor`, of the CPU, on `device`."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)

@@ -105,7 +105,8 @@ def test_weights_of_samples_are_used_and_learn(place: Any) -> None:
 
 def gradient_of(layer: Any, keys: np.ndarray[Any, Any]) -> torch.Tensor:
     """The waiting gradients of sorted unique keys."""
-    found, gradients = layer.rows.update()
+    found, sent = layer.rows.update()
+    gradients = sent.wait().numpy()
     order = np.argsort(found)
     assert np.array_equal(found[order], keys.astype(np.uint64))
     return torch.from_numpy(gradients[order])
@@ -254,7 +255,8 @@ def test_gradients_are_those_of_finite_differences(mode: str) -> None:
         def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
             layer.rows.clear()
             context.result.backward(gradient, retain_graph=True)
-            unique, found = layer.rows.update()
+            unique, sent = layer.rows.update()
+            found = sent.wait().numpy()
             result = torch.zeros(6, 3, dtype=torch.float64)
             result[torch.from_numpy(unique.astype(np.int64))] = torch.from_numpy(found.copy())
             return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import tablebay as tb
+from tablebay.client.prefetch import Prefetch
 
 KEYS, DIM, BATCH = 30, 4, 8
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
@@ -224,11 +226,43 @@ def test_a_prefetch_that_is_not_used_is_given_up(pair: Pair) -> None:
         tb.torch.prefetch([], dict, refresh=1)
 
 
-def test_rows_that_are_not_refreshed_are_as_they_were_when_asked_for(pair: Pair) -> None:
+@pytest.mark.parametrize("refresh", [True, False])
+def test_rows_that_did_not_come_are_asked_for_again_by_the_lookup(
+    pair: Pair, refresh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server answers the prefetch in time: the lookup asks by itself, and learns what it should."""
+    asked = []
+
+    def receive(self: Prefetch) -> None:
+        asked.append(self)
+        raise tb.Unavailable("not now")
+
+    monkeypatch.setattr(Prefetch, "receive", receive)
+    for batch in tb.torch.prefetch(batches(8), lambda batch: {pair.ours.bag: batch[0]}, refresh=refresh):
+        for model, opt in pair.both():
+            opt.zero_grad()
+            loss_of(model, batch).backward()
+            opt.step()
+    assert len(asked) == 8
+    assert pair.table.session.prefetches == 0
+    pair.require_equal()
+
+
+def test_rows_that_are_not_refreshed_are_as_they_were_when_asked_for(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every batch has the same keys: each but the first reads rows that lack at least the push before it."""
     keys, labels = batches(1)[0]
+    came = threading.Semaphore(0)
+    receive = Prefetch.receive
+    monkeypatch.setattr(Prefetch, "receive", lambda self: (receive(self), came.release()))
     seen: list[torch.Tensor] = []
-    for batch in tb.torch.prefetch([keys] * 6, lambda batch: {pair.ours.bag: batch}, refresh=False):
+    for number, batch in enumerate(
+        tb.torch.prefetch([keys] * 6, lambda batch: {pair.ours.bag: batch}, refresh=False)
+    ):
+        # The rows of the next batch come before this one is pushed.
+        for _ in range((number == 0) + (number < 5)):
+            assert came.acquire(timeout=60)
         pair.opt.zero_grad()
         now = torch.from_numpy(pair.table.pull(batch.numpy())).sum(1)
         found = pair.ours.bag(batch)
