@@ -19,7 +19,7 @@ from tablebay.client.torch.layers import Embedding, EmbeddingBag
 from tablebay.client.torch.optimizer import Optimizer
 from tablebay.client.torch.prefetching import prefetch
 from tablebay.client.torch.rows import Rows, rows_of
-from tablebay.client.torch.state import load_state, state
+from tablebay.client.torch.state import group_state, load_state, state
 
 __all__ = [
     "Embedding",
@@ -32,6 +32,7 @@ __all__ = [
     "KeyedTensor",
     "Optimizer",
     "Rows",
+    "group_state",
     "load_state",
     "prefetch",
     "rows_of",

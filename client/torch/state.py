@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tablebay.client import errors
@@ -80,6 +80,26 @@ def load_state(
     if torch.cuda.is_available() and len(parts["random_cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(parts["random_cuda"])
     return True
+
+
+def group_state(client: Any) -> dict[str, bytes]:
+    """The state that rank 0 gave with the newest checkpoint, the same on every rank of the process group.
+
+    For load_state: where each rank took its own, one that died before it gave the last would go on from another
+    optimizer's state than the rest, and their dense parameters would drift apart. All ranks must call it.
+    """
+    mine = client.state().get(NAME, b"") if distributed.get_rank() == 0 else b""
+    # NCCL moves tensors of its own device alone.
+    device = torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
+    length = torch.tensor([len(mine)], device=device)
+    distributed.broadcast(length, 0)
+    if not int(length):
+        return {}
+    content = torch.empty(int(length), dtype=torch.uint8, device=device)
+    if mine:
+        content.copy_(torch.from_numpy(np.frombuffer(mine, np.uint8).copy()))
+    distributed.broadcast(content, 0)
+    return {NAME: content.cpu().numpy().tobytes()}
 
 
 def _bare(model: nn.Module) -> nn.Module:

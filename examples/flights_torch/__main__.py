@@ -26,11 +26,18 @@ def parse(arguments: Sequence[str] | None = None) -> train.Options:
     parser.add_argument("--epochs", type=int, default=1, help="how often each example is seen (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of rows, dense layers and order (default: 0)")
     parser.add_argument("--batch-size", type=int, default=2048, help="examples in a batch (default: 2048)")
+    parser.add_argument(
+        "--checkpoint-every-steps",
+        type=int,
+        default=0,
+        help="rank 0 has a checkpoint made with the dense part, in a job that has a `checkpoint` (default: 0, never)",
+    )
     found = parser.parse_args(arguments)
     for flag, value, lowest in (
         ("--epochs", found.epochs, 1),
         ("--batch-size", found.batch_size, 1),
         ("--seed", found.seed, 0),
+        ("--checkpoint-every-steps", found.checkpoint_every_steps, 0),
     ):
         if value < lowest:
             parser.error(f"{flag} is {value}, wanted {lowest} or more")

@@ -33,6 +33,7 @@ class Options:
     seed: int = 0
     batch_size: int = 2048
     device: str = "cpu"
+    checkpoint_every_steps: int = 0
 
 
 def work(client: Any, options: Options) -> int:
@@ -50,18 +51,28 @@ def work(client: Any, options: Options) -> int:
         model = MODELS[options.model](client, options.seed).to(device)
         trained = DistributedDataParallel(model)
         opt = tb.torch.Optimizer(torch.optim.Adam(trained.parameters(), DENSE_LEARNING_RATE), trained)
+        known = tb.torch.load_state(tb.torch.group_state(client), trained, opt)
+        if client.next_step:
+            dense = "as rank 0 last kept them" if known else "begun anew"
+            print(
+                f"rank {client.rank} goes on at step {client.next_step}, dense parameters {dense}", flush=True
+            )
         began = time.time()
-        # All ranks take as many steps: each waits for the others' gradients.
-        for number in range(options.epochs * share.batches_per_epoch // client.workers):
-            keys, labels = batch(training, share.positions(number))
-            labels = labels.to(device)
-            opt.zero_grad()
-            loss = functional.binary_cross_entropy_with_logits(trained(keys), labels)
-            loss.backward()
-            opt.step()
-            if number % STEPS_PER_REPORT == 0:
-                client.report(step=number + 1, loss=float(loss.detach()))
-        client.report(step=number + 1, examples=options.epochs * len(training) / client.workers)
+        # Ranks may have other numbers of steps: the share ends unevenly, and so did a process group that broke.
+        with trained.join():
+            for number, _ in client.resume(range(share.steps)):
+                keys, labels = batch(training, share.positions(number))
+                labels = labels.to(device)
+                opt.zero_grad()
+                loss = functional.binary_cross_entropy_with_logits(trained(keys), labels)
+                loss.backward()
+                opt.step()
+                if number % STEPS_PER_REPORT == 0:
+                    client.report(step=number + 1, loss=float(loss.detach()))
+                every = options.checkpoint_every_steps
+                if every and client.rank == 0 and number % every == every - 1:
+                    client.checkpoint(state=tb.torch.state(trained, opt))
+        client.report(step=share.steps, examples=options.epochs * len(training) / client.workers)
         client.barrier("trained")
         client.report(train_seconds=time.time() - began)
         # Each worker scores a part of the test set.

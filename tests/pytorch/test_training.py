@@ -148,15 +148,54 @@ def test_a_grad_scaler_that_finds_infinity_pushes_nothing(pair: Pair, where: str
     pair.require_equal()
 
 
-def test_compiled_dense_layers_learn_the_same(pair: Pair) -> None:
-    """torch.compile of the dense part, whole; the eager backend, so that no C++ compiler is needed."""
-    pair.ours.dense = torch.compile(pair.ours.dense, backend="eager", fullgraph=True)
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled_dense_layers_learn_the_same(pair: Pair, backend: str) -> None:
+    """torch.compile of the dense part, whole: by the default backend, which writes C++ and compiles it, and by eager."""
+    pair.ours.dense = torch.compile(pair.ours.dense, backend=backend, fullgraph=True)
     for batch in batches(5):
         for model, opt in pair.both():
             opt.zero_grad()
             loss_of(model, batch).backward()
             opt.step()
     pair.require_equal()
+
+
+# What a server counts of calls that only read.
+READ = {"pulls", "keys_pulled", "keys_missing", "sent_bytes", "received_bytes"}
+
+
+@pytest.mark.parametrize("how", ["eval", "no_grad", "frozen"])
+def test_reading_moves_no_counter_of_learning(how: str) -> None:
+    """Not a server's, not the client's step, and not the count of pushes that a key is admitted by."""
+    with tb.local(servers=2) as client:
+        table = client.table("user", DIM, optimizer=tb.SGD(RATE), initializer=tb.Normal(1.0), admit_at=3)
+        layer = tb.torch.EmbeddingBag(table, mode="sum")
+        opt = tb.torch.Optimizer(None, layer)
+        keys = torch.arange(KEYS).reshape(-1, 3)
+
+        def learn() -> None:
+            layer(keys).sum().backward()
+            opt.step()
+
+        def counted() -> Any:
+            found = [dict(one.counters) for one in table.session.stats()]
+            return [{name: value for name, value in one.items() if name not in READ} for one in found]
+
+        learn()
+        before, step = counted(), client.next_step
+        if how == "eval":
+            layer.eval()
+        layer.requires_grad_(how != "frozen")
+        with torch.set_grad_enabled(how != "no_grad"):
+            for _ in range(5):
+                assert not layer(keys).any()
+        assert counted() == before
+        assert client.next_step == step
+        layer.train().requires_grad_(True)
+        learn()
+        assert len(table) == 0
+        learn()
+        assert len(table) == KEYS
 
 
 class Pairs(torch.utils.data.Dataset):  # type: ignore[type-arg]
