@@ -1,6 +1,7 @@
 """Training steps in PyTorch through one server process: `make bench ONLY=torch`; needs `make test-torch` once.
 
 torch.step_over_local: how long a DeepFM step takes, beside the same with nn.EmbeddingBag and sparse Adagrad here.
+torch.part.*: where each of both is for how long, and torch.local_part.*.
 prefetch.step_over_max: how long a step takes whose rows were prefetched and whose push goes on beside the next one,
 beside the longer of its parts: some 20 ms of computing on one thread, and the pull and push.
 prefetch.exact.step_over_max: with rows that this client pushed meanwhile pulled again, and pushes waited for.
@@ -11,8 +12,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import measure
 import numpy as np
@@ -77,13 +80,60 @@ def _deepfm(client: tb.Client) -> dict[str, Figure]:
                 one.step()
 
     pairs = measure.interleave([lambda: steps(ours, (opt,))], [lambda: steps(theirs, optimizers)], ROUNDS)
+    parts: dict[str, list[float]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for prefix, model, rows_optimizer, dense_optimizer in (
+            ("torch.part", ours, opt, opt.dense),
+            ("torch.local_part", theirs, optimizers[1], optimizers[0]),
+        ):
+            for name, seconds in _parts(model, rows_optimizer, dense_optimizer, batches).items():
+                parts[f"{prefix}.{name}_ms"].append(1e3 * seconds / STEPS)
     return {
         "torch.step_over_local": measure.figure(
             [a / b for a, b in zip(pairs.ours, pairs.theirs, strict=True)], "ratio"
         ),
         "torch.step_ms": measure.figure([1e3 * a / STEPS for a in pairs.ours], "ms"),
         "torch.local_step_ms": measure.figure([1e3 * b / STEPS for b in pairs.theirs], "ms"),
-    }
+    } | {name: measure.figure(values, "ms") for name, values in parts.items()}
+
+
+def _parts(model: DeepFM, rows_optimizer: Any, dense_optimizer: Any, batches: list[Any]) -> dict[str, float]:
+    """Seconds of `batches` in the lookups, the dense layers, backward, and the rows' step (a push, or Adagrad)."""
+    took: dict[str, float] = defaultdict(float)
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            found = call(*arguments)
+            took[name] += time.perf_counter() - began
+            return found
+
+        return run
+
+    # Of the instances alone; what is within another part is taken out of that below.
+    inner: list[tuple[Any, str, str]] = [
+        (model.linear, "forward", "lookup"),
+        (model.factors, "forward", "lookup"),
+        (dense_optimizer, "step", "dense_step"),
+    ]
+    try:
+        for owner, method, name in inner:
+            setattr(owner, method, timed(name, getattr(owner, method)))
+        for keys, labels in batches:
+            rows_optimizer.zero_grad()
+            dense_optimizer.zero_grad()
+            loss = functional.binary_cross_entropy_with_logits(timed("forward", model)(keys), labels)
+            timed("backward", loss.backward)()
+            timed("rows_step", rows_optimizer.step)()
+            if not isinstance(rows_optimizer, tb.torch.Optimizer):
+                dense_optimizer.step()
+    finally:
+        for owner, method, _ in inner:
+            delattr(owner, method)
+    if isinstance(rows_optimizer, tb.torch.Optimizer):
+        took["rows_step"] -= took["dense_step"]
+    took["dense"] = took.pop("forward") - took["lookup"] + took.pop("dense_step")
+    return dict(took)
 
 
 def _prefetch(client: tb.Client) -> dict[str, Figure]:

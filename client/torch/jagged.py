@@ -1,13 +1,15 @@
 """Collections of embedding tables, which take a KeyedJaggedTensor by its shape: TorchRec is not needed.
 
 What they are given needs `keys()`, names of features; `values()`, their ids one feature after the other; `lengths()`,
-F * B of them; `weights_or_none()` where weights are used. TorchRec's KeyedJaggedTensor has these.
+F * B of them; `weights_or_none()` where weights are used. TorchRec's KeyedJaggedTensor has these. One with another
+number of examples for each feature (variable stride) is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -83,6 +85,10 @@ class KeyedTensor:
         """Columns of each."""
         return self._lengths
 
+    def offset_per_key(self) -> list[int]:
+        """The column where each begins, and the end."""
+        return [0, *accumulate(self._lengths)]
+
     def values(self) -> torch.Tensor:
         """(B, sum of dims)."""
         return self._values
@@ -110,6 +116,12 @@ class _Features:
             if not callable(getattr(features, name, None)):
                 raise errors.BadType(
                     f"features: found {type(features).__name__}, wanted a KeyedJaggedTensor: no {name}()"
+                )
+        for name in ("variable_stride_per_key", "inverse_indices_or_none"):
+            if getattr(features, name, lambda: None)():
+                raise errors.BadRequest(
+                    f"features: found other examples for each feature, wanted a batch of the same examples for all: "
+                    f"{name}() is not {'False' if name.startswith('variable') else 'None'}"
                 )
         names = list(features.keys())
         lengths = features.lengths()

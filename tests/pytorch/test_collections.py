@@ -112,6 +112,7 @@ def test_a_bag_collection_learns_what_torchs_bags_learn(client: Any, pooling: An
         found = layer(jagged)
         assert found.keys() == ["visitor", "bought", "seen"]
         assert found.length_per_key() == [4, 8, 8]
+        assert found.offset_per_key() == [0, 4, 12, 20]
         wanted = {}
         for name in ("visitor", "bought", "seen"):
             ids, offsets, weights = bag_of(jagged, name)
@@ -240,6 +241,13 @@ def test_what_is_no_keyed_jagged_tensor_is_refused(client: Any) -> None:
     jagged._values = jagged._values[1:]
     with pytest.raises(tb.BadRequest, match="lengths that add up to"):
         layer(jagged)
+    for name, value in (("variable_stride_per_key", True), ("inverse_indices_or_none", (["seen"], None))):
+        odd: Any = features()
+        setattr(odd, name, lambda value=value: value)
+        with pytest.raises(tb.BadRequest, match=f"wanted a batch of the same examples.*{name}"):
+            layer(odd)
+        setattr(odd, name, lambda value=value: type(value)())
+        layer(odd)
     with pytest.raises(tb.BadRequest, match="found no weights"):
         tb.torch.EmbeddingBagCollection(configs(), client, is_weighted=True)(features())
     with pytest.raises(tb.BadType, match="source: found int"):

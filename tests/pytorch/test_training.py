@@ -150,7 +150,7 @@ def test_a_grad_scaler_that_finds_infinity_pushes_nothing(pair: Pair, where: str
 
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled_dense_layers_learn_the_same(pair: Pair, backend: str) -> None:
-    """torch.compile of the dense part, whole: by the default backend, which writes C++ and compiles it, and by eager."""
+    """torch.compile of the dense part, whole: by the default backend, which compiles C++, and by eager."""
     pair.ours.dense = torch.compile(pair.ours.dense, backend=backend, fullgraph=True)
     for batch in batches(5):
         for model, opt in pair.both():
