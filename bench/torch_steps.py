@@ -9,8 +9,6 @@ prefetch.exact.step_over_max: with rows that this client pushed meanwhile pulled
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ import measure
 import numpy as np
 import torch
 from measure import Figure
-from over_tcp import _free_port
+from over_tcp import tablebay_servers
 from torch.nn import functional
 
 import tablebay as tb
@@ -37,25 +35,8 @@ DIM = 16
 
 def run(folder: Path) -> dict[str, Figure]:
     torch.set_num_threads(1)
-    port = _free_port()
-    command = [
-        sys.executable,
-        "-Im",
-        "tablebay.ps_server.main",
-        "--host",
-        "127.0.0.1",
-        "--data-port",
-        str(port),
-    ]
-    log = (measure.ROOT / "build" / "bench-torch-server.log").open("w")
-    server = subprocess.Popen([*command, "--exit-with-parent"], stderr=log)
-    try:
-        with tb.connect(f"127.0.0.1:{port}", timeout=30.0) as client:
-            return _deepfm(client) | _prefetch(client)
-    finally:
-        server.terminate()
-        server.wait()
-        log.close()
+    with tablebay_servers(1) as (addresses, _), tb.connect(addresses[0], timeout=30.0) as client:
+        return _deepfm(client) | _prefetch(client)
 
 
 def _deepfm(client: tb.Client) -> dict[str, Figure]:

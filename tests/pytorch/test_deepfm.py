@@ -138,5 +138,7 @@ def test_two_servers_and_two_ddp_workers_are_as_good_as_one_process(
     worst = max(abs(ours - theirs) for ours, theirs in found)
     with capsys.disabled():
         pairs = ", ".join(f"{ours:.4f} {theirs:.4f}" for ours, theirs in found)
-        print(f"\nAUC by tablebay run, and of torch alone, seeds 0 to 4: {pairs}; worst difference {worst:.4f}")
+        print(
+            f"\nAUC by tablebay run, and of torch alone, seeds 0 to 4: {pairs}; worst difference {worst:.4f}"
+        )
     assert worst <= 0.005
