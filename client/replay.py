@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from tablebay.native import _core
 
 BYTES_MAX = 256 * 1024 * 1024
 
@@ -16,7 +17,7 @@ class Kept:
 
     step: int
     method: str
-    requests: Sequence[bytes]
+    requests: Sequence[_core.KeptRequest]
 
     @property
     def bytes(self) -> int:
@@ -30,18 +31,18 @@ class Replay:
     bytes_max: what `full` and `half_full` are about; a step under way is kept all the same, so that nothing
         that was sent is ever dropped.
 
-    What need not be kept any more is let go of a step at a time, as others are kept: so their memory goes from the
-    one to the other. Let go of all at once it would go back to the system, which clears each page that it gives
-    out again, and that took a fifth of a push.
+    memory: where requests are kept. What need not be kept any more leaves it to those that come, and little goes
+        back to the system before the end: it clears each page that it gives out, and a virtual machine's host finds
+        it first, which would cost more than the push.
     """
 
     def __init__(self, servers: int, bytes_max: int = BYTES_MAX) -> None:
         self.bytes_max = bytes_max
+        self.memory = _core.ReplayMemory(bytes_max)
         self._lock = threading.Lock()
         self._kept: list[dict[int, Kept]] = [{} for _ in range(servers)]
         self._durable = [0] * servers
         self._bytes = 0
-        self._spent: list[deque[Kept]] = [deque() for _ in range(servers)]
 
     @property
     def bytes(self) -> int:
@@ -66,9 +67,6 @@ class Replay:
                 return
             self._kept[server][kept.step] = kept
             self._bytes += kept.bytes
-            spent, let_go = self._spent[server], 0
-            while spent and let_go < kept.bytes:
-                let_go += spent.popleft().bytes
 
     def durable(self, server: int, next_step: int) -> None:
         """A committed checkpoint of the server has every step below `next_step`: they are dropped."""
@@ -77,9 +75,8 @@ class Replay:
         with self._lock:
             self._durable[server] = max(self._durable[server], next_step)
             mine = self._kept[server]
-            # Those of the checkpoint before for which there was no use are not held any longer.
-            spent = self._spent[server] = deque(mine.pop(step) for step in sorted(mine) if step < next_step)
-            self._bytes -= sum(kept.bytes for kept in spent)
+            for step in [step for step in mine if step < next_step]:
+                self._bytes -= mine.pop(step).bytes
 
     def durable_next(self, server: int) -> int:
         """The highest that `durable` was told."""

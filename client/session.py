@@ -57,7 +57,7 @@ class Outgoing:
     pieces: how many. encode: makes one of them for an epoch of the server when it is wanted, so that the server
         works on one while the next is made. It reads the caller's arrays, so it must have run for all when the
         caller has them back.
-    epoch: that the requests name.
+    epoch: that the requests name. memory: where a push's requests are kept as well, or None.
     accept: keeps an answer to request number `piece`; the server's epoch, and the step below which all is
         durable. step: of a push, else None.
     """
@@ -67,9 +67,10 @@ class Outgoing:
         server: int,
         method: str,
         pieces: int,
-        encode: Callable[[int, int], bytes],
+        encode: Callable[[int, int, _core.KeptRequest | None], bytes],
         accept: Callable[[int, int, bytes], tuple[int, int]],
         step: int | None,
+        memory: _core.ReplayMemory | None,
     ):
         self.server = server
         self.method = method
@@ -77,7 +78,9 @@ class Outgoing:
         self.epoch = 0
         self._encode = encode
         self._accept = accept
+        self._memory = memory
         self._requests: list[bytes | None] = [None] * pieces
+        self._kept: dict[int, _core.KeptRequest] = {}
         self._answered: set[int] = set()
 
     @property
@@ -99,7 +102,10 @@ class Outgoing:
             self.epoch = epoch
         request = self._requests[piece]
         if request is None:
-            request = self._requests[piece] = self._encode(epoch, piece)
+            keep = None if self._memory is None else _core.KeptRequest(self._memory)
+            request = self._requests[piece] = self._encode(epoch, piece, keep)
+            if keep is not None:
+                self._kept[piece] = keep
         return request
 
     def encode(self, epoch: int) -> None:
@@ -125,7 +131,7 @@ class Outgoing:
     def kept(self) -> Kept:
         """Of a push that the server has applied."""
         assert self.step is not None
-        return Kept(self.step, self.method, [request for request in self._requests if request is not None])
+        return Kept(self.step, self.method, [self._kept[piece] for piece in range(len(self._requests))])
 
 
 class Sent(NamedTuple):
@@ -201,6 +207,10 @@ class Session:
         self._pushing: list[Letter] = []
         self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
         self._handover = Handover()
+
+    @property
+    def _memory(self) -> _core.ReplayMemory | None:
+        return None if self.replay is None else self.replay.memory
 
     # -- whether it may be used --
 
@@ -446,7 +456,7 @@ class Session:
                 self._unsettled.remove(letter)
 
     def _empty(self, server: int, step: int, oldest_step: int, cursor: bytes) -> Outgoing:
-        def encode(epoch: int, piece: int) -> bytes:
+        def encode(epoch: int, piece: int, keep: _core.KeptRequest | None) -> bytes:
             request = tablebay_pb2.StepRequest(
                 sender=tablebay_pb2.Sender(
                     client_high=self.identity.client_high,
@@ -460,9 +470,11 @@ class Session:
                 cursor=cursor,
             )
             content: bytes = request.SerializeToString()
+            if keep is not None:
+                keep.write(content)
             return content
 
-        return Outgoing(server, "Step", 1, encode, _accept_step, step)
+        return Outgoing(server, "Step", 1, encode, _accept_step, step, self._memory)
 
     def _outgoing(
         self,
@@ -482,7 +494,7 @@ class Session:
 
         who = self.identity
 
-        def encode(server: int, epoch: int, piece: int) -> bytes:
+        def encode(server: int, epoch: int, piece: int, keep: _core.KeptRequest | None) -> bytes:
             request: bytes = call.request(
                 server,
                 piece,
@@ -494,11 +506,14 @@ class Session:
                 step or 0,
                 oldest_step,
                 cursor,
+                keep,
             )
             return request
 
+        memory = self._memory if step is not None else None
+
         return [
-            Outgoing(server, method, call.pieces(server), partial(encode, server), accept, step)
+            Outgoing(server, method, call.pieces(server), partial(encode, server), accept, step, memory)
             for server in servers
         ]
 
@@ -695,7 +710,7 @@ class Session:
 
     def _send_kept(self, server: int, epoch: int, kept: Kept, deadline: Deadline) -> None:
         for request in kept.requests:
-            content = readdressed(request, epoch)
+            content = readdressed(bytes(request), epoch)
             attempt = 0
             while True:
                 answer = self.transport.call(server, kept.method, content, deadline.remaining(), True)

@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -251,6 +251,31 @@ class Router:
         ...
     def plan(self, keys: numpy.typing.NDArray[numpy.uint64]) -> Plan:
         ...
+class ReplayMemory:
+    """
+    Memory of requests that are kept, which is used over and over. Safe in threads.
+    """
+    def __init__(self, bytes_max: int) -> None:
+        ...
+    @property
+    def bytes(self) -> int:
+        """
+        Taken from the system.
+        """
+class KeptRequest:
+    """
+    A request's bytes, whose memory is given back with it.
+    """
+    def __bytes__(self) -> bytes:
+        ...
+    def __init__(self, memory: ReplayMemory) -> None:
+        ...
+    def __len__(self) -> int:
+        ...
+    def write(self, content: bytes) -> None:
+        """
+        Keep these bytes, and none that were kept before.
+        """
 class Call:
     """
     One call to all servers: its requests, its answers, the rows gathered from them.
@@ -267,8 +292,10 @@ class Call:
         """
         How many requests a server's share is.
         """
-    def request(self, server: int, piece: int, client_high: int, client_low: int, incarnation: int, shard_map_version: int, epoch: int, step: int, oldest_step: int, cursor: bytes) -> typing.Any:
-        ...
+    def request(self, server: int, piece: int, client_high: int, client_low: int, incarnation: int, shard_map_version: int, epoch: int, step: int, oldest_step: int, cursor: bytes, keep: KeptRequest | None = None) -> typing.Any:
+        """
+        Bytes; the same are put in `keep`.
+        """
     def servers(self) -> list[int]:
         ...
 class Http2Call:

@@ -21,6 +21,7 @@
 #include "tablebay/kernels.h"
 #include "tablebay/loader.h"
 #include "tablebay/plan.h"
+#include "tablebay/replay_memory.h"
 #include "tablebay/status.h"
 #include "tablebay/store.h"
 
@@ -30,6 +31,7 @@ namespace tablebay {
 
 void BindHttp2(py::module_& m);                                       // http2_bindings.cc
 void BindEviction(py::class_<Store, std::shared_ptr<Store>>& store);  // eviction_bindings.cc
+void BindReplay(py::module_& m);                                      // replay_bindings.cc
 
 namespace {
 
@@ -268,7 +270,7 @@ class PyCall {
 
   py::object Request(uint32_t server, size_t piece, uint64_t client_high, uint64_t client_low, uint32_t incarnation,
                      uint32_t shard_map_version, uint64_t epoch, uint64_t step, uint64_t oldest_step,
-                     const py::bytes& cursor) {
+                     const py::bytes& cursor, std::optional<KeptRequest*> keep) {
     if (piece >= call_->Pieces(server)) throw py::index_error("no such piece");
     const std::string_view cursor_view = cursor;
     const Call::Header header{
@@ -276,7 +278,7 @@ class PyCall {
     NewBytes request(call_->RequestSize(server, piece, cursor_view.size()));
     {
       const py::gil_scoped_release release;
-      call_->WriteRequest(server, piece, header, request.data());
+      call_->WriteRequest(server, piece, header, request.data(), keep.value_or(nullptr));
     }
     return std::move(request.object);
   }
@@ -749,6 +751,7 @@ void BindClient(py::module_& m) {
           },
           py::arg("keys").noconvert());
 
+  BindReplay(m);
   py::class_<PyCall>(m, "Call", "One call to all servers: its requests, its answers, the rows gathered from them.")
       .def(py::init<const std::string&, const py::list&, const py::list&, uint64_t>(), py::arg("kind"),
            py::arg("pulls"), py::arg("pushes"), py::arg("message_bytes_max"))
@@ -756,7 +759,8 @@ void BindClient(py::module_& m) {
       .def("pieces", &PyCall::Pieces, py::arg("server"), "How many requests a server's share is.")
       .def("request", &PyCall::Request, py::arg("server"), py::arg("piece"), py::arg("client_high"),
            py::arg("client_low"), py::arg("incarnation"), py::arg("shard_map_version"), py::arg("epoch"),
-           py::arg("step"), py::arg("oldest_step"), py::arg("cursor"))
+           py::arg("step"), py::arg("oldest_step"), py::arg("cursor"), py::arg("keep") = py::none(),
+           "Bytes; the same are put in `keep`.")
       .def("accept", &PyCall::Accept, py::arg("server"), py::arg("piece"), py::arg("response"),
            "(epoch, shard_map_version, applied_shards, duplicate_shards, durable_next) of an answer, which is kept for "
            "finish().")

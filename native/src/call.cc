@@ -5,6 +5,7 @@
 
 #include "tablebay/crc32c.h"
 #include "tablebay/kernels.h"
+#include "tablebay/replay_memory.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
@@ -132,8 +133,11 @@ const char* Call::SummedRows(size_t i) {
   return summed_[i].data();
 }
 
-void Call::WriteRequest(uint32_t server, size_t index, const Header& header, char* out) {
+void Call::WriteRequest(uint32_t server, size_t index, const Header& header, char* out, KeptRequest* keep) {
   const Piece& piece = servers_[server][index];
+  const size_t size = RequestSize(server, index, header.cursor.size());
+  if (keep != nullptr) keep->Resize(size);
+  KeepingCopy kept(out, keep);
   RequestWriter writer(method_, out, header.sender, header.step, header.oldest_step, index, servers_[server].size(),
                        header.cursor);
   // Writes the keys; their CRC-32C.
@@ -150,6 +154,8 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
     const PartSpace space =
         writer.AddPush(push.table_id, push.dim, push.flags | kUnique, span.size() * sizeof(uint64_t), rows_bytes,
                        span.size() * push.counts_bytes());
+    // So that its rows, where they are lines, are lines there too.
+    if (keep != nullptr && i == 0) keep->Resize(size, static_cast<size_t>(space.rows - out));
     uint32_t crc = put_keys(space, plan, span);
     if (rows_bytes > 0 && !plan.repeats()) {
       // The checksum of each few rows while they are in the nearest cache.
@@ -157,8 +163,17 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
       for (size_t first = 0; first < span.size(); first += some) {
         const size_t n = std::min(some, span.size() - first);
         char* const rows = space.rows + first * push.row_bytes;
-        ActiveKernels().gather(push.rows, plan.first.data() + span.begin + first, n, push.row_bytes, rows);
-        crc = Crc32c(rows, n * push.row_bytes, crc);
+        const uint32_t* const which = plan.first.data() + span.begin + first;
+        const size_t bytes = n * push.row_bytes;
+        char* const to = push.row_bytes % KeptRequest::kLine == 0 ? kept.Window(rows, bytes) : nullptr;
+        if (to != nullptr) {
+          ActiveKernels().gather_twice(push.rows, which, n, push.row_bytes, rows, to);
+          kept.Copied(rows, bytes);
+        } else {
+          ActiveKernels().gather(push.rows, which, n, push.row_bytes, rows);
+        }
+        crc = Crc32c(rows, bytes, crc);
+        if (to == nullptr) kept.Made(rows, bytes);
       }
     } else if (rows_bytes > 0) {
       if (span.size() == plan.unique() && (push.flags & kAssign) == 0) {
@@ -183,6 +198,7 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
     const uint32_t crc = put_keys(space, *pull.plan, span);
     std::memcpy(space.crc32c, &crc, sizeof crc);
   }
+  kept.Finish();
 }
 
 Response Call::Accept(uint32_t server, size_t index, std::string_view message) {

@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #define TABLEBAY_NAME_OF2(x) #x
 #define TABLEBAY_NAME_OF(x) TABLEBAY_NAME_OF2(x)
 #define TABLEBAY_TABLE_OF2(x) kKernels_##x
@@ -261,6 +265,33 @@ void GatherPointers(const char* const* rows, const uint32_t* index, size_t count
   TABLEBAY_FOR_BYTES(bytes, GatherPointersOf, rows, index, count, bytes, out)
 }
 
+// A line of 64 bytes, written around the caches.
+[[gnu::always_inline]] inline void StreamLine(char* to, const char* from) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), _mm512_loadu_si512(from));
+#elif defined(__SSE2__)
+  for (size_t at = 0; at < 64; at += sizeof(__m128i)) {
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + at), _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + at)));
+  }
+#else
+  std::memcpy(to, from, 64);
+#endif
+}
+
+// Between two rows the one before has time to reach memory.
+template <uint32_t kBytes>
+void GatherTwiceOf(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out, char* kept) {
+  for (size_t i = 0; i < count; ++i, out += bytes) {
+    if (i + kAhead < count) __builtin_prefetch(base + uint64_t{index[i + kAhead]} * bytes);
+    const char* const row = base + uint64_t{index[i]} * bytes;
+    CopyRow<kBytes>(out, row, bytes);
+    for (uint32_t at = 0; at < bytes; at += 64, kept += 64) StreamLine(kept, row + at);
+  }
+}
+void GatherTwice(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out, char* kept) {
+  TABLEBAY_FOR_BYTES(bytes, GatherTwiceOf, base, index, count, bytes, out, kept)
+}
+
 template <uint32_t kDim>
 void AddRepeatsFloat32Dim(const char* rows, const uint32_t* index, const uint32_t* first, size_t count,
                           uint32_t any_dim, char* out) {
@@ -410,6 +441,7 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .copy_rows = CopyRows,
     .gather = Gather,
     .gather_pointers = GatherPointers,
+    .gather_twice = GatherTwice,
     .add_repeats_float32 = AddRepeatsFloat32,
     .add_repeats_int64 = AddRepeatsInt64,
     .fill_uniform = FillUniform,

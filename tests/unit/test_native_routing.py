@@ -116,6 +116,32 @@ def test_a_call_carries_sums_there_and_rows_back(seed: int, servers: int, limit:
     assert np.array_equal(out, (keys[:, None] % 1000 + np.arange(3)).astype(np.float32)), where
 
 
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("limit", [10**8, 100_000])
+@pytest.mark.parametrize("dims", [(16,), (1,), (5, 64, 3)])
+def test_what_is_kept_of_a_request_is_what_was_sent(dims: tuple[int, ...], limit: int, repeats: bool) -> None:
+    """Copied while it is made: with and without repeats, of several tables, cut in pieces, and with any cursor."""
+    random = np.random.default_rng(3)
+    router = _core.Router(owners_of(2), 2)
+    memory = _core.ReplayMemory(1 << 20)
+    kept = []
+    for cursor in (b"", b"cursor", bytes(1000)):
+        pushes = []
+        for number, dim in enumerate(dims):
+            keys = random.integers(0, 2**64, 30_000 // dim + 1, dtype=np.uint64)
+            keys = random.choice(keys, len(keys)) if repeats else np.unique(keys)
+            rows = random.standard_normal((len(keys), dim)).astype(np.float32)
+            pushes.append((number, dim, 4 * dim, 0, router.plan(keys), rows))
+        call = _core.Call("Step", [], pushes, limit)
+        for server in range(2):
+            for piece in range(call.pieces(server)):
+                keep = _core.KeptRequest(memory)
+                sent = call.request(server, piece, 1, 2, 3, 4, 5, 6, 5, cursor, keep)
+                assert sent == call.request(server, piece, 1, 2, 3, 4, 5, 6, 5, cursor)
+                kept.append((sent, keep))
+    assert all(bytes(keep) == sent and len(keep) == len(sent) for sent, keep in kept)
+
+
 def test_an_answer_that_does_not_fit_its_request_is_corrupt() -> None:
     """Too few rows, no rows, or bytes that are no message: CorruptMessage, and nothing is gathered."""
     plan = _core.Router(owners_of(1), 1).plan(np.array([1, 2], np.uint64))

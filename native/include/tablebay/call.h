@@ -15,6 +15,8 @@
 
 namespace tablebay {
 
+class KeptRequest;
+
 class Call {
  public:
   struct Pull {
@@ -53,7 +55,8 @@ class Call {
   // At least one, empty of keys where none goes to the server. They may be sent in any order, and side by side.
   size_t Pieces(uint32_t server) const { return servers_[server].size(); }
   size_t RequestSize(uint32_t server, size_t piece, size_t cursor_bytes) const;
-  void WriteRequest(uint32_t server, size_t piece, const Header& header, char* out);
+  // keep: where the same bytes are kept, or null.
+  void WriteRequest(uint32_t server, size_t piece, const Header& header, char* out, KeptRequest* keep);
 
   // The bytes must stay until Finish. Throws StatusError(CorruptMessage) where they do not answer the request.
   Response Accept(uint32_t server, size_t piece, std::string_view message);

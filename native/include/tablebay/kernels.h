@@ -109,6 +109,8 @@ struct Kernels {
   // out[i] = base[index[i]], rows of `bytes`.
   void (*gather)(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out);
   void (*gather_pointers)(const char* const* rows, const uint32_t* index, size_t count, uint32_t bytes, char* out);
+  // As gather, and the same around the caches to `kept`. REQUIRES `bytes` and `kept` multiples of 64.
+  void (*gather_twice)(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out, char* kept);
 
   // Adds each row that is not the first of its key to the row of its key, in order of occurrence:
   // for i in [0, count): if first[index[i]] != i then out[index[i]] += rows[i].
