@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 import measure
 import numpy as np
+import over_plain
 import workload
 from clients import Group, clients
 from measure import Figure
+from servers import tablebay_servers
 from tcp_table import TcpTable, tcp_server
 from workload import DIM, KEYS
 
@@ -23,24 +21,6 @@ ROUNDS = 6
 CALLS_OF_ONE = 2000
 FOUR = 4
 SLICES, SLICE_S = 6, 1.0
-
-
-@contextmanager
-def tablebay_servers(count: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Addresses and processes of as many servers of one job, for the time of a block."""
-    ports = measure.free_ports(count)
-    addresses = [f"127.0.0.1:{port}" for port in ports]
-    with ExitStack() as stack:
-        log = stack.enter_context((measure.ROOT / "build" / "bench-server.log").open("w"))
-        processes = []
-        for index, port in enumerate(ports):
-            command = [sys.executable, "-m", "tablebay.ps_server.main", "--exit-with-parent"]
-            command += ["--host", "127.0.0.1", "--data-port", str(port), "--index", str(index)]
-            process = subprocess.Popen([*command, "--servers", ",".join(addresses)], stderr=log)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-            processes.append(process.pid)
-        yield addresses, processes
 
 
 def run(folder: Path) -> dict[str, Figure]:
@@ -56,7 +36,8 @@ def run(folder: Path) -> dict[str, Figure]:
         clients(1, addresses=addresses, dim=DIM, tables=1) as one,
         clients(FOUR, tcp_port=port, folder=str(folder), dim=DIM) as theirs,
     ):
-        return figures | _four(ours, one, theirs)
+        figures |= _four(ours, one, theirs)
+    return figures | over_plain.run()
 
 
 def _four(ours: Group, one: Group, theirs: Group) -> dict[str, Figure]:

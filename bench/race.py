@@ -19,7 +19,7 @@ from typing import Any
 import measure
 import numpy as np
 from measure import Figure
-from over_tcp import tablebay_servers
+from servers import tablebay_servers
 
 import tablebay as tb
 from tablebay.examples.flights import data, model

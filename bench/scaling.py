@@ -13,7 +13,7 @@ from pathlib import Path
 import measure
 from clients import Group, clients
 from measure import Figure
-from over_tcp import tablebay_servers
+from servers import tablebay_servers
 from workload import DIM
 
 COUNTS = (1, 2, 4)

@@ -23,6 +23,7 @@ from tablebay.ps_server.members import ClientId, ranked_high
 _TRAINING = frozenset(
     {
         "Pull", "Push", "Step", "Hello", "CreateTable", "UpdateTable", "DescribeTables", "GetShardMap", "Scan",
+        "Evict", "Evicted",
         "Barrier", "Report", "Progress", "Stats", "Checkpoint", "PutState", "GetState", "Restore",
     }
 )  # fmt: skip

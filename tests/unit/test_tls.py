@@ -10,12 +10,14 @@ import certificates as made
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf import message_factory
 
 from tablebay.client.errors import BadRequest, PermissionDenied, Unauthenticated
 from tablebay.client.peer import Peer
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.tls import Folder
-from tablebay.ps_server.access import Access, sender_of, shown
+from tablebay.ps_server.access import ALLOWED, Access, sender_of, shown
+from tablebay.ps_server.members import ranked_high
 
 OWN = made.peer("server/0")
 
@@ -98,6 +100,35 @@ def test_whoever_cannot_be_told_from_another_rank_is_refused() -> None:
     with pytest.raises(PermissionDenied, match="Cut is not for workers"):
         access.check(worker, "Cut", b"")
     access.check(made.peer("client"), "Hello", tablebay_pb2.HelloRequest(rank=7).SerializeToString())
+
+
+def test_every_rpc_is_some_roles_to_call_and_none_speaks_for_a_rank_unseen() -> None:
+    """Of the public .proto, but for what is reserved: workers and clients may call all but what is a server's or the
+    operator's own, so that a new RPC works with TLS too; each request that carries a client's id is looked into."""
+    methods = {
+        method.name: method.input_type
+        for service in tablebay_pb2.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.input_type.name != "Reserved"
+    }
+    assert ALLOWED["worker"] == ALLOWED["client"] == methods.keys() - {"Cut", "Drain", "SetWorkers"}
+    assert all(allowed <= methods.keys() for allowed in ALLOWED.values())
+    access = Access(OWN, "local")
+    looked_into = set()
+    for name, request in methods.items():
+        fields = {field.name: field for field in request.fields}
+        carrier = fields["sender"].message_type if "sender" in fields else request
+        if "client_high" not in {field.name for field in carrier.fields} or name not in ALLOWED["worker"]:
+            continue
+        looked_into.add(name)
+        identity = {"client_high": ranked_high("local"), "client_low": 0}
+        message = message_factory.GetMessageClass(request)()
+        for field, value in identity.items():
+            setattr(message.sender if "sender" in fields else message, field, value)
+        with pytest.raises(PermissionDenied, match=f"{name} speaks for rank 0"):
+            access.check(made.peer("worker/1"), name, message.SerializeToString())
+        access.check(made.peer("worker/0"), name, message.SerializeToString())
+    assert {"Pull", "Push", "Step", "Hello", "Barrier", "Report", "Checkpoint", "PutState"} <= looked_into
 
 
 def test_a_requests_sender_is_found_wherever_it_stands() -> None:
