@@ -19,7 +19,7 @@ import measure
 import numpy as np
 import torch
 from measure import Figure
-from over_tcp import tablebay_servers
+from servers import tablebay_servers
 from torch.nn import functional
 
 import tablebay as tb
