@@ -6,6 +6,7 @@ camelCase in YAML. What is not here does not exist yet and is refused as an unkn
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -50,6 +51,8 @@ from tablebay.client.tables import (
 API_VERSION = "tablebay.dev/v1alpha1"
 KIND = "TrainingJob"
 FILE_BYTES_MAX = 64 * 1024
+# Of a spec as compact JSON. The API server takes larger ones: no bound of its schema sees the whole of a template.
+SPEC_BYTES_MAX = 64 * 1024
 TABLES_MAX = 256
 PROBLEMS_SHOWN_MAX = 20
 # A server owns at least one of the 1,024 shards.
@@ -787,6 +790,11 @@ def parse_job(
         raise JobInvalid(
             ["the file: wanted a mapping with apiVersion, kind, metadata and spec"], source=source
         )
+    compact = json.dumps(value.get("spec"), ensure_ascii=False, separators=(",", ":"))
+    size = len(compact.encode(errors="surrogatepass"))
+    if size > SPEC_BYTES_MAX:
+        problem = f"spec: found {size} bytes of JSON, wanted at most {SPEC_BYTES_MAX}"
+        raise JobInvalid([problem], source=source)
     merged = {**value, "spec": with_table_defaults(value["spec"])} if "spec" in value else dict(value)
     try:
         # By alias alone: in a job file `learning_rate` is an unknown field, though Python code may say it.

@@ -36,6 +36,8 @@ from tablebay.operator.world import Paused, World, moment, text_of
 
 # How long the servers are kept for the last report of the workers to be read.
 LAST_REPORT_S = 30.0
+# How long a job's end may wait to be in its status before anything is deleted.
+UNRECORDED_S = 120.0
 CONFLICT_S = 5.0
 _HINT_MAX = 300
 
@@ -228,7 +230,9 @@ def _ending(world: World, end: _End, status: Mapping[str, Any], now: datetime.da
         *_readiness(world),
         Fact(end.type, True, end.reason, end.message, since=at),
     ]
-    deletes = _leftovers(world, end, recorded=recorded)
+    # What the servers and their pods told is in the status before they go: an operator that ends in between would have
+    # to ask what is not there any more. A status that cannot be written holds them up for a while only.
+    deletes = _leftovers(world, end, recorded=recorded) if recorded or since_s >= UNRECORDED_S else []
     if deletes and not observed.fresh:
         return Plan(confirm=True)
     changed = _status(world, facts, status, now)

@@ -50,12 +50,86 @@ class Projected(Protocol):
 _Item = TypeVar("_Item", bound=Projected)
 
 
-class Informer(Generic[_Item]):
-    """The objects of a kind that bear a label, as projections.
+class Store(Generic[_Item]):
+    """The objects of a kind that bear a job's label, as projections.
 
-    namespaces: where to look; none means everywhere. changed: told of the job of each object that came, changed
-        or went.
+    changed: told of the job of each object that came, changed or went.
     """
+
+    def __init__(
+        self,
+        resource: Resource,
+        project: Callable[[Mapping[str, Any]], _Item],
+        *,
+        changed: Callable[[Key], None],
+    ) -> None:
+        self.resource = resource
+        self._project = project
+        self._changed = changed
+        self._items: dict[Key, _Item] = {}
+        self._by_job: dict[Key, dict[str, _Item]] = {}
+
+    def of_job(self, key: Key) -> dict[str, _Item]:
+        """The objects of a job by name."""
+        return self._by_job.get(key, {})
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def remember(self, body: Manifest) -> _Item:
+        """Take in what a write answered, so that the next decision knows it before the watch says it."""
+        item = self.projected(body)
+        self._put(item)
+        return item
+
+    def projected(self, body: Manifest) -> _Item:
+        """What is kept of an object."""
+        return self._project({"kind": self.resource.kind, **body})
+
+    def take(self, kind: str, item: _Item) -> None:
+        """An event of a watch: kind is ADDED, MODIFIED or DELETED."""
+        key = (item.namespace, item.name)
+        if kind == "DELETED":
+            if not self._is_behind(key, item):
+                self._drop(key)
+        else:
+            self._put(item)
+
+    def replace(self, scope: str | None, found: list[_Item]) -> None:
+        """A list of a namespace, or of all: what is not in it is gone."""
+        keys = {(item.namespace, item.name) for item in found}
+        for key in [key for key in self._items if scope in (None, key[0]) and key not in keys]:
+            self._drop(key)
+        for item in found:
+            if self._items.get((item.namespace, item.name)) != item:
+                self._put(item)
+
+    def _put(self, item: _Item) -> None:
+        key = (item.namespace, item.name)
+        if self._is_behind(key, item):
+            return
+        self._items[key] = item
+        self._by_job.setdefault((item.namespace, item.job), {})[item.name] = item
+        self._changed((item.namespace, item.job))
+
+    def _is_behind(self, key: Key, item: _Item) -> bool:
+        known = self._items.get(key)
+        return known is not None and int(known.resource_version) > int(item.resource_version)
+
+    def _drop(self, key: Key) -> None:
+        item = self._items.pop(key, None)
+        if item is None:
+            return
+        job = (item.namespace, item.job)
+        mine = self._by_job.get(job, {})
+        mine.pop(item.name, None)
+        if not mine:
+            self._by_job.pop(job, None)
+        self._changed(job)
+
+
+class Informer(Store[_Item]):
+    """A store that is kept up to date. namespaces: where to look; none means everywhere."""
 
     def __init__(
         self,
@@ -67,15 +141,11 @@ class Informer(Generic[_Item]):
         namespaces: tuple[str, ...],
         changed: Callable[[Key], None],
     ) -> None:
-        self.resource = resource
+        super().__init__(resource, project, changed=changed)
         self._cluster = cluster
-        self._project = project
         self._selector = selector
-        self._changed = changed
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
-        self._items: dict[Key, _Item] = {}
-        self._by_job: dict[Key, dict[str, _Item]] = {}
         self._scopes: tuple[str | None, ...] = namespaces or (None,)
         self._listed = {scope: asyncio.Event() for scope in self._scopes}
         # Where each scope's watch goes on; "" before a list.
@@ -103,53 +173,13 @@ class Informer(Generic[_Item]):
         """For how long a watch has shown no sign of life: no event, bookmark, or failed attempt to connect."""
         return time.monotonic() - min(self._signs.values())
 
-    def of_job(self, key: Key) -> dict[str, _Item]:
-        """The objects of a job by name."""
-        return self._by_job.get(key, {})
-
-    def __len__(self) -> int:
-        return len(self._items)
-
     def stop(self) -> None:
         """End the threads, at their next event."""
         self._stopped.set()
 
-    def remember(self, body: Manifest) -> _Item:
-        """Take in what a write answered, so that the next decision knows it before the watch says it."""
-        item = self._projected(body)
-        self._put(item)
-        return item
-
-    def _put(self, item: _Item) -> None:
-        key = (item.namespace, item.name)
-        if self._is_behind(key, item):
-            return
-        self._items[key] = item
-        self._by_job.setdefault((item.namespace, item.job), {})[item.name] = item
-        self._changed((item.namespace, item.job))
-
-    def _is_behind(self, key: Key, item: _Item) -> bool:
-        known = self._items.get(key)
-        return known is not None and int(known.resource_version) > int(item.resource_version)
-
-    def _drop(self, key: Key) -> None:
-        item = self._items.pop(key, None)
-        if item is None:
-            return
-        job = (item.namespace, item.job)
-        mine = self._by_job.get(job, {})
-        mine.pop(item.name, None)
-        if not mine:
-            self._by_job.pop(job, None)
-        self._changed(job)
-
-    def _replace(self, scope: str | None, found: list[_Item]) -> None:
-        keys = {(item.namespace, item.name) for item in found}
-        for key in [key for key in self._items if scope in (None, key[0]) and key not in keys]:
-            self._drop(key)
-        for item in found:
-            if self._items.get((item.namespace, item.name)) != item:
-                self._put(item)
+    def replace(self, scope: str | None, found: list[_Item]) -> None:
+        """As a store does; from then on the first list is there."""
+        super().replace(scope, found)
         self._listed[scope].set()
 
     # -- in the thread of a scope --
@@ -200,7 +230,7 @@ class Informer(Generic[_Item]):
             self._sign(scope)
             if not token:
                 break
-        self._loop.call_soon_threadsafe(self._replace, scope, items)
+        self._loop.call_soon_threadsafe(self.replace, scope, items)
         return version
 
     def _watch(self, scope: str | None) -> None:
@@ -218,18 +248,7 @@ class Informer(Generic[_Item]):
                 # Kept at each event, so that a watch that breaks off goes on from there.
                 self._versions[scope] = body["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
-                    self._loop.call_soon_threadsafe(self._take, kind, self._projected(body))
-
-    def _projected(self, body: Manifest) -> _Item:
-        return self._project({"kind": self.resource.kind, **body})
-
-    def _take(self, kind: str, item: _Item) -> None:
-        key = (item.namespace, item.name)
-        if kind == "DELETED":
-            if not self._is_behind(key, item):
-                self._drop(key)
-        else:
-            self._put(item)
+                    self._loop.call_soon_threadsafe(self.take, kind, self.projected(body))
 
     def _sign(self, scope: str | None) -> None:
         self._signs[scope] = time.monotonic()

@@ -12,7 +12,7 @@ import datetime
 import logging
 import time
 
-from tablebay.operator.cluster import LEASES, ApiError, Cluster, Manifest
+from tablebay.operator.cluster import LEASES, SERVICE_ACCOUNTS, ApiError, Cluster, Manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,13 +23,19 @@ _RELEASES = 3  # attempts to give it up
 
 
 class Lease:
-    """Held by `identity` while it is renewed."""
+    """Held by `identity` while it is renewed.
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
+    account: the service account, in the same namespace, with which the lease is to go; "" for none.
+    """
+
+    def __init__(
+        self, cluster: Cluster, namespace: str, name: str, identity: str, *, account: str = ""
+    ) -> None:
         self._cluster = cluster
         self._namespace = namespace
         self._name = name
         self._identity = identity
+        self._account = account
         # What was seen of another holder, and when by this machine's clock: the two clocks need not agree.
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
@@ -79,7 +85,7 @@ class Lease:
         try:
             found = await self._cluster.get(LEASES, self._namespace, self._name)
             if found is None:
-                await self._cluster.create(LEASES, self._namespace, self._new())
+                await self._cluster.create(LEASES, self._namespace, self._new(await self._owners()))
                 return True
             spec = found["spec"]
             holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
@@ -92,6 +98,8 @@ class Lease:
             if holder != self._identity:
                 spec["leaseTransitions"] = (spec.get("leaseTransitions") or 0) + 1
                 spec["acquireTime"] = _now()
+                if not found["metadata"].get("ownerReferences"):
+                    found["metadata"]["ownerReferences"] = await self._owners()
             spec.update(holderIdentity=self._identity, leaseDurationSeconds=DURATION_S, renewTime=_now())
             answer = await self._cluster.replace(LEASES, self._namespace, self._name, found)
             self._seen = (self._identity, answer["spec"]["renewTime"])
@@ -101,11 +109,27 @@ class Lease:
             _LOG.warning("lease.failed", extra={"cause": str(error)})
             return False
 
-    def _new(self) -> Manifest:
+    async def _owners(self) -> list[Manifest]:
+        """What the lease is deleted with: whoever uninstalls the operator deletes its account, and knows no lease."""
+        if not self._account:
+            return []
+        found = await self._cluster.get(SERVICE_ACCOUNTS, self._namespace, self._account)
+        if found is None:
+            return []
+        return [
+            {
+                "apiVersion": SERVICE_ACCOUNTS.api,
+                "kind": SERVICE_ACCOUNTS.kind,
+                "name": self._account,
+                "uid": found["metadata"]["uid"],
+            }
+        ]
+
+    def _new(self, owners: list[Manifest]) -> Manifest:
         return {
             "apiVersion": LEASES.api,
             "kind": LEASES.kind,
-            "metadata": {"name": self._name, "namespace": self._namespace},
+            "metadata": {"name": self._name, "namespace": self._namespace, "ownerReferences": owners},
             "spec": {
                 "holderIdentity": self._identity,
                 "leaseDurationSeconds": DURATION_S,

@@ -31,7 +31,7 @@ from tablebay.operator.cluster import (
     resource_of,
 )
 from tablebay.operator.decisions import decide, invalid
-from tablebay.operator.informers import Informer
+from tablebay.operator.informers import Store
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.manifests import Defaults, JobObject
 from tablebay.operator.plans import Observed, Plan
@@ -59,12 +59,13 @@ class Reconciler:
         *,
         cluster: Cluster,
         jobs: JobCache,
-        children: dict[str, Informer[Any]],
-        pods: Informer[projections.Pod],
+        children: dict[str, Store[Any]],
+        pods: Store[projections.Pod],
         poller: Poller,
         recorder: Recorder,
         queue: WorkQueue,
         defaults: Defaults,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._cluster = cluster
         self._jobs = jobs
@@ -74,6 +75,7 @@ class Reconciler:
         self._recorder = recorder
         self._queue = queue
         self._defaults = defaults
+        self._now = now
         self._models: dict[Key, tuple[str, int, TrainingJob]] = {}
         # By uid of a child: the generation at which the last write of ours left it.
         self._settled: dict[Key, dict[str, int]] = {}
@@ -90,21 +92,22 @@ class Reconciler:
             if live is None or live["metadata"]["uid"] != body["metadata"]["uid"]:
                 self._jobs.drop(key)
                 return
+            if int(live["metadata"]["resourceVersion"]) < int(body["metadata"]["resourceVersion"]):
+                # Of an API server that is behind: a job that has ended would be begun again.
+                raise ApiError(409, "Conflict", "the job was read as it was before what is known of it")
             self._jobs.remember(live)
             plan, job, body = await self._decide(key, live, fresh=True)
         if job is not None:
             problem = await self._carry_out(key, job, plan)
             if problem:
                 observed = replace(self._observed(key, job), **problem)
-                plan = decide(job, observed, body.get("status") or {}, self._defaults, _now())
+                plan = decide(job, observed, body.get("status") or {}, self._defaults, self._now())
             if plan.finalizers is not None:
                 live = await self._set_finalizers(key, body, plan.finalizers)
                 if live is None:
                     return
                 body = live
-        await self._write_status(key, body, plan)
-        for happened in plan.events:
-            await self._recorder.record(*key, body["metadata"]["uid"], happened)
+        # Before the status, which may be refused for ever: what the servers know is asked for all the same.
         if job is not None and plan.poll in ("", "running") and not (job.model.spec.suspend or job.deleting):
             self._poller.goes_on(key)
         if job is not None and plan.poll:
@@ -112,6 +115,9 @@ class Reconciler:
             self._poller.want(key, job.uid, address, plan.poll, durable=job.model.spec.durable)
         if job is not None and plan.tell is not None:
             self._poller.tell(key, job.uid, job.server_addresses, plan.tell)
+        await self._write_status(key, body, plan)
+        for happened in plan.events:
+            await self._recorder.record(*key, body["metadata"]["uid"], happened)
         if plan.again_s is not None:
             self._queue.add_after(key, plan.again_s)
 
@@ -144,10 +150,10 @@ class Reconciler:
         try:
             job = self._job(key, body)
         except JobInvalid as error:
-            plan = invalid(error.problems, status, generation=body["metadata"]["generation"], now=_now())
+            plan = invalid(error.problems, status, generation=body["metadata"]["generation"], now=self._now())
             return plan, None, body
         observed = await self._live(key, job) if fresh else self._observed(key, job)
-        return decide(job, observed, status, self._defaults, _now()), job, body
+        return decide(job, observed, status, self._defaults, self._now()), job, body
 
     def _job(self, key: Key, body: Manifest) -> JobObject:
         meta = body["metadata"]
@@ -366,28 +372,28 @@ class Workers:
     async def run(self) -> None:
         """One worker, for ever."""
         while True:
-            key = await self._queue.get()
-            began = time.perf_counter()
-            result = "ok"
-            try:
-                await self._reconciler.reconcile(key)
-                self._queue.succeeded(key)
-            except ApiError as error:
-                # Somebody else wrote in between: look again soon.
-                result = "conflict" if error.status == 409 else "error"
-                wait = self._queue.retry(key)
-                if error.status != 409:
-                    _LOG.warning(
-                        "reconcile.failed", extra={"job": "/".join(key), "cause": str(error), "retry_s": wait}
-                    )
-            except Exception:  # noqa: BLE001 - one job's trouble must not end the others'
-                result = "error"
-                self._queue.retry(key)
-                _LOG.exception("reconcile.failed", extra={"job": "/".join(key)})
-            finally:
-                self._queue.done(key)
-                self._observe(result, time.perf_counter() - began)
+            await self.one()
 
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
+    async def one(self) -> None:
+        """Wait for a key, and look at it."""
+        key = await self._queue.get()
+        began = time.perf_counter()
+        result = "ok"
+        try:
+            await self._reconciler.reconcile(key)
+            self._queue.succeeded(key)
+        except ApiError as error:
+            # Somebody else wrote in between: look again soon.
+            result = "conflict" if error.status == 409 else "error"
+            wait = self._queue.retry(key)
+            if error.status != 409:
+                _LOG.warning(
+                    "reconcile.failed", extra={"job": "/".join(key), "cause": str(error), "retry_s": wait}
+                )
+        except Exception:  # noqa: BLE001 - one job's trouble must not end the others'
+            result = "error"
+            self._queue.retry(key)
+            _LOG.exception("reconcile.failed", extra={"job": "/".join(key)})
+        finally:
+            self._queue.done(key)
+            self._observe(result, time.perf_counter() - began)

@@ -19,7 +19,7 @@ from tablebay import __version__
 from tablebay.client.environment import JOB_LABEL
 from tablebay.operator import handlers, probes, projections
 from tablebay.operator.cluster import POD_MONITORS, PODS, ApiError, Cluster, Resource
-from tablebay.operator.informers import Informer
+from tablebay.operator.informers import Informer, Store
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.lease import Lease
 from tablebay.operator.manifests import Defaults
@@ -81,7 +81,13 @@ class _Operator:
             burst=config.burst,
             on_request=self._metrics.request,
         )
-        self._lease = Lease(cluster, config.lease_namespace, config.lease_name, self._identity)
+        self._lease = Lease(
+            cluster,
+            config.lease_namespace,
+            config.lease_name,
+            self._identity,
+            account=os.environ.get("POD_SERVICE_ACCOUNT", ""),
+        )
         self._metrics.watch(self._state)
         server = await probes.serve(
             config.http_port, self._metrics.registry, alive=self._wrong, ready=self._not_ready
@@ -109,7 +115,7 @@ class _Operator:
         config = self._config
         assert self._lease is not None
         # The reconciler's own, so that a kind may come later.
-        children: dict[str, Informer[Any]] = {}
+        children: dict[str, Store[Any]] = {}
         for resource, project in CHILDREN.items():
             children[resource.kind] = self._watch(cluster, resource, project)
         pods = self._watch(cluster, PODS, projections.pod)
@@ -177,7 +183,7 @@ class _Operator:
         )
         return informer
 
-    async def _find_pod_monitors(self, cluster: Cluster, children: dict[str, Informer[Any]]) -> None:
+    async def _find_pod_monitors(self, cluster: Cluster, children: dict[str, Store[Any]]) -> None:
         """PodMonitors are made where the cluster knows them, also if it learns them later."""
         while True:
             try:

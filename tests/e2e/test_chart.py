@@ -114,10 +114,8 @@ def test_uninstalled_it_leaves_what_it_says(system: str, scenario: dict[str, Any
 
     def left() -> list[str]:
         found = {f"{one['kind']}/{one['metadata']['name']}" for one in items(KINDS, system)}
-        # What Kubernetes puts in every namespace, and the lease, which the last operator gave up.
-        return sorted(
-            found - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default", "Lease/tablebay-operator"}
-        )
+        # What Kubernetes puts in every namespace.
+        return sorted(found - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"})
 
     until(lambda: not left(), lambda: f"nothing is left but {left()}", 90)
     assert not json.loads(

@@ -256,6 +256,25 @@ def test_a_checkpoint_that_cannot_be_made_holds_nothing_up_for_ever(
     assert get("pvc", CLAIM, flights.namespace)
 
 
+def test_a_finalizer_taken_away_by_hand(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
+    """Of a job that waits for a last checkpoint: it is gone at once, and so is all that was made for it."""
+    flights = durable(
+        job, {"when": ["Delete"], "timeoutSeconds": 600, "everySeconds": 3600}, steps_per_second=SLOW
+    )
+    in_the_middle(flights)
+    make_unwritable(flights)
+    kubectl("-n", flights.namespace, "delete", "tj", "flights", "--wait=false")
+    until(lambda: flights.ready_message().startswith("Deleting"), "it waits")
+    patch = ("patch", "tj", "flights", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    kubectl("-n", flights.namespace, *patch)
+    kinds = "trainingjob,statefulset,job,service,serviceaccount,pdb,pod"
+    until(
+        lambda: not [one for one in items(kinds, flights.namespace) if one["metadata"]["name"] != "default"],
+        "every object is gone",
+    )
+    assert get("pvc", CLAIM, flights.namespace)
+
+
 def test_a_claim_that_not_every_server_sees(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """Missing, then of one node alone: the condition says why, and nothing is made."""
     flights = job(

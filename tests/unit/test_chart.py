@@ -361,10 +361,12 @@ class TestRights:
         assert [role["metadata"]["namespace"] for role in roles] == ["ads", "search"]
 
     def test_the_lease_is_one_and_named(self) -> None:
-        """Leases other than the operator's own can only be created."""
+        """Leases other than its own can only be created; of accounts it reads its own, which owns the lease."""
         (role,) = [role for role in of_kind("default", "Role") if role["metadata"]["name"].endswith("-lease")]
-        create, rest = role["rules"]
+        create, rest, account = role["rules"]
         assert create["verbs"] == ["create"]
+        assert (account["resources"], account["verbs"]) == (["serviceaccounts"], ["get"])
+        assert account["resourceNames"] == rest["resourceNames"]
         assert set(rest["verbs"]) == {"get", "update", "patch"}
         arguments = of_kind("default", "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["args"]
         assert dict(pairwise(arguments))["--lease-name"] == rest["resourceNames"][0]

@@ -38,3 +38,16 @@ def test_every_promise_names_tests_that_have_a_row() -> None:
     rows = set(re.findall(r"^\| (T\d+) \|", DOCUMENT, re.MULTILINE))
     used = set(re.findall(r"\b(T\d+)\b", DOCUMENT.split("## The tests")[0]))
     assert used == rows
+
+
+def test_every_misfortune_of_the_operator_names_tests_that_are_there() -> None:
+    """docs/operator-faults.md has a row for F1 to F46, and each test with an F number is in it."""
+    document = (TESTS.parent / "docs" / "operator-faults.md").read_text()
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", document))
+    assert len(named) > 20
+    assert named <= defined(), sorted(named - defined())
+    rows = " ".join(re.findall(r"^\| (F[F0-9, ]+) \|", document, re.MULTILINE))
+    assert set(re.findall(r"F\d+", rows)) == {f"F{number}" for number in range(1, 47)}
+    for name in defined():
+        if re.match(r"test_f\d+_", name):
+            assert f"`{name}`" in document, name

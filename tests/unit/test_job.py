@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 from dataclasses import fields
 from itertools import pairwise
@@ -15,7 +16,15 @@ from pydantic.alias_generators import to_camel
 
 from tablebay.client.environment import is_identity
 from tablebay.client.errors import JobInvalid
-from tablebay.client.job import FILE_BYTES_MAX, OWN_VARIABLES, TableDefaults, TrainingJob, load_job, parse_job
+from tablebay.client.job import (
+    FILE_BYTES_MAX,
+    OWN_VARIABLES,
+    SPEC_BYTES_MAX,
+    TableDefaults,
+    TrainingJob,
+    load_job,
+    parse_job,
+)
 from tablebay.client.optimizers import OPTIMIZERS
 from tablebay.client.quantity import parse_quantity
 from tablebay.client.tables import Adagrad, Adam, Normal, TableSpec
@@ -607,6 +616,19 @@ def test_a_file_that_cannot_be_read_is_told_why(tmp_path: Path, content: bytes, 
     path = tmp_path / "job.yaml"
     path.write_bytes(content)
     assert wanted in file_problem(path)
+
+
+def test_a_spec_above_64_kib_is_refused() -> None:
+    """Also one that comes from a cluster, whose schema cannot see the whole of a template."""
+    document = copy.deepcopy(GOOD)
+    (container,) = document["spec"]["workers"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": "LONG", "value": "x"}]
+    size = len(json.dumps(document["spec"], separators=(",", ":")))
+    container["env"][0]["value"] = "x" * (SPEC_BYTES_MAX - size + 1)
+    parse_job(document)
+    container["env"][0]["value"] += "x"
+    with pytest.raises(JobInvalid, match="spec: found 65537 bytes of JSON, wanted at most 65536"):
+        parse_job(document)
 
 
 def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:

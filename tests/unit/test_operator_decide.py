@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import random
 from typing import Any
 
 import pytest
-from unit.operator_world import DEFAULTS, World, job_object
+from unit.operator_world import BEGAN, DEFAULTS, World, job_object
 
-from tablebay.operator.decisions import LAST_REPORT_S, decide
+from tablebay.operator.decisions import LAST_REPORT_S, UNRECORDED_S, decide
 from tablebay.operator.plans import Plan, Progress
 
 KINDS = {"ServiceAccount", "Service", "Job", "StatefulSet", "PodDisruptionBudget"}
@@ -84,7 +85,7 @@ def test_training_is_told_once_and_nothing_is_written_while_it_goes_on() -> None
 
 
 def test_the_last_report_is_read_before_the_servers_go() -> None:
-    """Complete waits for it, at most half a minute; then the servers and their budget are deleted."""
+    """Complete waits for it, at most half a minute; when it is written the servers and their budget are deleted."""
     world = World()
     world.train()
     world.complete()
@@ -96,6 +97,9 @@ def test_the_last_report_is_read_before_the_servers_go() -> None:
     assert world.condition("Complete")["status"] == "True"
     assert world.reason == "Completed"
     assert world.status["progress"]["auc"] == 0.79
+    # An operator that ends here asks in vain when the servers are gone.
+    assert ("StatefulSet", "flights-server") in world.objects
+    world.look()
     kinds = {kind for kind, _ in world.objects}
     assert kinds == {"ServiceAccount", "Service", "Job"}
     world.look()
@@ -116,12 +120,27 @@ def test_servers_that_never_answer_hold_nothing_up_for_long() -> None:
     assert world.condition("Complete")["status"] == "True"
 
 
+def test_a_status_that_cannot_be_written_keeps_the_servers_for_a_while_only() -> None:
+    """Two minutes after the end they go all the same."""
+    world = World()
+    world.train()
+    world.complete()
+    world.progress = Progress(last=True)
+    for seconds, there in ((0, True), (UNRECORDED_S - 1, True), (UNRECORDED_S + 1, False)):
+        world.now = BEGAN + datetime.timedelta(seconds=seconds)
+        before = world.status
+        world.look()
+        world.status = before
+        assert (("StatefulSet", "flights-server") in world.objects) == there
+
+
 def test_servers_to_be_kept_are_kept() -> None:
     """onFinish: Retain leaves the servers; only the budget goes, which would hold up their node."""
     world = World(job_object({"servers": {"replicas": 2, "onFinish": "Retain"}}))
     world.train()
     world.complete()
     world.progress = Progress(last=True)
+    world.look()
     world.look()
     assert ("StatefulSet", "flights-server") in world.objects
     assert ("PodDisruptionBudget", "flights-servers") not in world.objects
@@ -148,6 +167,8 @@ def test_a_lost_server_fails_the_job_after_fresh_reads(how: str) -> None:
     assert world.condition("Failed")["reason"] == "ServerLost"
     assert "server 1 was lost in the middle of training" in world.condition("Failed")["message"]
     assert world.status["firstFailure"]["pod"] == "flights-server-1"
+    assert ("StatefulSet", "flights-server") in world.objects
+    world.look()
     assert ("StatefulSet", "flights-server") not in world.objects
     failed, first = world.condition("Failed"), world.status["firstFailure"]
     for _ in range(3):

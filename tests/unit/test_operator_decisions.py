@@ -80,6 +80,7 @@ def test_every_stage_is_a_fixed_point() -> None:
     world.progress = Progress(last=True)
     world.look()
     world.look()
+    world.look()
     assert settled(world), "complete"
     assert world.reason == "Completed"
 
@@ -281,11 +282,13 @@ def test_a_job_expires_only_on_fresh_reads() -> None:
 
 
 def test_servers_are_deleted_only_on_fresh_reads() -> None:
-    """At the end of the job."""
+    """At the end of the job, when that is in the status."""
     world = World()
     world.train()
     world.complete()
     world.progress = Progress(last=True)
+    world.look()
+    assert world.condition("Complete")
     plan = decided(world)
     assert plan.confirm
     assert not plan.deletes

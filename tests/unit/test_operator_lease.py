@@ -12,7 +12,7 @@ import pytest
 from unit.test_operator_cluster import Api, refusal, serving, use
 
 from tablebay.operator import lease as subject
-from tablebay.operator.cluster import LEASES, Cluster
+from tablebay.operator.cluster import LEASES, SERVICE_ACCOUNTS, Cluster
 from tablebay.operator.lease import Lease
 
 DURATION_S = 1
@@ -229,3 +229,34 @@ def test_a_renewal_that_comes_in_between_does_not_keep_it(api: Api) -> None:
     asyncio.run(run())
     assert len(refused) == 1
     assert api.objects["leases", "ns", "operator"]["spec"]["holderIdentity"] == ""
+
+
+def test_it_goes_with_the_account_that_it_is_given(api: Api) -> None:
+    """Of its own when it is made; one that is there without an owner gets it from whoever takes it over."""
+    account = api.put(SERVICE_ACCOUNTS, {"metadata": {"name": "operator", "namespace": "ns"}})
+    owner = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "name": "operator",
+        "uid": account["metadata"]["uid"],
+    }
+
+    def owners() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = api.objects["leases", "ns", "operator"]["metadata"]["ownerReferences"]
+        return found
+
+    async def run() -> None:
+        await Lease(Cluster(), "ns", "operator", "one", account="operator").acquire()
+        assert owners() == [owner]
+        api.remove(LEASES, "operator", "ns")
+        first = lease_of("first")
+        await first.acquire()
+        assert owners() == []
+        await first.release()
+        await Lease(Cluster(), "ns", "operator", "second", account="operator").acquire()
+        assert owners() == [owner]
+        api.remove(LEASES, "operator", "ns")
+        await Lease(Cluster(), "ns", "operator", "third", account="not there").acquire()
+        assert owners() == []
+
+    asyncio.run(run())

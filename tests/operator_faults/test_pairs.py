@@ -1,0 +1,47 @@
+"""Two faults in one life of a job, chosen by a seed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+
+import pytest
+from operator_faults.engine import EVENT_FAULTS, FIXTURES, READ_FAULTS, WRITE_FAULTS, baseline, strike
+
+DEEP = bool(os.environ.get("TABLEBAY_DEEP"))
+# Of each job.
+PAIRS = 400 if DEEP else 8
+# A minute without the API server is enough by itself.
+MODES = [mode for mode in (*WRITE_FAULTS, *READ_FAULTS, *EVENT_FAULTS) if mode != "503 for a minute"]
+
+
+def pair(name: str, seed: int) -> list[tuple[str, int]]:
+    """Two different calls or events, each with a fault."""
+    choose = random.Random(seed)
+    found = baseline(name)
+    result = []
+    for mode in choose.sample(MODES, 2):
+        if mode in EVENT_FAULTS:
+            numbers = list(range(found.events))
+        else:
+            numbers = [call.number for call in found.calls if call.write == (mode in WRITE_FAULTS)]
+        result.append((mode, choose.choice(numbers)))
+    return result
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_two_faults_change_nothing_in_the_end(name: str) -> None:
+    """The message has the seed of the pair that something came of."""
+    logging.disable(logging.WARNING)
+
+    async def run() -> list[str]:
+        return [
+            f"seed {seed}: {problem}"
+            for seed in range(PAIRS)
+            for problem in await strike(name, pair(name, seed))
+        ]
+
+    problems = asyncio.run(run())
+    assert not problems, "\n".join([f"{len(problems)} problems", *problems[:5]])

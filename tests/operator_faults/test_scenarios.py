@@ -1,0 +1,361 @@
+"""Misfortunes that are no single call's: the operator away, two of it, a user who changes his mind, bad jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from operator_faults.engine import (
+    CHECKPOINT,
+    DURABLE,
+    FIXTURES,
+    at_step,
+    baseline,
+    faulty,
+    job_body,
+    make,
+    run,
+    wait,
+)
+from operator_faults.simulation import (
+    NAMESPACE,
+    STEPS,
+    Call,
+    Fault,
+    Simulation,
+    condition,
+    holds,
+    live_pods,
+    reason,
+)
+
+from tablebay.operator import reconcile
+from tablebay.operator.cluster import ApiError
+
+
+@pytest.fixture(autouse=True)
+def silence() -> None:
+    """What goes wrong on purpose is not worth a line."""
+    logging.disable(logging.CRITICAL)
+
+
+def refuses(which: Callable[[Call], bool], status: int = 503) -> Fault:
+    """Some calls are refused, the others let through."""
+
+    def fault(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+        if which(call):
+            raise ApiError(status, "Refused", f"{status} for {call}")
+        return act()
+
+    return fault
+
+
+async def to_step(simulation: Simulation, step: int, **spec: Any) -> None:
+    """A job that trains, as far as a step."""
+    make(simulation, spec)
+    await wait(simulation, f"step {step}", lambda: at_step(simulation, step))
+
+
+async def gone(simulation: Simulation) -> None:
+    """Nothing of the job is left, but claims."""
+    await simulation.until(lambda: False, 200.0)
+    left = {key for key in simulation.api.objects if key[0] not in ("events", "persistentvolumeclaims")}
+    assert not left
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_f16_a_job_deleted_at_any_moment_leaves_nothing(name: str) -> None:
+    """Whatever the operator is about to do: the user's deletion comes in between, and every object goes."""
+
+    def deletes(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+        if simulation.job("flights") is not None:
+            simulation.api.delete("trainingjobs", NAMESPACE, "flights")
+        return act()
+
+    async def each() -> list[str]:
+        problems = []
+        for call in baseline(name).calls[::2]:
+            found = await run(FIXTURES[name], faults={call.number: deletes})
+            problems += [
+                f"deleted before {call}: {problem}"
+                for problem in found.problems
+                if problem[:2] in ("O7", "O9") or "quiet never comes" in problem
+            ]
+        return problems
+
+    problems = asyncio.run(each())
+    assert not problems, "\n".join(problems[:5])
+
+
+def test_f14_of_five_changes_at_once_the_last_one_counts() -> None:
+    """Within a tenth of a second; the status is of the newest generation."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 3)
+        for restarts in (1, 2, 3, 4, 5):
+            simulation.patch_job("flights", {"runPolicy": {"failurePolicy": {"maxRestarts": restarts}}})
+            await simulation.until(lambda: False, 0.02)
+        await simulation.until(lambda: False, 5.0)
+        body = simulation.job("flights")
+        assert body is not None
+        assert body["status"]["observedGeneration"] == body["metadata"]["generation"] == 6
+        assert simulation.api.objects["jobs", NAMESPACE, "flights-worker"]["spec"]["backoffLimit"] == 5
+
+    asyncio.run(life())
+
+
+def test_f17_a_job_deleted_while_no_operator_runs() -> None:
+    """It waits for its last checkpoint until an operator is there again, and then goes."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 5, **DURABLE)
+        simulation.processes[0].alive = False
+        simulation.api.delete("trainingjobs", NAMESPACE, "flights")
+        await simulation.until(lambda: False, 5.0)
+        assert simulation.job("flights") is not None
+        simulation.start()
+        await wait(simulation, "the end", lambda: simulation.job("flights") is None)
+        assert simulation.kept == [("flights", True)]
+        await gone(simulation)
+
+    asyncio.run(life())
+
+
+def test_f18_a_server_dies_while_no_operator_runs() -> None:
+    """It comes back, and the workers train to their end; the operator that comes an hour later sees it Complete."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 5, **DURABLE)
+        simulation.processes[0].alive = False
+        simulation.kubernetes.delete_pod(NAMESPACE, "flights-server-1")
+        await simulation.until(lambda: False, 3600.0)
+        assert at_step(simulation, STEPS)
+        assert not live_pods(simulation.api, "flights", "worker")
+        simulation.start()
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_f19_a_server_dies_together_with_the_operator(durable: bool) -> None:
+    """With checkpoints the job goes on; without it fails and says why, whoever looks first at what is there."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 5, **(DURABLE if durable else {}))
+        simulation.kill()
+        simulation.kubernetes.delete_pod(NAMESPACE, "flights-server-1")
+        wanted = "Complete" if durable else "Failed"
+        await wait(simulation, wanted, lambda: holds(simulation.job("flights"), wanted))
+        if not durable:
+            assert condition(simulation.job("flights"), "Failed")["reason"] == "ServerLost"
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_f20_two_operators_at_once_are_one(name: str) -> None:
+    """Both act on everything: the same end state, each object made and deleted once, and nothing written then."""
+    problems = faulty(asyncio.run(run(FIXTURES[name], operators=2)), baseline(name))
+    assert not problems, "\n".join(problems[:5])
+
+
+def test_f22_f7_the_api_server_refuses_all_for_ten_minutes() -> None:
+    """No pod is touched, training goes on to its end, and the operator asks ever more seldom, not in a loop."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 3)
+        pods = {name for plural, _, name in simulation.api.objects if plural == "pods"}
+        simulation.trouble = refuses(lambda call: True)
+        simulation.kubernetes.delete_pod(NAMESPACE, "flights-worker-1-1")
+        before = len(simulation.calls)
+        await simulation.until(lambda: False, 600.0)
+        assert at_step(simulation, STEPS)
+        assert len(simulation.calls) - before < 60
+        assert {name for name in pods if "server" in name} <= {
+            name for plural, _, name in simulation.api.objects if plural == "pods"
+        }
+        simulation.trouble = None
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+
+    asyncio.run(life())
+
+
+EDITS: dict[str, Any] = {
+    "Service": {"spec": {"publishNotReadyAddresses": False}},
+    "ServiceAccount": {"automountServiceAccountToken": True},
+    "PodDisruptionBudget": {"spec": {"maxUnavailable": 5}},
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+@pytest.mark.parametrize("how", ["deleted", "edited"])
+def test_f34_f35_a_child_that_a_hand_deletes_or_edits_is_as_before(kind: str, how: str) -> None:
+    """In the middle of training, once; nothing else is touched."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 3)
+        api = simulation.api
+        key = next(key for key, body in api.objects.items() if body.get("kind") == kind)
+        pods = {name for plural, _, name in api.objects if plural == "pods"}
+        before = api.objects[key]
+        if how == "deleted":
+            api.delete(*key)
+        else:
+            api.patch(*key, EDITS[kind], manager="kubectl-edit")
+        await simulation.until(lambda: False, 5.0)
+        now = api.objects[key]
+        assert {**now, "metadata": now["metadata"]["labels"]} == {
+            **before,
+            "metadata": before["metadata"]["labels"],
+        }
+        changes = [one for one in api.history if one.version > int(before["metadata"]["resourceVersion"])]
+        mine = [
+            one.kind for one in changes if one.body["metadata"]["name"] == key[2] and one.plural == key[0]
+        ]
+        assert mine == (["DELETED", "ADDED"] if how == "deleted" else ["MODIFIED", "MODIFIED"])
+        assert {name for plural, _, name in api.objects if plural == "pods"} == pods
+
+    asyncio.run(life())
+
+
+def test_f37_a_status_that_can_never_be_written_holds_nothing_up() -> None:
+    """The job is trained, its servers go; as soon as it can be written the status says Complete."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        make(simulation, {})
+        simulation.trouble = refuses(lambda call: call.verb == "patch status", 500)
+        await wait(simulation, "the last step", lambda: at_step(simulation, STEPS))
+        await simulation.until(
+            lambda: ("statefulsets", NAMESPACE, "flights-server") not in simulation.api.objects, 1200.0
+        )
+        assert ("statefulsets", NAMESPACE, "flights-server") not in simulation.api.objects
+        assert not (simulation.job("flights") or {}).get("status")
+        simulation.trouble = None
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+
+    asyncio.run(life())
+
+
+def test_f42_a_namespace_that_ends_takes_no_new_objects() -> None:
+    """Creates are refused: the job says so, is asked for now and then only, and goes with the namespace."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        simulation.trouble = refuses(lambda call: call.verb in ("apply", "create"), 403)
+        make(simulation, {})
+        await simulation.until(lambda: False, 600.0)
+        assert reason(simulation.job("flights")) == "InvalidTemplate"
+        assert len(simulation.calls) < 150
+        simulation.api.delete("trainingjobs", NAMESPACE, "flights")
+        await gone(simulation)
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("name", ["plain", "suspended", "deleted", "worker lost"])
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_f43_an_operator_whose_clock_is_wrong_ends_nothing_early(
+    name: str, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an hour, either way: the same end state, and all is in a checkpoint where that is wanted."""
+    monkeypatch.setattr(Simulation, "skew", datetime.timedelta(hours=hours))
+    problems = faulty(asyncio.run(run(FIXTURES[name])), baseline(name))
+    assert not problems, "\n".join(problems[:5])
+
+
+def named(name: str) -> dict[str, Any]:
+    """A job of another name."""
+    body = job_body({})
+    body["metadata"]["name"] = name
+    return body
+
+
+def completed(simulation: Simulation, names: list[str]) -> bool:
+    """Whether all of these are."""
+    return all(holds(simulation.job(name), "Complete") for name in names)
+
+
+def test_f44_many_jobs_at_the_operators_start_all_come_to_their_end() -> None:
+    """Forty, made while no operator runs; each costs as many writes as one alone."""
+
+    async def life() -> None:
+        simulation = Simulation(operators=0)
+        names = [f"job-{number}" for number in range(40)]
+        for name in names:
+            simulation.api.create("trainingjobs", NAMESPACE, named(name))
+        simulation.start()
+        await wait(simulation, "all", lambda: completed(simulation, names))
+        alone = sum(call.write for call in baseline("plain").calls)
+        assert sum(call.write for call in simulation.calls) <= len(names) * (alone + 3)
+
+    asyncio.run(life())
+
+
+def test_f45_a_job_that_fails_for_ever_leaves_the_others_alone() -> None:
+    """Its every write is refused, for an hour; its neighbour is trained as if it were alone, and it costs little."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        bad = refuses(lambda call: call.write and call.name.startswith("bad"), 500)
+        simulation.trouble = bad
+        for name in ("bad", "good"):
+            simulation.api.create("trainingjobs", NAMESPACE, named(name))
+        await wait(simulation, "the good one", lambda: completed(simulation, ["good"]))
+        assert simulation.now < STEPS + 60
+        await simulation.until(lambda: False, 3600.0)
+        assert sum(call.name.startswith("bad") for call in simulation.calls) < 400
+
+    asyncio.run(life())
+
+
+def test_f46_a_bug_in_a_look_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An arbitrary error a hundred times: the neighbour is trained, and the job too once it is over."""
+    real, left = reconcile.decide, [100]
+
+    def decide(job: Any, *arguments: Any) -> Any:
+        if job.name == "bad" and left[0] > 0:
+            left[0] -= 1
+            raise ZeroDivisionError("a bug")
+        return real(job, *arguments)
+
+    monkeypatch.setattr(reconcile, "decide", decide)
+
+    async def life() -> None:
+        simulation = Simulation()
+        for name in ("bad", "good"):
+            simulation.api.create("trainingjobs", NAMESPACE, named(name))
+        await wait(simulation, "the good one", lambda: completed(simulation, ["good"]))
+        assert simulation.now < STEPS + 60
+        assert 70 < left[0] < 100
+        left[0] = 1
+        await simulation.until(lambda: completed(simulation, ["bad"]), 1200.0)
+        assert completed(simulation, ["bad"])
+
+    asyncio.run(life())
+
+
+def test_f33_a_claim_that_goes_away_is_said() -> None:
+    """Deleted by hand before the servers start again: the condition says so, and nothing is made in its place."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        make(simulation, {"checkpoint": {**CHECKPOINT, "claim": None}})
+        await simulation.until(lambda: False, 20.0)
+        assert reason(simulation.job("flights")) == "ClaimUnusable"
+        claim = {"metadata": {"name": "checkpoints"}, "spec": {"accessModes": ["ReadWriteMany"]}}
+        simulation.api.create("persistentvolumeclaims", NAMESPACE, claim)
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+
+    asyncio.run(life())
