@@ -252,19 +252,21 @@ def _refused(status: int, why: str) -> Fault:
 
 def _stale(changes: int) -> Fault:
     def fault(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+        if call.verb == "dry-run":
+            return act()
         return act(at=max(0, simulation.api.version - changes))
 
     return fault
 
 
 def trouble(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
-    """F7: 503 from this call on, for a minute."""
+    """F7: 503 from this call on, for twenty seconds."""
     simulation.trouble = _refused(503, "ServiceUnavailable")
 
     def over() -> None:
         simulation.trouble = None
 
-    simulation.at(simulation.now + 60.0, over)
+    simulation.at(simulation.now + 20.0, over)
     raise ApiError(503, "ServiceUnavailable", "no etcd")
 
 
@@ -280,7 +282,7 @@ WRITE_FAULTS: dict[str, Fault] = {
     "403": _refused(403, "Forbidden"),
     "429": _refused(429, "TooManyRequests"),
     "503": _refused(503, "ServiceUnavailable"),
-    "503 for a minute": trouble,
+    "503 for a while": trouble,
 }
 READ_FAULTS: dict[str, Fault] = {
     "read: killed before": killed_before,
@@ -303,7 +305,8 @@ def twice(simulation: Simulation, process: Process, event: Event) -> list[float]
 
 
 def late(simulation: Simulation, process: Process, event: Event) -> list[float]:
-    """F11: after others that came later."""
+    """F11: one watch is slow for a while, so what other watches tell comes before what came earlier."""
+    process.slow[event.plural] = simulation.now + DELAY_S
     return [DELAY_S]
 
 

@@ -16,6 +16,8 @@ from tablebay.operator.cluster import ApiError
 
 CONTROLLER, KUBELET = "kube-controller-manager", "kubelet"
 START_S, GRACE_S, RESTART_S = 2.0, 1.0, 2.0
+# The clock goes in thousandths.
+EARLY_S = 0.002
 RANK = "batch.kubernetes.io/job-completion-index"
 
 
@@ -283,13 +285,13 @@ class Kubernetes:
             if life.ends is None:
                 life.ends = now + GRACE_S
                 self._wake(life.ends)
-            if life.ends <= now:
+            if life.ends <= now + EARLY_S:
                 self._api.remove_pod(meta["namespace"], meta["name"])
             return
         if body["status"]["phase"] in ("Succeeded", "Failed"):
             return
         if not life.running:
-            if life.begins <= now:
+            if life.begins <= now + EARLY_S:
                 life.running = True
                 self._pod_status(body, "Running", life)
             return
@@ -299,7 +301,7 @@ class Kubernetes:
         owner = self._api.get("trainingjobs", meta["namespace"], of_job(body))
         training = self.training.get(owner["metadata"]["uid"]) if owner is not None else None
         left = self._steps - (training.steps.get(rank, 0.0) if training is not None else 0.0)
-        if training is not None and left <= 0.002:
+        if training is not None and left <= EARLY_S:
             training.steps[rank] = float(self._steps)
             life.running = False
             life.last = {"exitCode": 0, "reason": "Completed", "finishedAt": text(self._moment())}

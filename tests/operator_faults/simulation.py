@@ -226,6 +226,8 @@ class Process:
 
     def __init__(self, simulation: Simulation) -> None:
         self.alive = True
+        # Until when nothing comes of a watch, by what it is of. A watch keeps the order of its events.
+        self.slow: dict[str, float] = {}
         self._simulation = simulation
         self.queue = WorkQueue(clock=simulation.clock, randomness=random.Random(0))
         self.jobs = JobCache(self.queue.add, clock=simulation.clock)
@@ -414,7 +416,7 @@ class Simulation:
         self._wake(self.now + CONTROLLERS_S)
         self._look_at(event)
         for process in self.processes:
-            times: Sequence[float] = (WATCH_S,)
+            times: Sequence[float] = (max(WATCH_S, process.slow.get(event.plural, 0.0) - self.now),)
             if process.alive and (event.plural in process.stores or event.plural == "trainingjobs"):
                 fault = self.event_faults.get(self.events)
                 self.events += 1
