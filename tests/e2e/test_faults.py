@@ -98,7 +98,7 @@ def test_the_api_server_away_for_a_minute(job: Callable[..., Job], scenario: dic
     pods = flights.uids("server") | flights.uids("worker")
     with frozen("kube-apiserver"):
         time.sleep(60)
-        during = step_at(server["status"]["podIP"])
+        during = until(lambda: step_at(server["status"]["podIP"]), "server 0 answers", 20)
     scenario["steps_meanwhile"] = during - step
     assert step + 20 < during < STEPS
     until(lambda: flights.until_step(during), "the API server answers again")

@@ -4,7 +4,7 @@ O1 the same end state as without a fault. O2 each object was made and deleted as
 O7 a deleted job leaves nothing but claims. O8 no rows are lost: a job without checkpoints is Complete only if its
 servers were never others, and one that is suspended or deleted has all in a checkpoint. O9 no unhandled error; the
 status is of the newest generation; Ready is not True for long while a server is down. (O4 to O6 are of changes of the
-job: test_changes.py.)
+job, and are not asked here.)
 """
 
 from __future__ import annotations
