@@ -214,7 +214,7 @@ def test_a_wrong_checksum_is_data_loss_and_is_not_applied(wire: Wire) -> None:
             "7 bytes of keys, wanted a multiple of 8",
         ),
         ({"rows": b"1234"}, Code.INVALID_ARGUMENT, "BadRequest", "4 bytes of rows for 1 keys, wanted 8"),
-        ({"counts": b"1"}, Code.INVALID_ARGUMENT, "BadRequest", "counts are not supported"),
+        ({"counts": b"1"}, Code.INVALID_ARGUMENT, "BadRequest", "counts no shows and clicks"),
         ({"flags": 2**31}, Code.INVALID_ARGUMENT, "BadRequest", "flags 2147483648 are not those of a push"),
         ({"flags": 16}, Code.INVALID_ARGUMENT, "BadRequest", "flags 16 are not those of a push"),
         (

@@ -161,7 +161,15 @@ def test_each_role_may_call_what_is_its_to_call(world: World, server: Any) -> No
         denied = {method for method in METHODS if found[method] == "PERMISSION_DENIED"}
         assert denied == set(METHODS) - allowed, role
         assert found["Check"] == "OK"
-    assert ALLOWED["operator"] == {"Checkpoint", "Drain", "Hello", "Progress", "Stats"}
+    assert ALLOWED["operator"] == {
+        "Checkpoint",
+        "Drain",
+        "Hello",
+        "Progress",
+        "SetWorkers",
+        "Stats",
+        "UpdateTable",
+    }
 
 
 def test_every_call_for_another_rank_is_denied(world: World, server: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -35,12 +34,6 @@ from operator_faults.simulation import (
 
 from tablebay.operator import reconcile
 from tablebay.operator.cluster import ApiError
-
-
-@pytest.fixture(autouse=True)
-def silence() -> None:
-    """What goes wrong on purpose is not worth a line."""
-    logging.disable(logging.CRITICAL)
 
 
 def refuses(which: Callable[[Call], bool], status: int = 503) -> Fault:

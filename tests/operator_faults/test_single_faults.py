@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 from operator_faults.engine import (
@@ -18,12 +17,6 @@ from operator_faults.engine import (
 # Workers that the operator has not heard of yet are not waited for: their last steps may be missing in the last
 # checkpoint (docs/operator-faults.md).
 UNHEARD = {("deleted", "event: late"), ("suspended", "event: late")}
-
-
-@pytest.fixture(autouse=True)
-def silence() -> None:
-    """What goes wrong on purpose is not worth a line."""
-    logging.disable(logging.WARNING)
 
 
 @pytest.mark.parametrize("name", FIXTURES)

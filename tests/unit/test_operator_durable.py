@@ -407,6 +407,8 @@ def test_a_complete_job_is_kept_before_its_servers_go() -> None:
     world.keep(9)
     world.look()
     assert world.condition("Complete")["status"] == "True"
+    # Servers end once the status says how the job ended.
+    world.look()
     assert SERVERS not in world.objects
     assert world.status["checkpoint"]["lastSuccessful"]["number"] == 9
 

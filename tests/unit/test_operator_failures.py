@@ -112,6 +112,8 @@ def test_the_first_rule_that_a_failure_meets_decides(rules: list[dict[str, Any]]
     if reason:
         assert json.loads(world.workers["metadata"]["annotations"]["tablebay.dev/failed"])["reason"] == reason
         assert job_spec(world)["suspend"] is True, "its other workers train on"
+        # With the status written its servers go.
+        world.look()
         writes = world.writes
         world.pods.clear()
         world.look()
