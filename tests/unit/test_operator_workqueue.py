@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from typing import cast
 
 import pytest
 
+from tablebay.operator.cluster import ApiError
+from tablebay.operator.reconcile import Reconciler, Workers
 from tablebay.operator.workqueue import BACKOFF_FIRST_S, BACKOFF_MAX_S, Key, WorkQueue
 
 A, B = ("ads", "a"), ("ads", "b")
@@ -105,3 +108,22 @@ def test_a_key_that_is_due_counts_as_waiting_though_all_workers_are_busy() -> No
     now = 15.0
     assert queue.age_s == 4.0
     assert queue.depth == 1
+
+
+@pytest.mark.parametrize("status", [409, 503])
+def test_a_look_that_is_refused_is_repeated_soon(status: int) -> None:
+    """Though nothing else happens: the key comes again by itself, and the failure is counted."""
+
+    class Refused:
+        async def reconcile(self, key: Key) -> None:
+            raise ApiError(status, "Refused", "not now")
+
+    async def run() -> Key:
+        queue, seen = WorkQueue(), []
+        workers = Workers(cast("Reconciler", Refused()), queue, lambda result, seconds: seen.append(result))
+        queue.add(A)
+        await workers.one()
+        assert seen == ["conflict" if status == 409 else "error"]
+        return await asyncio.wait_for(queue.get(), 5)
+
+    assert asyncio.run(run()) == A
