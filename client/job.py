@@ -468,15 +468,6 @@ class Monitoring(Model):
     )
 
 
-class Network(Model):
-    """How the job's pods speak with one another."""
-
-    tls: Literal["Enabled", "Disabled"] = Field(
-        default="Enabled",
-        description="Mutual TLS with a certificate for each pod. Disabled: plain, for whoever reaches the ports.",
-    )
-
-
 def _destination(value: str) -> str:
     scheme = value.partition("://")[0]
     if scheme in OBJECT_STORES:
@@ -665,7 +656,6 @@ class Spec(Model):
     run_policy: RunPolicy = Field(default_factory=RunPolicy)
     scheduling: Scheduling = Field(default_factory=Scheduling)
     monitoring: Monitoring = Field(default_factory=Monitoring)
-    network: Network = Field(default_factory=Network)
     suspend: bool = Field(
         default=False,
         description="Ends the job's pods and keeps its data; false lets it go on. False if not given.",

@@ -56,7 +56,6 @@ SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
 DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
 CLAIMS = Resource("v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 POD_MONITORS = Resource("monitoring.coreos.com/v1", "podmonitors", "PodMonitor")
-SECRETS = Resource("v1", "secrets", "Secret")
 EVENTS = Resource("v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
 
@@ -70,7 +69,6 @@ _BY_KIND = {
         SERVICE_ACCOUNTS,
         DISRUPTION_BUDGETS,
         POD_MONITORS,
-        SECRETS,
     )
 }
 

@@ -86,8 +86,7 @@ def decide(
     foreign = [f"{child.kind} {child.name}" for child in observed.children.values() if child.owner != job.uid]
     if job.deleting:
         own_children = {key: one for key, one in observed.children.items() if one.owner == job.uid}
-        world = World(job, replace(observed, children=own_children))
-        return replace(_deleting(world, status, now), tls="use" if world.tls else "")
+        return _deleting(World(job, replace(observed, children=own_children)), status, now)
     if foreign or observed.conflicts:
         return _conflicting(job, [*foreign, *observed.conflicts], status, now)
     if observed.refusal:
@@ -97,8 +96,8 @@ def decide(
     world = World(job, observed)
     end = _end(world, status, now)
     if end is not None:
-        return replace(_ending(world, end, status, now), tls="use" if world.tls else "")
-    return replace(_running(world, status, defaults, now), tls="keep" if world.tls else "")
+        return _ending(world, end, status, now)
+    return _running(world, status, defaults, now)
 
 
 # ---- how a job ends
@@ -334,7 +333,6 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         recorded_image=recorded,
         pod_monitors=observed.pod_monitors,
         servers_run=(halt is None or halt.stage in ("workers", "checkpoint")) and not resizing.stale(world),
-        tls=world.tls,
     )
     applies = [
         manifest
@@ -377,7 +375,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         state = Fact(c.READY, False, c.STARTING_WORKERS, text + _hint(world.workers))
     else:
         state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
-    facts = [state, *_readiness(world), _secure(world)]
+    facts = [state, *_readiness(world)]
     if halt is not None:
         facts.append(Fact(c.SUSPENDED, halt.stage == "done", state.reason, state.message))
     elif job.model.spec.suspend:
@@ -731,19 +729,6 @@ def _readiness(world: World) -> list[Fact]:
             f"{workers} of {world.worker_replicas}",
         ),
     ]
-
-
-def _secure(world: World) -> Fact:
-    """Whether the job's pods know each other by certificates."""
-    if world.tls:
-        return Fact(
-            c.SECURE, True, c.MUTUAL_TLS, "each pod has a certificate of its own and speaks TLS alone"
-        )
-    open_to = "whoever reaches the servers' ports may read and write the job's rows"
-    if world.job.model.spec.network.tls == "Disabled":
-        return Fact(c.SECURE, False, c.TLS_DISABLED, f"spec.network.tls is Disabled: {open_to}")
-    text = f"the job was begun by an operator that knew no TLS, and goes on without it: {open_to}"
-    return Fact(c.SECURE, False, c.MADE_PLAIN, text)
 
 
 def _status(

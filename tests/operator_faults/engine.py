@@ -88,8 +88,6 @@ def job_body(spec: Mapping[str, Any]) -> Body:
     """The flights job without its checkpoint."""
     body: Body = copy.deepcopy(_flights())
     body["spec"].pop("checkpoint", None)
-    # Keys are new each time, so that no two histories were the same; test_operator_certificates.py has their faults.
-    body["spec"]["network"] = {"tls": "Disabled"}
     body["spec"].update(copy.deepcopy(dict(spec)))
     body["metadata"]["namespace"] = NAMESPACE
     return body

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import pytest
 
 from tablebay.client.errors import Unavailable
-from tablebay.client.tls import Source
 from tablebay.operator.plans import Progress, Tell
 from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Checkpoints, Poller
 from tablebay.operator.workqueue import Key
@@ -40,7 +39,7 @@ class Asked:
             clock=lambda: self.now,
         )
 
-    def _ask(self, address: str, tls: Source | None) -> Report:
+    def _ask(self, address: str) -> Report:
         self.asked.append(address)
         assert self.held.wait(5)
         if isinstance(self.answer, Exception):
@@ -297,7 +296,7 @@ class Server0:
         self.standing = Checkpoints(epoch=1)
         self.silent = False
 
-    def __call__(self, address: str, tls: Source | None, begin: bool) -> Checkpoints:
+    def __call__(self, address: str, begin: bool) -> Checkpoints:
         assert address == ADDRESS
         self.asked.append(begin)
         if self.silent:
@@ -458,7 +457,7 @@ def test_servers_are_told_once_and_again_where_they_did_not_hear() -> None:
     later: list[float] = []
     now = 1000.0
 
-    def say(addresses: Sequence[str], tls: Source | None, tell: Tell) -> None:
+    def say(addresses: Sequence[str], tell: Tell) -> None:
         said.append((addresses, tell))
         if trouble:
             raise trouble.pop()
