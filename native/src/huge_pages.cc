@@ -10,18 +10,19 @@
 namespace tablebay {
 namespace {
 
-class Blocks {
+// Blocks of one size.
+class SizeClass {
  public:
-  char* Take() {
+  char* Take(uint64_t bytes) {
     char* block = nullptr;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (free_.empty() && !MapPage()) return nullptr;
+      if (free_.empty() && !MapPage(bytes)) return nullptr;
       block = free_.back();
       free_.pop_back();
       ++pages_[PageOf(block)];
     }
-    std::memset(block, 0, kBlockBytes);
+    std::memset(block, 0, bytes);
     return block;
   }
 
@@ -32,7 +33,7 @@ class Blocks {
     if (--pages_[page] > 0) return;
     std::erase_if(free_, [&](char* other) { return PageOf(other) == page; });
     pages_.erase(page);
-    GiveHugePageBack(page);
+    munmap(page, kHugePage);
   }
 
  private:
@@ -40,11 +41,12 @@ class Blocks {
     return reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(block) & ~uintptr_t{kHugePage - 1});
   }
 
-  bool MapPage() {
-    char* page = TakeHugePage();
+  bool MapPage(uint64_t bytes) {
+    char* page = MapAligned(kHugePage);
     if (page == nullptr) return false;
+    madvise(page, kHugePage, MADV_HUGEPAGE);
     pages_[page] = 0;
-    for (uint64_t at = kHugePage; at > 0; at -= kBlockBytes) free_.push_back(page + at - kBlockBytes);
+    for (uint64_t at = kHugePage; at > 0; at -= bytes) free_.push_back(page + at - bytes);
     return true;
   }
 
@@ -53,9 +55,9 @@ class Blocks {
   std::map<char*, uint32_t> pages_;  // blocks in use of each
 };
 
-Blocks& AllBlocks() {
-  static auto* const blocks = new Blocks;  // never destroyed: tables may outlive static objects
-  return *blocks;
+SizeClass& ClassOf(uint64_t bytes) {
+  static auto* const classes = new SizeClass[64];  // never destroyed: tables may outlive static objects
+  return classes[__builtin_ctzll(bytes)];
 }
 
 }  // namespace
@@ -72,16 +74,19 @@ char* MapAligned(uint64_t bytes) {
   return reinterpret_cast<char*>(aligned);
 }
 
-char* TakeHugePage() {
-  char* const page = MapAligned(kHugePage);
-  if (page != nullptr) madvise(page, kHugePage, MADV_HUGEPAGE);
-  return page;
+char* TakeBlock(uint64_t bytes) {
+  if (bytes < kHugePage) return ClassOf(bytes).Take(bytes);
+  char* block = MapAligned(bytes);
+  if (block != nullptr) madvise(block, bytes, MADV_HUGEPAGE);
+  return block;
 }
 
-void GiveHugePageBack(char* page) { munmap(page, kHugePage); }
-
-char* TakeBlock() { return AllBlocks().Take(); }
-
-void GiveBlockBack(char* block) { AllBlocks().GiveBack(block); }
+void GiveBlockBack(char* block, uint64_t bytes) {
+  if (bytes < kHugePage) {
+    ClassOf(bytes).GiveBack(block);
+  } else {
+    munmap(block, bytes);
+  }
+}
 
 }  // namespace tablebay

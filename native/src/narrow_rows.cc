@@ -24,7 +24,7 @@ void Table::ReserveWide() const {
 }
 
 void Table::Initialise(uint64_t key, char* weights) const {
-  FillRows(&key, &weights, 1, 0);
+  Fill(key, weights);
   if (!narrow()) return;
   for (uint32_t d = 0; d < dim(); ++d) {
     char rounded[2];
@@ -34,9 +34,8 @@ void Table::Initialise(uint64_t key, char* weights) const {
 }
 
 void Table::InitialiseStored(uint64_t key, char* weights) const {
-  if (!narrow()) return FillRows(&key, &weights, 1, 0);
-  char* const wide = wide_rows.data();
-  FillRows(&key, &wide, 1, 0);
+  if (!narrow()) return Fill(key, weights);
+  Fill(key, wide_rows.data());
   NarrowToNearest(checked_.element_type, wide_rows.data(), dim(), weights);
 }
 

@@ -68,7 +68,7 @@ ReplayMemory::Page* ReplayMemory::NewPage() {
   }
   auto page = std::make_unique<Page>();
   free_.reserve(pages_ + 1);  // so that Unused cannot fail
-  page->memory = TakeHugePage();
+  page->memory = TakeBlock(kHugePage);
   if (page->memory == nullptr) throw std::bad_alloc();
   ++pages_;
   return page.release();
@@ -83,7 +83,7 @@ void ReplayMemory::Unused(Page* page) {
 }
 
 void ReplayMemory::Release(const Page* page) {
-  GiveHugePageBack(page->memory);
+  GiveBlockBack(page->memory, kHugePage);
   --pages_;
   delete page;
 }
