@@ -252,7 +252,8 @@ def _refused(status: int, why: str) -> Fault:
 
 def _stale(changes: int) -> Fault:
     def fault(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
-        if call.verb == "dry-run":
+        # After another fault the call of this number may be a write.
+        if call.write or call.verb == "dry-run":
             return act()
         return act(at=max(0, simulation.api.version - changes))
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 
 import pytest
 from operator_faults.engine import EVENT_FAULTS, FIXTURES, READ_FAULTS, WRITE_FAULTS, baseline, strike
 
-DEEP = bool(os.environ.get("TABLEBAY_DEEP"))
 # Of each job.
-PAIRS = 40 if DEEP else 8
+PAIRS, MORE_PAIRS = 8, 400
 # These are enough by themselves.
 ALONE = {"503 for a while", "event: late"}
 MODES = [mode for mode in (*WRITE_FAULTS, *READ_FAULTS, *EVENT_FAULTS) if mode not in ALONE]
@@ -31,13 +29,26 @@ def pair(name: str, seed: int) -> list[tuple[str, int]]:
     return result
 
 
-@pytest.mark.parametrize("name", FIXTURES)
-def test_two_faults_change_nothing_in_the_end(name: str) -> None:
-    """The message has the seed of the pair that something came of."""
-    pairs = {seed: pair(name, seed) for seed in range(PAIRS)}
+def problems_of(name: str, seeds: range) -> list[str]:
+    """With the seed of the pair that something came of."""
+    pairs = {seed: pair(name, seed) for seed in seeds}
 
     async def run() -> list[str]:
         return [f"seed {seed}: {one}" for seed, modes in pairs.items() for one in await strike(name, modes)]
 
-    problems = asyncio.run(run())
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_two_faults_change_nothing_in_the_end(name: str) -> None:
+    """The message has the seed of the pair that something came of."""
+    problems = problems_of(name, range(PAIRS))
+    assert not problems, "\n".join([f"{len(problems)} problems", *problems[:5]])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", FIXTURES)
+def test_two_faults_change_nothing_in_the_end_many_times(name: str) -> None:
+    """Of many more pairs."""
+    problems = problems_of(name, range(PAIRS, MORE_PAIRS))
     assert not problems, "\n".join([f"{len(problems)} problems", *problems[:5]])
