@@ -511,11 +511,13 @@ class LateSystem(FaultySystem):
         super().__init__()
         self.strikes = False
         self.late = 0
+        self.writes = threading.Event()
         self.go = threading.Event()
 
     def open(self, name: str, flags: int, directory: int) -> int:
         """openat(2)."""
         if self.strikes and flags & os.O_CREAT and name.startswith("1-rows"):
+            assert self.writes.wait(60)  # the other is in the midst of its own, whichever thread was first
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return super().open(name, flags, directory)
 
@@ -523,6 +525,7 @@ class LateSystem(FaultySystem):
         """fsync(2)."""
         if self.strikes and "/0-rows" in os.readlink(f"/proc/self/fd/{file}"):
             self.late += 1
+            self.writes.set()
             assert self.go.wait(60)
         super().fsync(file)
 
