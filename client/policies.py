@@ -17,6 +17,7 @@ from tablebay.client.model import SECONDS_MAX, Label, Model, wants
 RULES_MAX = 16
 VALUES_MAX = 64
 _EVER_S = 31_536_000
+BACKOFF_S_MAX = 86_400
 
 Target = Literal["Any", "Servers", "Workers"]
 Action = Literal["Ignore", "RestartWorker", "RestartServer", "FailJob"]
@@ -142,6 +143,37 @@ def _rules_once(rules: list[FailureRule]) -> list[FailureRule]:
     return rules
 
 
+class Backoff(Model):
+    """How long a worker that failed is not begun again: longer with each failure that counts, up to a limit."""
+
+    initial_seconds: int = Field(
+        default=10, ge=1, le=BACKOFF_S_MAX, description="After the first failure; 10 if not given."
+    )
+    factor: float = Field(
+        default=2.0, ge=1, le=10, description="So many times as long after each further one; 2 if not given."
+    )
+    max_seconds: int = Field(
+        default=600, ge=1, le=BACKOFF_S_MAX, description="But no longer than this; 600 if not given."
+    )
+
+    @model_validator(mode="after")
+    def _begins_below_its_limit(self) -> Backoff:
+        if self.initial_seconds > self.max_seconds:
+            raise ValueError(
+                f"found initialSeconds {self.initial_seconds} above maxSeconds {self.max_seconds}; wanted at most that"
+            )
+        return self
+
+    def delay_s(self, failures: int) -> float:
+        """After so many failures that count, in seconds; 0 after none."""
+        if failures < 1:
+            return 0.0
+        try:
+            return min(float(self.max_seconds), self.initial_seconds * self.factor ** (failures - 1))
+        except OverflowError:
+            return float(self.max_seconds)
+
+
 class FailurePolicy(Model):
     """How much may go wrong before the job fails."""
 
@@ -157,6 +189,7 @@ class FailurePolicy(Model):
         le=_EVER_S,
         description="maxRestarts is of any so many seconds; of the whole job if not given.",
     )
+    backoff: Backoff | None = None
     rules: Annotated[
         list[FailureRule],
         AfterValidator(_rules_once),

@@ -50,6 +50,18 @@ def add_policy_rules(spec: Schema) -> None:
     )
     for values in (one["properties"]["onExitCodes"]["properties"]["values"], one["properties"]["onReasons"]):
         values["x-kubernetes-list-type"] = "set"
+    backoff = policy["properties"]["backoff"]
+    put(
+        backoff,
+        [
+            rule(
+                "(has(self.initialSeconds) ? self.initialSeconds : 10) <= "
+                "(has(self.maxSeconds) ? self.maxSeconds : 600)",
+                "initialSeconds is above maxSeconds; wanted at most that",
+                field=".initialSeconds",
+            )
+        ],
+    )
     window = ("runPolicy", "failurePolicy", "windowSeconds")
     given = _of("self", "runPolicy", "failurePolicy", "rules")
     put(

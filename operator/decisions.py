@@ -12,14 +12,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from tablebay.operator import (
+    backoff,
+    elastic,
+    failure_rules,
+    halting,
+    live_options,
+    manifests,
+    prerunning,
+    resizing,
+)
 from tablebay.operator import conditions as c
-from tablebay.operator import elastic, failure_rules, halting, live_options, manifests, prerunning, resizing
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import WORKER, Defaults, JobObject
 from tablebay.operator.native_policy import judged_here
 from tablebay.operator.plans import Happened, Observed, Patch, Plan
 from tablebay.operator.projections import (
+    BACKOFF_ANNOTATION,
     FAILED_ANNOTATION,
     FINALIZER,
     HASH_ANNOTATION,
@@ -357,6 +367,10 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         return Plan(confirm=True)
     if found is not None:
         body = _worker_job_patch(world, found, now, suspend=suspend)
+        fewer_at_once = body.get("spec", {}).get("parallelism", found.parallelism) < found.parallelism
+        if fewer_at_once and not observed.fresh:
+            # Of more pods than that some would end.
+            return Plan(confirm=True)
         if body:
             patches.append(Patch(found, body))
     identities = world.identities()
@@ -372,7 +386,9 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         state = Fact(c.READY, False, c.STARTING_SERVERS, text + _hint(world.servers))
     elif ready < world.worker_replicas:
         text = f"{ready} of {world.worker_replicas} workers are ready"
-        state = Fact(c.READY, False, c.STARTING_WORKERS, text + _hint(world.workers))
+        waits = backoff.wait(world, found, now) if found is not None else None
+        again = f"; those that failed begin again at {waits.until}" if waits is not None else ""
+        state = Fact(c.READY, False, c.STARTING_WORKERS, text + again + _hint(world.workers))
     else:
         state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
     facts = [state, *_readiness(world)]
@@ -460,6 +476,9 @@ def _next_look(world: World, left_s: float | None, now: datetime.datetime) -> fl
     if judged_here(world.job.model.spec.run_policy.failure_policy):
         eases_s = failure_rules.budget(world, now).eases_s
         due += [] if eases_s is None else [eases_s + 0.1]
+    waits = backoff.wait(world, world.worker_job, now) if world.worker_job is not None else None
+    if waits is not None:
+        due.append(backoff.left_s(waits, now) + 0.1)
     return min(due, default=None)
 
 
@@ -676,7 +695,10 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
         annotations[RAN_ANNOTATION] = text_of(now)
     if release or hold:
         body.setdefault("spec", {})["suspend"] = hold
-    resized = {} if found.deleting else elastic.resized(world, found)
+    waits = None if suspend else backoff.wait(world, found, now)
+    if waits is not None and waits != backoff.noted(found) and not found.deleting:
+        annotations[BACKOFF_ANNOTATION] = waits.text()
+    resized = {} if found.deleting else elastic.resized(world, found, waits)
     if resized:
         body.setdefault("spec", {}).update(resized)
     if annotations:
@@ -750,7 +772,7 @@ def _status(
         },
         "workers": {
             # Of how many there are, by whom a scale of theirs is watched.
-            "replicas": world.worker_replicas if found is None else found.parallelism,
+            "replicas": world.worker_replicas if found is None else found.completions,
             "ready": workers,
             "succeeded": found.succeeded if found is not None else 0,
             "failed": world.failures,

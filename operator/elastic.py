@@ -6,7 +6,7 @@ of fewer once they are told to end: a rank that runs is always one that it knows
 
 from __future__ import annotations
 
-from tablebay.operator import live_options
+from tablebay.operator import backoff, live_options
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.plans import Tell
 from tablebay.operator.projections import WorkerJob
@@ -26,12 +26,13 @@ def may_start(world: World) -> bool:
     return not world.job.model.spec.workers.elastic or known(world) >= world.worker_replicas
 
 
-def resized(world: World, found: WorkerJob) -> Manifest:
+def resized(world: World, found: WorkerJob, waits: backoff.Wait | None = None) -> Manifest:
     """What of the Job's spec says another number of workers than is wanted, and may be changed now."""
     wanted = world.worker_replicas
-    if (found.parallelism, found.completions) == (wanted, wanted):
-        return {}
-    if wanted > found.parallelism and not may_start(world):
+    if found.completions == wanted:
+        at_once = backoff.parallelism(world, found, waits)
+        return {} if found.parallelism == at_once else {"parallelism": at_once}
+    if wanted > found.completions and not may_start(world):
         return {}
     # Together: an indexed Job takes another number of completions only with as much parallelism.
     return {"parallelism": wanted, "completions": wanted}
@@ -45,7 +46,7 @@ def news(world: World, found: WorkerJob | None) -> Tell | None:
         return None
     if any(index not in lives for index in range(world.server_replicas)):
         return None
-    if elastic and known(world) > wanted and found.parallelism > wanted:
+    if elastic and known(world) > wanted and found.completions > wanted:
         # Those who leave are told first.
         return None
     current = tuple(lives[index] for index in range(world.server_replicas))

@@ -87,7 +87,7 @@ def rule_of(world: World, pod: Pod, ended: Ended) -> str:
 
 
 def budget(world: World, now: datetime.datetime) -> Budget:
-    """Of a policy that is judged here."""
+    """The restarts that count now, by the failed pods that are there."""
     window_s = world.job.model.spec.run_policy.failure_policy.window_seconds
     left: list[float] = []
     for failure in worker_failures(world):
@@ -99,6 +99,18 @@ def budget(world: World, now: datetime.datetime) -> Budget:
             left.append(float("inf") if window_s is None else window_s - age_s)
     eases_s = min(left, default=float("inf"))
     return Budget(len(left), None if eases_s == float("inf") else eases_s)
+
+
+def newest_counted(world: World) -> str:
+    """When the last worker failed whose failure counts; "" if none did."""
+    return max(
+        (
+            failure.ended.finished
+            for failure in worker_failures(world)
+            if failure.ended is not None and (failure.rule is None or failure.rule.action != "Ignore")
+        ),
+        default="",
+    )
 
 
 def fatal(world: World) -> Failure | None:

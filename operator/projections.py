@@ -21,6 +21,8 @@ PAUSED_ANNOTATION = "tablebay.dev/paused"
 RAN_ANNOTATION = "tablebay.dev/ran"
 # On the workers' Job: the learning rate of each table as the job file said it last, and whether it changed, as JSON.
 RATES_ANNOTATION = "tablebay.dev/learning-rates"
+# On the workers' Job: until when no worker that failed is begun again, as JSON.
+BACKOFF_ANNOTATION = "tablebay.dev/backoff"
 # On the workers' Job: for how many servers it was made.
 SERVER_COUNT_ANNOTATION = "tablebay.dev/server-replicas"
 # On a TrainingJob whose deletion waits for a last checkpoint.
@@ -33,6 +35,7 @@ _KEPT_ANNOTATIONS = (
     PAUSED_ANNOTATION,
     RAN_ANNOTATION,
     RATES_ANNOTATION,
+    BACKOFF_ANNOTATION,
     SERVER_COUNT_ANNOTATION,
 )
 _MESSAGE_MAX = 1024

@@ -108,7 +108,10 @@ def decide(ended: Ended, standing: Standing) -> Action:
     if rule is not None and rule.action == "Ignore":
         return Restart(_backoff_s(standing.restarts_of_rank), ignored=True)
     if standing.restarts < standing.restarts_max:
-        return Restart(_backoff_s(standing.restarts_of_rank))
+        own = standing.policy.backoff
+        return Restart(
+            _backoff_s(standing.restarts_of_rank) if own is None else own.delay_s(standing.restarts + 1)
+        )
     return Fail(
         f"{ended.name} {how(ended.code)}{_last_words(ended)} and no restart is left "
         f"({standing.restarts} of {standing.restarts_max} used); its log is {ended.log}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from e2e.kube import condition, get, holds, items, kubectl, until
 # Of each worker: 261,877 examples, 2 workers, 2,048 to a batch.
 STEPS = 64
 SLOW = 3.0
+BACKOFF_S = 18
 SCRIPT = "tablebay.examples.flights"
 AUC_MIN = 0.785
 
@@ -26,8 +28,11 @@ def in_the_middle(job: Job) -> int:
 
 
 def test_a_worker_process_killed(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
-    """kill -9 of worker 1: its rank goes on in another pod, and nothing else is restarted."""
-    flights = job(steps_per_second=SLOW, shared_processes=True)
+    """kill -9 of worker 1: its rank goes on in another pod, when the backoff says, and nothing else is restarted."""
+    # Kubernetes by itself would wait 10 s.
+    backoff = {"initialSeconds": BACKOFF_S, "maxSeconds": BACKOFF_S}
+    change = {"runPolicy": {"failurePolicy": {"backoff": backoff}}}
+    flights = job(steps_per_second=2.0, shared_processes=True, change=change)
     step = in_the_middle(flights)
     servers, other = flights.uids("server"), flights.worker(0)["metadata"]["uid"]
     killed = flights.worker(1)["metadata"]
@@ -35,6 +40,11 @@ def test_a_worker_process_killed(job: Callable[..., Job], scenario: dict[str, An
     _replaced(flights, killed["uid"], scenario)
     assert flights.uids("server") == servers
     assert flights.worker(0)["metadata"]["uid"] == other
+    failed = get("pod", killed["name"], flights.namespace)
+    assert failed is not None
+    ended = failed["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"]
+    waited_s = _seconds(ended, flights.worker(1)["metadata"]["creationTimestamp"])
+    assert waited_s >= BACKOFF_S - 1, f"it began again {waited_s} s after it ended"
     status = flights.until_condition("Complete")["status"]
     assert step < STEPS
     assert status["restarts"]["total"] == 1
@@ -55,6 +65,12 @@ def test_a_worker_pod_deleted(job: Callable[..., Job], scenario: dict[str, Any])
     assert flights.worker(0)["metadata"]["uid"] == other
     status = flights.until_condition("Complete")["status"]
     assert status["progress"]["auc"] >= AUC_MIN
+
+
+def _seconds(one: str, other: str) -> float:
+    """Between two times as Kubernetes writes them."""
+    begin, end = (datetime.datetime.fromisoformat(text) for text in (one, other))
+    return (end - begin).total_seconds()
 
 
 def _replaced(job: Job, uid: str, scenario: dict[str, Any]) -> None:

@@ -184,7 +184,11 @@ FIXTURES = {
                     "template": {"spec": {"nodeSelector": {"disk": "fast"}}},
                     "storage": {"size": "1Gi", "retention": {"whenDeleted": "Retain"}},
                 },
-                "runPolicy": {"activeDeadlineSeconds": 3600, "cleanPolicy": {"onSuccess": "All"}},
+                "runPolicy": {
+                    "activeDeadlineSeconds": 3600,
+                    "cleanPolicy": {"onSuccess": "All"},
+                    "failurePolicy": {"backoff": {"initialSeconds": 15}},
+                },
                 "monitoring": {"podMonitor": "Enabled"},
             },
             _worker_lost,

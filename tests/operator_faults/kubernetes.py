@@ -16,6 +16,8 @@ from tablebay.operator.cluster import ApiError
 
 CONTROLLER, KUBELET = "kube-controller-manager", "kubelet"
 START_S, GRACE_S, RESTART_S = 2.0, 1.0, 2.0
+# From a worker's failure to the next pod of any rank: doubled with each, up to ten minutes.
+JOB_BACKOFF_S, JOB_BACKOFF_MAX_S = 10.0, 600.0
 # The clock goes in thousandths.
 EARLY_S = 0.002
 RANK = "batch.kubernetes.io/job-completion-index"
@@ -60,6 +62,8 @@ class Kubernetes:
         self._steps = steps
         self._lives: dict[str, Life] = {}
         self._suffix: dict[tuple[str, int], int] = {}
+        # By a Job's uid: before when it makes no pods.
+        self._backoff: dict[str, float] = {}
         self._seen = 0.0
         self.training: dict[str, Training] = {}
 
@@ -221,6 +225,11 @@ class Kubernetes:
                 self._wake(self._clock() + left)
         counted = set(status.get("counted", ()))
         failed = {pod["metadata"]["uid"] for pod in pods if pod["status"].get("phase") == "Failed"} - counted
+        if failed:
+            times = len(counted | failed) - 1
+            after = self._clock() + min(JOB_BACKOFF_MAX_S, JOB_BACKOFF_S * 2.0**times)
+            self._backoff[meta["uid"]] = after
+            self._wake(after)
         status["counted"] = sorted(counted | failed)
         status["failed"] = status.get("failed", 0) + len(failed)
         done = {
@@ -236,9 +245,14 @@ class Kubernetes:
             for pod in active:
                 if "deletionTimestamp" not in pod["metadata"]:
                     self._api.delete("pods", meta["namespace"], pod["metadata"]["name"])
-        else:
+        elif self._clock() + EARLY_S >= self._backoff.get(meta["uid"], 0.0):
             ranks = {int(pod["metadata"]["labels"][RANK]) for pod in active}
-            for rank in sorted(set(range(spec["completions"])) - ranks - done):
+            room = max(0, spec["parallelism"] - len(active))
+            by_age = sorted(active, key=lambda pod: int(pod["metadata"]["uid"][1:]))
+            for pod in by_age[spec["parallelism"] :]:
+                if "deletionTimestamp" not in pod["metadata"]:
+                    self._api.delete("pods", meta["namespace"], pod["metadata"]["name"])
+            for rank in sorted(set(range(spec["completions"])) - ranks - done)[:room]:
                 number = self._suffix[meta["uid"], rank] = self._suffix.get((meta["uid"], rank), 0) + 1
                 self._make_pod(body, f"{meta['name']}-{rank}-{number}", {RANK: str(rank)})
         status["active"] = len(active)

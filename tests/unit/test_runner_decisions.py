@@ -102,6 +102,19 @@ def test_each_restart_of_a_rank_waits_longer_up_to_a_bound() -> None:
     assert waits[-1] == Restart(BACKOFF_MAX_S)
 
 
+def test_a_backoff_of_the_job_file_counts_in_a_local_run_too() -> None:
+    """By the restarts that count, of whatever rank; what a rule ignores is begun again soon."""
+    own = FailurePolicy.model_validate({"backoff": {"initialSeconds": 3, "factor": 10, "maxSeconds": 50}})
+    waits = [
+        decide(worker(1), replace(standing(restarts=number, restarts_max=9), policy=own))
+        for number in range(4)
+    ]
+    assert waits == [Restart(3.0), Restart(30.0), Restart(50.0), Restart(50.0)]
+    rule = {"name": "one", "onExitCodes": {"operator": "In", "values": [3]}, "action": "Ignore"}
+    ignoring = FailurePolicy.model_validate({"backoff": {"initialSeconds": 3}, "rules": [rule]})
+    assert decide(worker(3), replace(standing(), policy=ignoring)) == Restart(BACKOFF_FIRST_S, ignored=True)
+
+
 def test_the_restarts_of_all_workers_count_together() -> None:
     """A worker that never failed before is not restarted when the others have used the job's restarts up."""
     action = decide(worker(3), standing(restarts=3, restarts_max=3, restarts_of_rank=0))

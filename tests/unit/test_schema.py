@@ -29,7 +29,7 @@ from tablebay.client.job import (
     Workers,
 )
 from tablebay.client.optimizers import OPTIMIZERS
-from tablebay.client.policies import FailurePolicy, FailureRule, RunPolicy, SuccessPolicy
+from tablebay.client.policies import Backoff, FailurePolicy, FailureRule, RunPolicy, SuccessPolicy
 from tablebay.client.tables import DIM_MAX, INITIALIZERS, TableSpec
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +143,7 @@ def test_the_fields_are_those_of_the_model() -> None:
         (".spec.servers.storage", Storage),
         (".spec.runPolicy", RunPolicy),
         (".spec.runPolicy.failurePolicy", FailurePolicy),
+        (".spec.runPolicy.failurePolicy.backoff", Backoff),
         (".spec.runPolicy.failurePolicy.rules[]", FailureRule),
         (".spec.runPolicy.successPolicy", SuccessPolicy),
         (".spec.checkpoint", Checkpoint),
