@@ -468,6 +468,15 @@ class Monitoring(Model):
     )
 
 
+class Network(Model):
+    """Who may speak with the job's pods."""
+
+    policy: Literal["Isolated", "Open"] = Field(
+        default="Isolated",
+        description="Isolated: a NetworkPolicy lets the job's own pods and the operator in; Isolated if not given.",
+    )
+
+
 def _destination(value: str) -> str:
     scheme = value.partition("://")[0]
     if scheme in OBJECT_STORES:
@@ -656,6 +665,7 @@ class Spec(Model):
     run_policy: RunPolicy = Field(default_factory=RunPolicy)
     scheduling: Scheduling = Field(default_factory=Scheduling)
     monitoring: Monitoring = Field(default_factory=Monitoring)
+    network: Network = Field(default_factory=Network)
     suspend: bool = Field(
         default=False,
         description="Ends the job's pods and keeps its data; false lets it go on. False if not given.",

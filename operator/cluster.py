@@ -54,6 +54,7 @@ PODS = Resource("v1", "pods", "Pod")
 SERVICES = Resource("v1", "services", "Service")
 SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
 DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
+NETWORK_POLICIES = Resource("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy")
 CLAIMS = Resource("v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 POD_MONITORS = Resource("monitoring.coreos.com/v1", "podmonitors", "PodMonitor")
 EVENTS = Resource("v1", "events", "Event")
@@ -68,6 +69,7 @@ _BY_KIND = {
         SERVICES,
         SERVICE_ACCOUNTS,
         DISRUPTION_BUDGETS,
+        NETWORK_POLICIES,
         POD_MONITORS,
     )
 }

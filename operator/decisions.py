@@ -411,10 +411,8 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
                 text or "a PodMonitor is there",
             )
         )
-    deletes: list[tuple[str, str, str, str]] = []
-    monitor = observed.children.get(("PodMonitor", job.name))
-    if monitor is not None and job.model.spec.monitoring.pod_monitor == "Disabled" and not monitor.deleting:
-        deletes.append((monitor.kind, monitor.name, monitor.uid, ""))
+    surplus = (observed.children.get(key) for key in manifests.unwanted(job))
+    deletes = [(one.kind, one.name, one.uid, "") for one in surplus if one is not None and not one.deleting]
     plan = Plan(
         applies=applies,
         first=first,

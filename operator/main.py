@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     return run_operator(
         Config(
             namespaces=tuple(options.namespace),
-            defaults=Defaults(options.server_image, options.server_pull_policy),
+            defaults=Defaults(options.server_image, options.server_pull_policy, own_namespace()),
             lease_namespace=options.lease_namespace or own_namespace(),
             lease_name=options.lease_name,
             http_port=options.http_port,

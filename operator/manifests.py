@@ -80,10 +80,14 @@ class JobObject:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the chart says of pods. server_image: for jobs that name none."""
+    """What the chart says of pods. server_image: for jobs that name none.
+
+    operator_namespace: from where the operator's pods speak with servers, "" where it runs outside the cluster.
+    """
 
     server_image: str
     server_pull_policy: str
+    operator_namespace: str = ""
 
 
 def labels(job: JobObject, role: str) -> dict[str, str]:
@@ -114,8 +118,18 @@ def child_names(job: JobObject) -> frozenset[tuple[str, str]]:
             ("StatefulSet", job.servers_name),
             ("PodDisruptionBudget", f"{job.name}-servers"),
             ("PodMonitor", job.name),
+            ("NetworkPolicy", job.name),
         }
     )
+
+
+def unwanted(job: JobObject) -> list[tuple[str, str]]:
+    """Kind and name of what a job may have had before its spec was changed, and is not to have any more."""
+    spec = job.model.spec
+    return [
+        *([("PodMonitor", job.name)] if spec.monitoring.pod_monitor == "Disabled" else ()),
+        *([("NetworkPolicy", job.name)] if spec.network.policy == "Open" else ()),
+    ]
 
 
 def server_image(job: JobObject, defaults: Defaults, recorded: str) -> str:
@@ -146,6 +160,7 @@ def children(
         worker_job(job),
         stateful_set(job, defaults, image, run=servers_run),
         disruption_budget(job),
+        *([network_policy(job, defaults)] if job.model.spec.network.policy == "Isolated" else ()),
         *([pod_monitor(job)] if pod_monitors and job.model.spec.monitoring.pod_monitor != "Disabled" else ()),
     ]
 
@@ -214,6 +229,37 @@ def disruption_budget(job: JobObject) -> Manifest:
             "maxUnavailable": int(job.model.spec.durable) if budget is None else budget.max_unavailable,
             "selector": {"matchLabels": selector(job, SERVER)},
         },
+    )
+
+
+def network_policy(job: JobObject, defaults: Defaults) -> Manifest:
+    """Into the job's pods come its own pods, the operator, and at the port named http whoever asks for metrics."""
+    own = {names.JOB_LABEL: job.name}
+    ingress: list[dict[str, Any]] = [
+        {"from": [{"podSelector": {"matchLabels": own}}]},
+        {"ports": [{"port": names.HTTP_PORT, "protocol": "TCP"}]},
+    ]
+    if defaults.operator_namespace:
+        operator = {
+            "namespaceSelector": {
+                "matchLabels": {"kubernetes.io/metadata.name": defaults.operator_namespace}
+            },
+            "podSelector": {
+                "matchLabels": {
+                    "app.kubernetes.io/name": "tablebay",
+                    "app.kubernetes.io/component": "operator",
+                }
+            },
+        }
+        ports = [{"port": port, "protocol": "TCP"} for port in (names.DATA_PORT, names.CONTROL_PORT)]
+        ingress.append({"from": [operator], "ports": ports})
+    return _object(
+        job,
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        job.name,
+        "job",
+        spec={"podSelector": {"matchLabels": own}, "policyTypes": ["Ingress"], "ingress": ingress},
     )
 
 

@@ -18,6 +18,7 @@ from tablebay.operator.cluster import (
     CLAIMS,
     DISRUPTION_BUDGETS,
     JOBS,
+    NETWORK_POLICIES,
     POD_MONITORS,
     PODS,
     SERVICE_ACCOUNTS,
@@ -47,6 +48,7 @@ CHILDREN: dict[Resource, Callable[[Mapping[str, Any]], projections.Child]] = {
     SERVICES: projections.child,
     SERVICE_ACCOUNTS: projections.child,
     DISRUPTION_BUDGETS: projections.child,
+    NETWORK_POLICIES: projections.child,
 }
 _RESOURCES = {resource.kind: resource for resource in (*CHILDREN, POD_MONITORS)}
 

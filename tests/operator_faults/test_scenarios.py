@@ -189,6 +189,7 @@ EDITS: dict[str, Any] = {
     "Service": {"spec": {"publishNotReadyAddresses": False}},
     "ServiceAccount": {"automountServiceAccountToken": True},
     "PodDisruptionBudget": {"spec": {"maxUnavailable": 5}},
+    "NetworkPolicy": {"spec": {"ingress": []}},
 }
 
 

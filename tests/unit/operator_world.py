@@ -19,7 +19,7 @@ from tablebay.operator.plans import Observed, Plan, Progress
 from tablebay.operator.projections import SERVERS_ANNOTATION, Child, Pod
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights" / "job.yaml"
-DEFAULTS = Defaults("registry/tablebay:1", "IfNotPresent")
+DEFAULTS = Defaults("registry/tablebay:1", "IfNotPresent", "tablebay-system")
 BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 

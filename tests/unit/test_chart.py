@@ -38,6 +38,7 @@ RIGHTS = {
     "/services": CREATED,
     "/serviceaccounts": CREATED,
     "policy/poddisruptionbudgets": CREATED,
+    "networking.k8s.io/networkpolicies": CREATED,
     "monitoring.coreos.com/podmonitors": CREATED,
     "/persistentvolumeclaims": {"get", "create"},
     "/pods": {"get", "list", "watch"},

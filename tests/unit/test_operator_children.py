@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from unit.operator_world import CHECKPOINT, DEFAULTS, job_object, manifests_of
+from unit.operator_world import CHECKPOINT, DEFAULTS, World, job_object, manifests_of
 
 from tablebay.client.job import JOB_NAME_CHARACTERS_MAX
 from tablebay.client.local import checkpoints
@@ -240,6 +240,65 @@ def test_one_server_at_a_time_may_be_evicted_where_it_comes_back() -> None:
     }
     assert budgets["durable"]["spec"]["maxUnavailable"] == 1
     assert budgets["flights"]["spec"]["maxUnavailable"] == 0
+
+
+OPERATOR = {"app.kubernetes.io/name": "tablebay", "app.kubernetes.io/component": "operator"}
+
+
+def lets_in(policy: dict[str, Any], namespace: str, labels: dict[str, str], port: int) -> bool:
+    """Whether a NetworkPolicy in namespace ads lets a pod's connection in, as its API documents it."""
+
+    def chosen(peer: dict[str, Any]) -> bool:
+        of_namespace = peer.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": "ads"}})
+        return all(
+            found.get(name) == value
+            for selector, found in (
+                (of_namespace, {"kubernetes.io/metadata.name": namespace}),
+                (peer["podSelector"], labels),
+            )
+            for name, value in selector["matchLabels"].items()
+        )
+
+    return any(
+        ("from" not in rule or any(map(chosen, rule["from"])))
+        and ("ports" not in rule or any(one["port"] == port for one in rule["ports"]))
+        for rule in policy["spec"]["ingress"]
+    )
+
+
+def test_only_the_jobs_own_pods_and_the_operator_are_let_in() -> None:
+    """By the labels that the pods are made with, in the job's namespace; at the port of metrics everybody is."""
+    found = {one["kind"]: one for one in manifests_of(job_object())}
+    policy = found["NetworkPolicy"]
+    for kind in ("StatefulSet", "Job"):
+        labels = found[kind]["spec"]["template"]["metadata"]["labels"]
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        for port in (7070, 7072, 29500):
+            assert lets_in(policy, "ads", labels, port)
+            assert not lets_in(policy, "search", labels, port), "a job of the same name elsewhere"
+            assert not lets_in(policy, "ads", {**labels, "tablebay.dev/job": "other"}, port)
+    for port in (7070, 7072):
+        assert lets_in(policy, "tablebay-system", OPERATOR, port)
+        assert not lets_in(policy, "ads", OPERATOR, port), "a pod that gives itself the operator's labels"
+        assert not lets_in(policy, "ads", {}, port)
+    assert lets_in(policy, "monitoring", {}, 7071)
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_an_open_job_has_no_network_policy() -> None:
+    """It is not made, and goes if it was there before the spec said so."""
+    opened = job_object({"network": {"policy": "Open"}})
+    assert "NetworkPolicy" not in {one["kind"] for one in manifests_of(opened)}
+    world = World()
+    world.train()
+    assert ("NetworkPolicy", "flights") in world.objects
+    world.ask(network={"policy": "Open"})
+    world.look()
+    assert ("NetworkPolicy", "flights") not in world.objects
+    assert world.reason == "Training"
+    world.ask(network={"policy": "Isolated"})
+    world.look()
+    assert ("NetworkPolicy", "flights") in world.objects
 
 
 def test_a_suspended_job_wants_no_server() -> None:

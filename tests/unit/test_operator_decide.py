@@ -13,7 +13,7 @@ from unit.operator_world import BEGAN, DEFAULTS, World, job_object
 from tablebay.operator.decisions import LAST_REPORT_S, UNRECORDED_S, decide
 from tablebay.operator.plans import Plan, Progress
 
-KINDS = {"ServiceAccount", "Service", "Job", "StatefulSet", "PodDisruptionBudget"}
+KINDS = {"ServiceAccount", "Service", "Job", "StatefulSet", "PodDisruptionBudget", "NetworkPolicy"}
 KILLED = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-02T03:05:00Z"}}
 
 
@@ -23,12 +23,12 @@ def quiet(plan: Plan) -> bool:
 
 
 def test_a_new_job_gets_all_of_its_objects_at_once() -> None:
-    """Six objects by their fixed names, the workers held back; then nothing more until something changes."""
+    """Seven objects by their fixed names, the workers held back; then nothing more until something changes."""
     world = World()
     plan = world.look()
     assert plan.first
     assert {one["kind"] for one in plan.applies} == KINDS
-    assert len(plan.applies) == 6
+    assert len(plan.applies) == 7
     assert world.workers["spec"]["suspend"] is True
     assert world.reason == "StartingServers"
     writes = world.writes
@@ -101,7 +101,7 @@ def test_the_last_report_is_read_before_the_servers_go() -> None:
     assert ("StatefulSet", "flights-server") in world.objects
     world.look()
     kinds = {kind for kind, _ in world.objects}
-    assert kinds == {"ServiceAccount", "Service", "Job"}
+    assert kinds == {"ServiceAccount", "Service", "Job", "NetworkPolicy"}
     world.look()
     assert world.status["servers"]["ready"] == 0
     writes = world.writes

@@ -149,7 +149,7 @@ def test_a_job_is_suspended_in_order_and_goes_on() -> None:
     assert "all is in checkpoint 12" in world.condition("Ready")["message"]
     assert not world.status.get("firstFailure")
     assert {kind for kind, _ in world.objects} == {
-        *("ServiceAccount", "Service", "Job", "StatefulSet", "PodDisruptionBudget")
+        *("ServiceAccount", "Service", "Job", "StatefulSet", "PodDisruptionBudget", "NetworkPolicy")
     }
     world.ask(suspend=False)
     world.look()

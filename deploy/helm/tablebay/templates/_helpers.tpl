@@ -99,6 +99,11 @@ capabilities:
   - poddisruptionbudgets
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups:
+  - networking.k8s.io
+  resources:
+  - networkpolicies
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups:
   - ""
   resources:
   - persistentvolumeclaims
