@@ -29,7 +29,8 @@ from pydantic.alias_generators import to_camel
 from tablebay.client import strict_yaml
 from tablebay.client.environment import DISTRIBUTED, LOG_FORMAT, LOG_LEVEL
 from tablebay.client.errors import JobInvalid
-from tablebay.client.model import Label, Model, wants
+from tablebay.client.model import SUBDOMAIN, Label, MaybeObjectName, Model, ObjectName, wants
+from tablebay.client.placement import Monitoring, Network, Scheduling
 from tablebay.client.policies import RunPolicy
 from tablebay.client.problems import Problem, problems_of
 from tablebay.client.quantity import parse_quantity
@@ -188,31 +189,7 @@ Size = Annotated[
     AfterValidator(_size),
     Field(json_schema_extra={**wants("a quantity above 0 such as 10Gi"), "x-quantity": True}),
 ]
-_SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-DESTINATION = rf"pvc://{_SUBDOMAIN}(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+"
-ObjectName = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=253,
-        pattern=f"^{_SUBDOMAIN}$",
-        json_schema_extra=wants(
-            "the name of an object: lower-case letters, digits, '-' and '.', with a letter or digit "
-            "at both ends of each part, at most 253 characters"
-        ),
-    ),
-]
-# "" is as good as no name.
-MaybeObjectName = Annotated[
-    str,
-    Field(
-        max_length=253,
-        pattern=f"^({_SUBDOMAIN})?$",
-        json_schema_extra=wants(
-            "the name of an object (lower-case letters, digits, '-' and '.', at most 253 characters), or ''"
-        ),
-    ),
-]
+DESTINATION = rf"pvc://{SUBDOMAIN}(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+"
 
 
 class _PodModel(BaseModel):
@@ -446,35 +423,6 @@ class Workers(Model):
         """The container that trains."""
         containers = self.template.spec.containers
         return next((one for one in containers if one.name == WORKER_CONTAINER), containers[0])
-
-
-class Scheduling(Model):
-    """Who places the job's pods, and which go first."""
-
-    priority_class_name: MaybeObjectName = Field(
-        default="", description="The priority class of all pods of the job."
-    )
-    scheduler_name: MaybeObjectName = Field(
-        default="", description="The scheduler of all pods of the job; the cluster's if not given, or empty."
-    )
-
-
-class Monitoring(Model):
-    """How Prometheus finds the servers."""
-
-    pod_monitor: Literal["Auto", "Enabled", "Disabled"] = Field(
-        default="Auto",
-        description="Whether a PodMonitor is made; Auto makes one where the cluster knows PodMonitors.",
-    )
-
-
-class Network(Model):
-    """Who may speak with the job's pods."""
-
-    policy: Literal["Isolated", "Open"] = Field(
-        default="Isolated",
-        description="Isolated: a NetworkPolicy lets the job's own pods and the operator in; Isolated if not given.",
-    )
 
 
 def _destination(value: str) -> str:

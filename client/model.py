@@ -27,3 +27,28 @@ Label = Annotated[
     str, Field(min_length=1, max_length=63, pattern=_DNS_LABEL, json_schema_extra=wants(_DNS_LABEL_WORDS))
 ]
 SECONDS_MAX = 2**31 - 1
+
+SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+ObjectName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=253,
+        pattern=f"^{SUBDOMAIN}$",
+        json_schema_extra=wants(
+            "the name of an object: lower-case letters, digits, '-' and '.', with a letter or digit "
+            "at both ends of each part, at most 253 characters"
+        ),
+    ),
+]
+# "" is as good as no name.
+MaybeObjectName = Annotated[
+    str,
+    Field(
+        max_length=253,
+        pattern=f"^({SUBDOMAIN})?$",
+        json_schema_extra=wants(
+            "the name of an object (lower-case letters, digits, '-' and '.', at most 253 characters), or ''"
+        ),
+    ),
+]

@@ -397,6 +397,16 @@ def _add_rules(spec: Schema) -> None:
     put(servers, _fixed(_only(servers, *(name for name in servers["properties"] if name not in live))))
     put(workers, _workers_rules(workers))
     put(scheduling, _fixed(scheduling))
+    put(
+        scheduling,
+        [
+            rule(
+                "!has(self.queue) || self.queue == '' || (has(self.gang) && self.gang == 'Volcano')",
+                "found queue without gang Volcano; wanted both, or no queue",
+                field=".queue",
+            )
+        ],
+    )
     checkpoint, restore = fields["checkpoint"], fields["restore"]
     put(
         checkpoint,

@@ -60,8 +60,14 @@ POD_MONITORS = Resource("monitoring.coreos.com/v1", "podmonitors", "PodMonitor")
 EVENTS = Resource("v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
 
+# By the scheduler that they are of, as a job file names it.
+POD_GROUPS = {
+    "Volcano": Resource("scheduling.volcano.sh/v1beta1", "podgroups", "PodGroup"),
+    "Coscheduling": Resource("scheduling.x-k8s.io/v1alpha1", "podgroups", "PodGroup"),
+}
+
 _BY_KIND = {
-    resource.kind: resource
+    (resource.api, resource.kind): resource
     for resource in (
         STATEFUL_SETS,
         JOBS,
@@ -71,13 +77,14 @@ _BY_KIND = {
         DISRUPTION_BUDGETS,
         NETWORK_POLICIES,
         POD_MONITORS,
+        *POD_GROUPS.values(),
     )
 }
 
 
 def resource_of(manifest: Mapping[str, Any]) -> Resource:
     """The resource that a manifest is of."""
-    return _BY_KIND[manifest["kind"]]
+    return _BY_KIND[manifest["apiVersion"], manifest["kind"]]
 
 
 class ApiError(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 
 READY, SERVERS_READY, WORKERS_READY = "Ready", "ServersReady", "WorkersReady"
 COMPLETE, FAILED = "Complete", "Failed"
-MONITORED = "Monitored"
+MONITORED, GANG = "Monitored", "Gang"
 SUSPENDED = "Suspended"
 
 # Why Ready is what it is.

@@ -16,6 +16,7 @@ from tablebay.operator import (
     backoff,
     elastic,
     failure_rules,
+    gangs,
     halting,
     live_options,
     manifests,
@@ -25,7 +26,7 @@ from tablebay.operator import (
 from tablebay.operator import conditions as c
 from tablebay.operator.cluster import Manifest
 from tablebay.operator.conditions import Fact
-from tablebay.operator.manifests import WORKER, Defaults, JobObject
+from tablebay.operator.manifests import Defaults, JobObject
 from tablebay.operator.native_policy import judged_here
 from tablebay.operator.plans import Happened, Observed, Patch, Plan
 from tablebay.operator.projections import (
@@ -39,8 +40,16 @@ from tablebay.operator.projections import (
     RATES_ANNOTATION,
     SERVERS_ANNOTATION,
     Child,
-    Pod,
     WorkerJob,
+)
+from tablebay.operator.statements import (
+    HINT_MAX,
+    first_failure,
+    hint,
+    merged,
+    readiness,
+    status_of,
+    with_event,
 )
 from tablebay.operator.world import Paused, World, moment, text_of
 
@@ -49,7 +58,6 @@ LAST_REPORT_S = 30.0
 # How long a job's end may wait to be in its status before anything is deleted.
 UNRECORDED_S = 120.0
 CONFLICT_S = 5.0
-_HINT_MAX = 300
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,8 @@ def invalid(
     reason = c.INVALID_TEMPLATE if all(".template." in problem for problem in problems) else c.INVALID_SPEC
     message = "; ".join(problems)
     facts = [Fact(c.READY, False, reason, message)]
-    return _with_event(
-        Plan(status=_merged(status, facts, {}, generation=generation, now=now)),
+    return with_event(
+        Plan(status=merged(status, facts, {}, generation=generation, now=now)),
         status,
         Happened("Warning", reason, message),
     )
@@ -102,7 +110,10 @@ def decide(
     if observed.refusal:
         return _refused(job, observed.refusal, status, now)
     if observed.claim:
-        return _unclaimed(job, observed.claim, status, now)
+        return _waiting(job, c.CLAIM_UNUSABLE, observed.claim, status, now)
+    reason, text = gangs.missing(job.model.spec.scheduling.gang, observed.pod_groups, defaults)
+    if reason and not observed.children:
+        return _waiting(job, reason, text, status, now)
     world = World(job, observed)
     end = _end(world, status, now)
     if end is not None:
@@ -191,8 +202,8 @@ def _late(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _E
     if left_s is None or left_s > 0:
         return None
     limit = world.job.model.spec.run_policy.pre_running_deadline_seconds
-    hint = _hint(world.servers) or _hint(world.workers)
-    text = f"not all workers ran within spec.runPolicy.preRunningDeadlineSeconds, which is {limit}{hint}"
+    why = hint(world.servers) or hint(world.workers)
+    text = f"not all workers ran within spec.runPolicy.preRunningDeadlineSeconds, which is {limit}{why}"
     return _End(c.FAILED, c.PRE_RUNNING_DEADLINE, text, "", own=True)
 
 
@@ -205,7 +216,7 @@ def _noted(text: str) -> dict[str, str]:
 
 
 def _last_words(world: World) -> str:
-    failed = _first_failure(world, servers_are_wanted=False)
+    failed = first_failure(world, servers_are_wanted=False)
     if not failed:
         return ""
     return f"; first, worker pod {failed['pod']} ended with exit code {failed.get('exitCode', 0)}"
@@ -227,17 +238,17 @@ def _ending(world: World, end: _End, status: Mapping[str, Any], now: datetime.da
         if poll:
             facts = [
                 Fact(c.READY, False, c.FINISHING, f"the workers have ended; {what}"),
-                *_readiness(world),
+                *readiness(world),
                 Fact(c.FINISHING, True, c.FINISHING, "the servers are kept for the last report"),
             ]
-            return Plan(status=_status(world, facts, status, now), poll=poll, again_s=left_s + 0.1)
+            return Plan(status=status_of(world, facts, status, now), poll=poll, again_s=left_s + 0.1)
     noted = world.worker_job is not None and FAILED_ANNOTATION in world.worker_job.annotations
     if end.own and not recorded and not observed.fresh:
         # A cache may be behind; nothing is ended on its word alone.
         return Plan(confirm=True)
     facts = [
         Fact(c.READY, False, end.reason, end.message),
-        *_readiness(world),
+        *readiness(world),
         Fact(end.type, True, end.reason, end.message, since=at),
     ]
     # What the servers and their pods told is in the status before they go: an operator that ends in between would have
@@ -245,7 +256,7 @@ def _ending(world: World, end: _End, status: Mapping[str, Any], now: datetime.da
     deletes = _leftovers(world, end, recorded=recorded) if recorded or since_s >= UNRECORDED_S else []
     if deletes and not observed.fresh:
         return Plan(confirm=True)
-    changed = _status(world, facts, status, now)
+    changed = status_of(world, facts, status, now)
     changed.setdefault("completionTime", at)
     ttl = job.model.spec.run_policy.ttl_seconds_after_finished
     # Deleted with our finalizer it would be held for nothing: that goes first.
@@ -264,7 +275,7 @@ def _ending(world: World, end: _End, status: Mapping[str, Any], now: datetime.da
         again_s=None if ttl is None or expired else max(1.0, ttl - since_s),
     )
     event = Happened("Normal" if end.type == c.COMPLETE else "Warning", end.reason, end.message)
-    return _with_event(plan, status, event)
+    return with_event(plan, status, event)
 
 
 def _last_wishes(world: World, waited_s: float) -> tuple[Literal["", "last", "checkpoint"], str, float]:
@@ -281,7 +292,7 @@ def _last_wishes(world: World, waited_s: float) -> tuple[Literal["", "last", "ch
 
 def _trouble(world: World) -> str:
     trouble = world.observed.progress.trouble
-    return f"; the try before failed: {trouble[:_HINT_MAX]}" if trouble else ""
+    return f"; the try before failed: {trouble[:HINT_MAX]}" if trouble else ""
 
 
 def _ending_patch(world: World, end: _End, at: str, *, noted: bool) -> Manifest:
@@ -312,8 +323,8 @@ def _leftovers(world: World, end: _End, *, recorded: bool) -> list[tuple[str, st
     for (kind, name), child in world.observed.children.items():
         if child.deleting:
             continue
-        if kind == "PodDisruptionBudget":
-            # It would hold up the node for nothing.
+        if kind in ("PodDisruptionBudget", "PodGroup"):
+            # They would hold up the node, and a place in a queue, for nothing.
             doomed.append(child)
         if world.job.model.spec.servers.on_finish == "Delete" and (
             kind == "StatefulSet" or (kind, name) == ("Service", f"{world.job.name}-servers")
@@ -337,12 +348,15 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     if halt is not None and not observed.fresh and _ends_something(world, halt):
         # A cache may be behind, also of what the user wants by now.
         return Plan(confirm=True)
+    servers_run = (halt is None or halt.stage in ("workers", "checkpoint")) and not resizing.stale(world)
+    gang = observed.pod_groups and job.model.spec.scheduling.gang == observed.pod_groups
     wanted = manifests.children(
         job,
         defaults,
         recorded_image=recorded,
         pod_monitors=observed.pod_monitors,
-        servers_run=(halt is None or halt.stage in ("workers", "checkpoint")) and not resizing.stale(world),
+        servers_run=servers_run,
+        pods_at_once=gangs.members(world, released=_released(world, suspend=suspend)) if gang else 0,
     )
     applies = [
         manifest
@@ -383,15 +397,16 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         state = Fact(c.READY, False, c.SERVER_RECOVERING, _recovery(world, missing))
     elif missing:
         text = f"{world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
-        state = Fact(c.READY, False, c.STARTING_SERVERS, text + _hint(world.servers))
+        state = Fact(c.READY, False, c.STARTING_SERVERS, text + hint(world.servers))
     elif ready < world.worker_replicas:
         text = f"{ready} of {world.worker_replicas} workers are ready"
         waits = backoff.wait(world, found, now) if found is not None else None
         again = f"; those that failed begin again at {waits.until}" if waits is not None else ""
-        state = Fact(c.READY, False, c.STARTING_WORKERS, text + again + _hint(world.workers))
+        state = Fact(c.READY, False, c.STARTING_WORKERS, text + again + hint(world.workers))
     else:
         state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
-    facts = [state, *_readiness(world)]
+    facts = [state, *readiness(world)]
+    facts += gangs.fact(world, defaults, next((one for one in wanted if one["kind"] == "PodGroup"), None))
     if halt is not None:
         facts.append(Fact(c.SUSPENDED, halt.stage == "done", state.reason, state.message))
     elif job.model.spec.suspend:
@@ -411,7 +426,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
                 text or "a PodMonitor is there",
             )
         )
-    surplus = (observed.children.get(key) for key in manifests.unwanted(job))
+    surplus = (observed.children.get(key) for key in manifests.unwanted(job, servers_run=servers_run))
     deletes = [(one.kind, one.name, one.uid, "") for one in surplus if one is not None and not one.deleting]
     plan = Plan(
         applies=applies,
@@ -419,7 +434,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         patches=patches,
         deletes=deletes,
         status={
-            **_status(world, facts, status, now, image=manifests.server_image(job, defaults, recorded)),
+            **status_of(world, facts, status, now, image=manifests.server_image(job, defaults, recorded)),
             # Of a status written by hand: a job that runs has no end.
             **({"completionTime": None} if "completionTime" in status else {}),
         },
@@ -437,11 +452,11 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         plan = replace(plan, again_s=_next_look(world, left_s, now))
     before = c.found(status, c.READY).get("reason")
     if state.status and not c.is_true(status, c.READY):
-        return _with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
+        return with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
     if state.reason != before and state.reason in (c.SERVER_RECOVERING, c.NOT_ALL_KEPT):
-        return _with_event(plan, status, Happened("Warning", state.reason, state.message))
+        return with_event(plan, status, Happened("Warning", state.reason, state.message))
     if state.reason != before and state.reason in (c.SUSPENDING, c.SUSPENDED):
-        return _with_event(plan, status, Happened("Normal", state.reason, state.message))
+        return with_event(plan, status, Happened("Normal", state.reason, state.message))
     return plan
 
 
@@ -455,13 +470,13 @@ def _remade(world: World, found: WorkerJob, status: Mapping[str, Any], now: date
         patches.append(Patch(servers, {"metadata": {"annotations": kept}}))
     text = f"the workers' Job is made anew for {world.server_replicas} servers"
     known = c.found(status, c.SUSPENDED)
-    facts = [Fact(c.READY, False, known.get("reason") or c.STARTING_SERVERS, text), *_readiness(world)]
+    facts = [Fact(c.READY, False, known.get("reason") or c.STARTING_SERVERS, text), *readiness(world)]
     if known:
         facts.append(
             Fact(c.SUSPENDED, known.get("status") == "True", known["reason"], known.get("message", ""))
         )
     return Plan(
-        status=_status(world, facts, status, now),
+        status=status_of(world, facts, status, now),
         patches=patches,
         deletes=[(found.kind, found.name, found.uid, "")],
         again_s=1.0,
@@ -488,7 +503,7 @@ def _recovery(world: World, missing: Sequence[int]) -> str:
     more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
     return (
         f"{named}{more}; {world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
-        f"{_hint(world.servers)}"
+        f"{hint(world.servers)}"
     )
 
 
@@ -609,9 +624,9 @@ def _deleting(world: World, status: Mapping[str, Any], now: datetime.datetime) -
     servers = world.stateful_set
     if halt.stage == "servers" and servers is not None and not _scaled(world):
         patches.append(Patch(servers, {"spec": {"replicas": 0}}))
-    facts = [Fact(c.READY, False, c.DELETING, _halting(world, halt)), *_readiness(world)]
+    facts = [Fact(c.READY, False, c.DELETING, _halting(world, halt)), *readiness(world)]
     return Plan(
-        status=_status(world, facts, status, now),
+        status=status_of(world, facts, status, now),
         patches=patches,
         poll="checkpoint" if halt.stage == "checkpoint" else "",
         again_s=max(1.0, halt.left_s),
@@ -638,17 +653,24 @@ def _settled(child: Child | None, manifest: Manifest, observed: Observed) -> boo
     )
 
 
-def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *, suspend: bool) -> Manifest:
-    """What is changed of the workers' Job: its limits, and whether its pods run."""
-    paused = before = world.paused
-    identities = world.identities()
-    release = (
-        found.suspended
+def _released(world: World, *, suspend: bool) -> bool:
+    """Whether the workers, which are held back, are let run now."""
+    found, identities = world.worker_job, world.identities()
+    return (
+        found is not None
+        and found.suspended
         and not suspend
         and not found.deleting
         and all(identities.get(index) for index in range(world.server_replicas))
         and elastic.may_start(world)
     )
+
+
+def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *, suspend: bool) -> Manifest:
+    """What is changed of the workers' Job: its limits, and whether its pods run."""
+    paused = before = world.paused
+    identities = world.identities()
+    release = _released(world, suspend=suspend)
     hold = suspend and not found.suspended and not found.deleting
     # What the Job's controller says: it may not have seen yet what was written last.
     stands = any(one.type == "Suspended" and one.status == "True" for one in found.conditions)
@@ -704,10 +726,12 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
     return body
 
 
-def _unclaimed(job: JobObject, problem: str, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
-    facts = [Fact(c.READY, False, c.CLAIM_UNUSABLE, problem)]
-    plan = Plan(status=_merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
-    return _with_event(plan, status, Happened("Warning", c.CLAIM_UNUSABLE, problem))
+def _waiting(
+    job: JobObject, reason: str, problem: str, status: Mapping[str, Any], now: datetime.datetime
+) -> Plan:
+    facts = [Fact(c.READY, False, reason, problem)]
+    plan = Plan(status=merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
+    return with_event(plan, status, Happened("Warning", reason, problem))
 
 
 def _conflicting(
@@ -718,167 +742,11 @@ def _conflicting(
         "names free: delete it, or give the job another name"
     )
     facts = [Fact(c.READY, False, c.NAME_CONFLICT, message)]
-    plan = Plan(status=_merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
-    return _with_event(plan, status, Happened("Warning", c.NAME_CONFLICT, message))
+    plan = Plan(status=merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
+    return with_event(plan, status, Happened("Warning", c.NAME_CONFLICT, message))
 
 
 def _refused(job: JobObject, refusal: str, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
     facts = [Fact(c.READY, False, c.INVALID_TEMPLATE, refusal)]
-    plan = Plan(status=_merged(status, facts, {}, generation=job.generation, now=now), again_s=60.0)
-    return _with_event(plan, status, Happened("Warning", c.INVALID_TEMPLATE, refusal))
-
-
-# ---- what is said of it
-
-
-def _readiness(world: World) -> list[Fact]:
-    servers, replicas = world.servers_ready, world.server_replicas
-    found = world.worker_job
-    workers = (found.ready + found.succeeded) if found is not None else 0
-    return [
-        Fact(
-            c.SERVERS_READY,
-            servers >= replicas,
-            "AllReady" if servers >= replicas else "NotReady",
-            f"{servers} of {replicas}",
-        ),
-        Fact(
-            c.WORKERS_READY,
-            workers >= world.worker_replicas,
-            "AllReady" if workers >= world.worker_replicas else "NotReady",
-            f"{workers} of {world.worker_replicas}",
-        ),
-    ]
-
-
-def _status(
-    world: World,
-    facts: Sequence[Fact],
-    status: Mapping[str, Any],
-    now: datetime.datetime,
-    *,
-    image: str = "",
-) -> dict[str, Any]:
-    job, found = world.job, world.worker_job
-    ready = world.servers_ready
-    workers = found.ready + found.succeeded if found is not None else 0
-    content: dict[str, Any] = {
-        "servers": {
-            "replicas": world.server_replicas,
-            "ready": ready,
-            "readyText": f"{ready}/{world.server_replicas}",
-        },
-        "workers": {
-            # Of how many there are, by whom a scale of theirs is watched.
-            "replicas": world.worker_replicas if found is None else found.completions,
-            "ready": workers,
-            "succeeded": found.succeeded if found is not None else 0,
-            "failed": world.failures,
-            "readyText": f"{workers}/{world.worker_replicas}",
-            "selector": ",".join(
-                f"{name}={value}" for name, value in manifests.selector(job, WORKER).items()
-            ),
-        },
-        "restarts": {"total": world.failures},
-    }
-    if job.model.spec.run_policy.failure_policy.window_seconds is not None:
-        content["restarts"]["inWindow"] = failure_rules.budget(world, now).used
-    image = image or status.get("servers", {}).get("image", "")
-    if image:
-        content["servers"]["image"] = image
-    if found is None and (c.is_true(status, c.COMPLETE) or c.is_true(status, c.FAILED)):
-        # The workers' Job is gone, and with it the numbers.
-        content["workers"] = dict(status.get("workers", content["workers"]))
-        content["restarts"] = dict(status.get("restarts", content["restarts"]))
-    if found is not None and (world.paused.started or found.started):
-        content["startTime"] = world.paused.started or found.started
-    if world.observed.progress.values:
-        content["progress"] = {**status.get("progress", {}), **world.observed.progress.values}
-    if world.observed.progress.checkpoint:
-        content["checkpoint"] = {**status.get("checkpoint", {}), **world.observed.progress.checkpoint}
-    if not status.get("firstFailure"):
-        # Of a job that has ended the servers are deleted: that is no failure, unless it ended for want of one.
-        over = any(
-            fact.type in (c.COMPLETE, c.FAILED, c.FINISHING, c.SUSPENDED) and fact.reason != c.SERVER_LOST
-            for fact in facts
-        )
-        failure = _first_failure(world, servers_are_wanted=not over)
-        if failure:
-            content["firstFailure"] = failure
-    return _merged(status, facts, content, generation=job.generation, now=now)
-
-
-def _merged(
-    status: Mapping[str, Any],
-    facts: Sequence[Fact],
-    content: Mapping[str, Any],
-    *,
-    generation: int,
-    now: datetime.datetime,
-) -> dict[str, Any]:
-    return {
-        **{name: value for name, value in status.items() if name != "conditions"},
-        **content,
-        "observedGeneration": generation,
-        "conditions": c.conditions(
-            facts, status.get("conditions") or (), generation=generation, now=text_of(now)
-        ),
-    }
-
-
-def _first_failure(world: World, *, servers_are_wanted: bool = True) -> dict[str, Any]:
-    """The container that failed first, of the pods that are still there and were not told to end."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    for pod in (*world.workers, *(world.servers if servers_are_wanted else ())):
-        if pod.deleting:
-            continue
-        for container in pod.containers:
-            for ended in (container.ended_before, container.ended):
-                if ended is None or (ended.exit_code == 0 and pod.role == WORKER):
-                    continue
-                failure: dict[str, Any] = {
-                    "pod": pod.name,
-                    "node": pod.node,
-                    "container": container.name,
-                    "exitCode": ended.exit_code,
-                    "reason": ended.reason or "Error",
-                    "message": ended.message,
-                }
-                if ended.signal:
-                    failure["signal"] = ended.signal
-                rule = failure_rules.rule_of(world, pod, ended)
-                if rule:
-                    failure["rule"] = rule
-                if ended.finished:
-                    failure["time"] = ended.finished
-                found.append((ended.finished, failure))
-    if found:
-        return min(found, key=lambda one: one[0])[1]
-    # One that comes back is no failure by itself.
-    lost = world.lost_servers() if servers_are_wanted and not world.durable else []
-    if lost:
-        index, what = lost[0]
-        return {"pod": f"{world.job.servers_name}-{index}", "reason": "Lost", "message": what}
-    return {}
-
-
-def _hint(pods: Sequence[Pod]) -> str:
-    """Why the first pod that is not ready is not, in the words of the scheduler or the kubelet."""
-    for pod in sorted(pods, key=lambda pod: pod.index):
-        if pod.ready or pod.phase == "Succeeded":
-            continue
-        if pod.held:
-            return f"; {pod.name}: {pod.held[:_HINT_MAX]}"
-        for container in pod.containers:
-            if container.waiting and container.waiting[0] not in ("ContainerCreating", "PodInitializing"):
-                reason, message = container.waiting
-                return f"; {pod.name}: {reason}{f': {message[:_HINT_MAX]}' if message else ''}"
-    return ""
-
-
-def _with_event(plan: Plan, status: Mapping[str, Any], event: Happened) -> Plan:
-    """The plan with an Event, unless Ready says the same thing already."""
-    ready = c.found(status, c.READY)
-    if ready.get("reason") == event.reason and ready.get("message") == event.message[: c.MESSAGE_MAX]:
-        return plan
-    return replace(plan, events=(*plan.events, event))
+    plan = Plan(status=merged(status, facts, {}, generation=job.generation, now=now), again_s=60.0)
+    return with_event(plan, status, Happened("Warning", c.INVALID_TEMPLATE, refusal))

@@ -43,6 +43,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--server-image", required=True, help="image of servers, for jobs that name none")
     add("--server-pull-policy", default="IfNotPresent", choices=("Always", "IfNotPresent", "Never"))
+    add("--gang", default="", choices=("", "Volcano", "Coscheduling"), help="whose PodGroups to write (none)")
     add("--lease-namespace", default="", help="where the lease is (the operator's own namespace)")
     add("--lease-name", default="tablebay-operator", help="its name (tablebay-operator)")
     add("--http-port", type=_number(0, 65535), default=8080, help="/metrics, /healthz, /readyz (8080)")
@@ -80,7 +81,9 @@ def run(options: argparse.Namespace) -> int:
     return run_operator(
         Config(
             namespaces=tuple(options.namespace),
-            defaults=Defaults(options.server_image, options.server_pull_policy, own_namespace()),
+            defaults=Defaults(
+                options.server_image, options.server_pull_policy, own_namespace(), options.gang
+            ),
             lease_namespace=options.lease_namespace or own_namespace(),
             lease_name=options.lease_name,
             http_port=options.http_port,

@@ -13,7 +13,7 @@ from typing import Any
 from tablebay.client import environment as names
 from tablebay.client.job import TrainingJob, Workers
 from tablebay.client.tables import dump_tables
-from tablebay.operator.cluster import Manifest
+from tablebay.operator.cluster import POD_GROUPS, Manifest
 from tablebay.operator.native_policy import NO_LIMIT, judged_here, native_rules, success
 from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION, SERVER_COUNT_ANNOTATION
 
@@ -83,11 +83,13 @@ class Defaults:
     """What the chart says of pods. server_image: for jobs that name none.
 
     operator_namespace: from where the operator's pods speak with servers, "" where it runs outside the cluster.
+    gang: the scheduler whose PodGroups the operator may write, "" if none.
     """
 
     server_image: str
     server_pull_policy: str
     operator_namespace: str = ""
+    gang: str = ""
 
 
 def labels(job: JobObject, role: str) -> dict[str, str]:
@@ -119,16 +121,19 @@ def child_names(job: JobObject) -> frozenset[tuple[str, str]]:
             ("PodDisruptionBudget", f"{job.name}-servers"),
             ("PodMonitor", job.name),
             ("NetworkPolicy", job.name),
+            ("PodGroup", job.name),
         }
     )
 
 
-def unwanted(job: JobObject) -> list[tuple[str, str]]:
-    """Kind and name of what a job may have had before its spec was changed, and is not to have any more."""
+def unwanted(job: JobObject, *, servers_run: bool = True) -> list[tuple[str, str]]:
+    """Kind and name of what a job may have had before, and is not to have any more."""
     spec = job.model.spec
     return [
         *([("PodMonitor", job.name)] if spec.monitoring.pod_monitor == "Disabled" else ()),
         *([("NetworkPolicy", job.name)] if spec.network.policy == "Open" else ()),
+        # Without pods it would hold a place in its queue.
+        *([("PodGroup", job.name)] if not servers_run else ()),
     ]
 
 
@@ -144,11 +149,13 @@ def children(
     recorded_image: str,
     pod_monitors: bool = False,
     servers_run: bool = True,
+    pods_at_once: int = 0,
 ) -> list[Manifest]:
     """Every object of a job that has not ended, in the order in which they are made.
 
     recorded_image: of the StatefulSet that is there, "" if there is none. A newer chart does not change it.
     pod_monitors: the cluster knows PodMonitors. servers_run: no, of a job that is suspended.
+    pods_at_once: that must find room together; 0: there is no PodGroup.
     """
     image = server_image(job, defaults, recorded_image)
     return [
@@ -160,6 +167,7 @@ def children(
         worker_job(job),
         stateful_set(job, defaults, image, run=servers_run),
         disruption_budget(job),
+        *([pod_group(job, pods_at_once)] if pods_at_once and servers_run else ()),
         *([network_policy(job, defaults)] if job.model.spec.network.policy == "Isolated" else ()),
         *([pod_monitor(job)] if pod_monitors and job.model.spec.monitoring.pod_monitor != "Disabled" else ()),
     ]
@@ -230,6 +238,28 @@ def disruption_budget(job: JobObject) -> Manifest:
             "selector": {"matchLabels": selector(job, SERVER)},
         },
     )
+
+
+def pod_group(job: JobObject, members: int) -> Manifest:
+    """For the scheduler of spec.scheduling.gang: so many of the job's pods find room together, or none does."""
+    scheduling = job.model.spec.scheduling
+    spec: dict[str, Any] = {"minMember": members}
+    if scheduling.gang == "Volcano":
+        if scheduling.queue:
+            spec["queue"] = scheduling.queue
+        if scheduling.priority_class_name:
+            spec["priorityClassName"] = scheduling.priority_class_name
+    return _object(job, POD_GROUPS[scheduling.gang].api, "PodGroup", job.name, "job", spec=spec)
+
+
+def _join_gang(job: JobObject, metadata: dict[str, Any], pod: dict[str, Any]) -> None:
+    """What of a pod says to which PodGroup it belongs."""
+    gang = job.model.spec.scheduling.gang
+    if gang == "Volcano":
+        metadata["annotations"]["scheduling.k8s.io/group-name"] = job.name
+        pod.setdefault("schedulerName", "volcano")
+    elif gang == "Coscheduling":
+        metadata["labels"]["scheduling.x-k8s.io/pod-group"] = job.name
 
 
 def network_policy(job: JobObject, defaults: Defaults) -> Manifest:
@@ -608,6 +638,7 @@ def _pod_template(job: JobObject, role: str, given: Mapping[str, Any] | None) ->
         pod.setdefault("priorityClassName", scheduling.priority_class_name)
     if scheduling.scheduler_name:
         pod.setdefault("schedulerName", scheduling.scheduler_name)
+    _join_gang(job, metadata, pod)
     return template
 
 

@@ -44,7 +44,8 @@ class Observed:
     """A job's children. fresh: read from the API server for this decision, not from a cache.
 
     settled: the generation at which the operator left each child, where it knows that.
-    pod_monitors: the cluster knows PodMonitors. conflicts, refusal, claim: what stood in the way of the plan before.
+    pod_monitors: the cluster knows PodMonitors. pod_groups: the scheduler whose PodGroups it knows, "" if none.
+    conflicts, refusal, claim: what stood in the way of the plan before.
     """
 
     children: Mapping[tuple[str, str], Child]
@@ -52,6 +53,7 @@ class Observed:
     progress: Progress = field(default_factory=Progress)
     settled: Mapping[str, int] = field(default_factory=dict)
     pod_monitors: bool = False
+    pod_groups: str = ""
     conflicts: Sequence[str] = ()
     refusal: str = ""
     claim: str = ""

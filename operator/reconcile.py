@@ -19,6 +19,7 @@ from tablebay.operator.cluster import (
     DISRUPTION_BUDGETS,
     JOBS,
     NETWORK_POLICIES,
+    POD_GROUPS,
     POD_MONITORS,
     PODS,
     SERVICE_ACCOUNTS,
@@ -77,6 +78,9 @@ class Reconciler:
         self._recorder = recorder
         self._queue = queue
         self._defaults = defaults
+        self._resources = dict(_RESOURCES)
+        if defaults.gang:
+            self._resources["PodGroup"] = POD_GROUPS[defaults.gang]
         self._now = now
         self._models: dict[Key, tuple[str, int, TrainingJob]] = {}
         # By uid of a child: the generation at which the last write of ours left it.
@@ -198,11 +202,12 @@ class Reconciler:
             progress=self._poller.of_job(key, job.uid),
             settled=self._settled.get(key, {}),
             pod_monitors="PodMonitor" in self._children,
+            pod_groups=self._defaults.gang if "PodGroup" in self._children else "",
         )
 
     async def _live(self, key: Key, job: JobObject) -> Observed:
         query = {"labelSelector": f"{JOB_LABEL}={key[1]}"}
-        resources = [PODS, *(_RESOURCES[kind] for kind in self._children)]
+        resources = [PODS, *(self._resources[kind] for kind in self._children)]
         lists = await asyncio.gather(
             *(self._cluster.list_all(resource, key[0], query) for resource in resources)
         )
@@ -221,6 +226,7 @@ class Reconciler:
             progress=self._poller.of_job(key, job.uid),
             settled=self._settled.get(key, {}),
             pod_monitors="PodMonitor" in self._children,
+            pod_groups=self._defaults.gang if "PodGroup" in self._children else "",
             fresh=True,
         )
 
@@ -245,11 +251,11 @@ class Reconciler:
         for patch in plan.patches:
             body = {**patch.body, "metadata": dict(patch.body.get("metadata", {}))}
             body["metadata"]["resourceVersion"] = patch.child.resource_version
-            resource = _RESOURCES[patch.child.kind]
+            resource = self._resources[patch.child.kind]
             live = await self._cluster.patch(resource, key[0], patch.child.name, body)
             self._remember(key, live)
         for kind, name, uid, version in plan.deletes:
-            await self._cluster.delete(_RESOURCES[kind], key[0], name, uid=uid, resource_version=version)
+            await self._cluster.delete(self._resources[kind], key[0], name, uid=uid, resource_version=version)
             _LOG.info("child.deleted", extra={"job": "/".join(key), "kind": kind, "child": name})
         if plan.delete_job:
             await self._cluster.delete(TRAINING_JOBS, *key, uid=job.uid)

@@ -18,7 +18,7 @@ import kopf
 from tablebay import __version__
 from tablebay.client.environment import JOB_LABEL
 from tablebay.operator import handlers, probes, projections
-from tablebay.operator.cluster import POD_MONITORS, PODS, ApiError, Cluster, Resource
+from tablebay.operator.cluster import POD_GROUPS, POD_MONITORS, PODS, ApiError, Cluster, Resource
 from tablebay.operator.informers import Informer, Store
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.lease import Lease
@@ -67,6 +67,8 @@ class _Operator:
         self._lease: Lease | None = None
         self._informers: dict[str, Informer[Any]] = {}
         self._kopf_ready = asyncio.Event()
+        # Whether the cluster knows PodGroups has been asked, where they are wanted.
+        self._gang_asked = asyncio.Event()
 
     async def run(self) -> int:
         """The whole life; its exit code."""
@@ -148,10 +150,15 @@ class _Operator:
             "lease": asyncio.create_task(self._lease.keep()),
             "stop": asyncio.create_task(stop.wait()),
             "compare": asyncio.create_task(self._compare(cluster)),
-            "monitors": asyncio.create_task(self._find_pod_monitors(cluster, children)),
+            "monitors": asyncio.create_task(self._find(cluster, POD_MONITORS, children)),
             "resync": asyncio.create_task(self._resync()),
             "workers": asyncio.create_task(self._work(workers)),
         }
+        gang = config.defaults.gang
+        if gang:
+            tasks["gang"] = asyncio.create_task(self._find(cluster, POD_GROUPS[gang], children))
+        else:
+            self._gang_asked.set()
         await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
         ended = next(name for name, task in tasks.items() if task.done())
         if ended == "lease":
@@ -183,23 +190,28 @@ class _Operator:
         )
         return informer
 
-    async def _find_pod_monitors(self, cluster: Cluster, children: dict[str, Store[Any]]) -> None:
-        """PodMonitors are made where the cluster knows them, also if it learns them later."""
+    async def _find(self, cluster: Cluster, resource: Resource, children: dict[str, Store[Any]]) -> None:
+        """Objects of a kind of somebody else's are made where the cluster knows it, also if it learns it later."""
         while True:
             try:
-                if await cluster.serves(POD_MONITORS):
+                if await cluster.serves(resource):
                     break
+                if resource.kind == "PodGroup":
+                    self._gang_asked.set()
             except ApiError as error:
-                _LOG.info("podmonitors.unknown", extra={"cause": str(error)})
+                _LOG.info("kind.unknown", extra={"kind": resource.kind, "cause": str(error)})
             await asyncio.sleep(DISCOVER_S)
-        informer = self._watch(cluster, POD_MONITORS, projections.child)
+        informer = self._watch(cluster, resource, projections.child)
         await informer.synced()
-        children[POD_MONITORS.kind] = informer
+        children[resource.kind] = informer
+        if resource.kind == "PodGroup":
+            self._gang_asked.set()
         for body in self._jobs.bodies():
             self._queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
         await asyncio.Event().wait()
 
     async def _work(self, workers: Workers) -> None:
+        await self._gang_asked.wait()
         for informer in list(self._informers.values()):
             await informer.synced()
         _LOG.info("watches.synced", extra={"objects": {k: len(i) for k, i in self._informers.items()}})

@@ -61,15 +61,17 @@ class World:
     now: datetime.datetime = BEGAN
     progress: Progress = field(default_factory=Progress)
     settled: dict[str, int] = field(default_factory=dict)
+    defaults: Defaults = DEFAULTS
+    pod_groups: str = ""
     writes: int = 0
     plan: Plan = field(default_factory=Plan)
 
     def look(self) -> Plan:
         """Decide, on fresh reads if that is asked for, and do it."""
-        self.plan = decide(self.job, self.observed(), self.status, DEFAULTS, self.now)
+        self.plan = decide(self.job, self.observed(), self.status, self.defaults, self.now)
         if self.plan.confirm:
             fresh = replace(self.observed(), fresh=True)
-            self.plan = decide(self.job, fresh, self.status, DEFAULTS, self.now)
+            self.plan = decide(self.job, fresh, self.status, self.defaults, self.now)
             assert not self.plan.confirm, "asked for fresh reads on fresh reads"
         for manifest in self.plan.applies:
             self._apply(manifest)
@@ -98,7 +100,13 @@ class World:
             key: project.get(key[0], projections.child)(body) for key, body in self.objects.items()
         }
         pods: list[Pod] = [projections.pod(pod) for pod in self.pods.values()]
-        return Observed(children=children, pods=pods, progress=self.progress, settled=self.settled)
+        return Observed(
+            children=children,
+            pods=pods,
+            progress=self.progress,
+            settled=self.settled,
+            pod_groups=self.pod_groups,
+        )
 
     def _apply(self, manifest: dict[str, Any]) -> None:
         key = (manifest["kind"], manifest["metadata"]["name"])

@@ -346,7 +346,8 @@ class TestRights:
                     for resource in rule["resources"]:
                         assert f"{group}/{resource}" not in rights
                         rights[f"{group}/{resource}"] = set(rule["verbs"])
-            assert rights == RIGHTS
+            gang = {"scheduling.x-k8s.io/podgroups": CREATED} if name == "namespaced" else {}
+            assert rights == RIGHTS | gang
 
     def test_every_right_is_documented(self) -> None:
         """docs/install.md names each resource."""
@@ -360,6 +361,22 @@ class TestRights:
         assert all("namespace" in item["metadata"] for item in found)
         roles = [item for item in of_kind("namespaced", "RoleBinding") if item["metadata"]["name"] == "tb"]
         assert [role["metadata"]["namespace"] for role in roles] == ["ads", "search"]
+
+    def test_podgroups_are_written_only_where_a_gang_is_enabled(self) -> None:
+        """With gang.scheduler those of that scheduler, and the operator is told of it; else no rule speaks of them."""
+
+        def groups(name: str) -> set[str]:
+            return {
+                group
+                for kind in ("Role", "ClusterRole")
+                for role in of_kind(name, kind)
+                for rule in role["rules"]
+                if "podgroups" in rule["resources"]
+                for group in rule["apiGroups"]
+            }
+
+        assert groups("namespaced") == {"scheduling.x-k8s.io"}
+        assert groups("default") == set()
 
     def test_the_lease_is_one_and_named(self) -> None:
         """Leases other than its own can only be created; of accounts it reads its own, which owns the lease."""
@@ -443,7 +460,7 @@ class TestCommands:
             "--burst 200",
             "namespaced": "--namespace ads --namespace search "
             "--server-image registry.example/tablebay:1.0-server --server-pull-policy Never "
-            "--lease-namespace ml --lease-name tb --http-port 8080 --concurrency 4 --qps 20 --burst 30",
+            "--gang Coscheduling --lease-namespace ml --lease-name tb --http-port 8080 --concurrency 4 --qps 20 --burst 30",
         }
         for name, flags in wanted.items():
             (container,) = of_kind(name, "Deployment")[0]["spec"]["template"]["spec"]["containers"]

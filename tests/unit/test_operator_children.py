@@ -59,7 +59,11 @@ JOBS: dict[str, dict[str, Any]] = {
         "scheduling": {"priorityClassName": "prod", "schedulerName": "other"},
         "monitoring": {"podMonitor": "Enabled"},
     },
+    "volcano": {"scheduling": {"gang": "Volcano", "queue": "ads", "priorityClassName": "prod"}},
+    "coscheduling": {"scheduling": {"gang": "Coscheduling", "schedulerName": "coscheduler"}},
 }
+# A job with a gang has a PodGroup, which wants so many pods at once.
+AT_ONCE = {"volcano": 4, "coscheduling": 2}
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -67,7 +71,8 @@ def test_the_objects_of_a_job_are_the_golden_ones(name: str) -> None:
     """A change of what the operator makes shows in the diff of a file; write it anew with WRITE_GOLDEN=1."""
     import os
 
-    text = yaml.safe_dump_all(manifests_of(job_object(JOBS[name]), pod_monitors=True), sort_keys=False)
+    options = {"pod_monitors": True, "pods_at_once": AT_ONCE.get(name, 0)}
+    text = yaml.safe_dump_all(manifests_of(job_object(JOBS[name]), **options), sort_keys=False)
     file = GOLDEN / f"{name}.yaml"
     if os.environ.get("WRITE_GOLDEN"):
         file.write_text(text)

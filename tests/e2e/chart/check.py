@@ -44,6 +44,7 @@ BAD = (
     ("--set=image.digest=1", "at '/image': additional properties 'digest'"),
     ("--set=resources.claims=1", "at '/resources': additional properties 'claims'"),
     ("--set=crds.install=maybe", "at '/crds/install': got string, want boolean"),
+    ("--set=gang.scheduler=Kueue", "at '/gang/scheduler'"),
     ("--set=replicas=0", "at '/replicas'"),
     ("--set=resources.limits.memory=lots", "at '/resources/limits/memory'"),
     ("--set=watchNamespaces={A}", "at '/watchNamespaces/0'"),

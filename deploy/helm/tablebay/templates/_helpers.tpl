@@ -123,4 +123,11 @@ capabilities:
   resources:
   - podmonitors
   verbs: [get, list, watch, create, patch, delete]
+{{- with .Values.gang.scheduler }}
+- apiGroups:
+  - {{ if eq . "Volcano" }}scheduling.volcano.sh{{ else }}scheduling.x-k8s.io{{ end }}
+  resources:
+  - podgroups
+  verbs: [get, list, watch, create, patch, delete]
+{{- end }}
 {{- end }}

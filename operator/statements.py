@@ -1,0 +1,174 @@
+"""What the status and the Events say of a job: pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tablebay.operator import conditions as c
+from tablebay.operator import failure_rules, manifests
+from tablebay.operator.conditions import Fact
+from tablebay.operator.manifests import WORKER
+from tablebay.operator.plans import Happened, Plan
+from tablebay.operator.projections import Pod
+from tablebay.operator.world import World, text_of
+
+HINT_MAX = 300
+
+
+def readiness(world: World) -> list[Fact]:
+    """How many of the servers and workers are ready."""
+    servers, replicas = world.servers_ready, world.server_replicas
+    found = world.worker_job
+    workers = (found.ready + found.succeeded) if found is not None else 0
+    return [
+        Fact(
+            c.SERVERS_READY,
+            servers >= replicas,
+            "AllReady" if servers >= replicas else "NotReady",
+            f"{servers} of {replicas}",
+        ),
+        Fact(
+            c.WORKERS_READY,
+            workers >= world.worker_replicas,
+            "AllReady" if workers >= world.worker_replicas else "NotReady",
+            f"{workers} of {world.worker_replicas}",
+        ),
+    ]
+
+
+def status_of(
+    world: World,
+    facts: Sequence[Fact],
+    status: Mapping[str, Any],
+    now: datetime.datetime,
+    *,
+    image: str = "",
+) -> dict[str, Any]:
+    """The whole status: these conditions, and the numbers that the objects show."""
+    job, found = world.job, world.worker_job
+    ready = world.servers_ready
+    workers = found.ready + found.succeeded if found is not None else 0
+    content: dict[str, Any] = {
+        "servers": {
+            "replicas": world.server_replicas,
+            "ready": ready,
+            "readyText": f"{ready}/{world.server_replicas}",
+        },
+        "workers": {
+            # Of how many there are, by whom a scale of theirs is watched.
+            "replicas": world.worker_replicas if found is None else found.completions,
+            "ready": workers,
+            "succeeded": found.succeeded if found is not None else 0,
+            "failed": world.failures,
+            "readyText": f"{workers}/{world.worker_replicas}",
+            "selector": ",".join(
+                f"{name}={value}" for name, value in manifests.selector(job, WORKER).items()
+            ),
+        },
+        "restarts": {"total": world.failures},
+    }
+    if job.model.spec.run_policy.failure_policy.window_seconds is not None:
+        content["restarts"]["inWindow"] = failure_rules.budget(world, now).used
+    image = image or status.get("servers", {}).get("image", "")
+    if image:
+        content["servers"]["image"] = image
+    if found is None and (c.is_true(status, c.COMPLETE) or c.is_true(status, c.FAILED)):
+        # The workers' Job is gone, and with it the numbers.
+        content["workers"] = dict(status.get("workers", content["workers"]))
+        content["restarts"] = dict(status.get("restarts", content["restarts"]))
+    if found is not None and (world.paused.started or found.started):
+        content["startTime"] = world.paused.started or found.started
+    if world.observed.progress.values:
+        content["progress"] = {**status.get("progress", {}), **world.observed.progress.values}
+    if world.observed.progress.checkpoint:
+        content["checkpoint"] = {**status.get("checkpoint", {}), **world.observed.progress.checkpoint}
+    if not status.get("firstFailure"):
+        # Of a job that has ended the servers are deleted: that is no failure, unless it ended for want of one.
+        over = any(
+            fact.type in (c.COMPLETE, c.FAILED, c.FINISHING, c.SUSPENDED) and fact.reason != c.SERVER_LOST
+            for fact in facts
+        )
+        failure = first_failure(world, servers_are_wanted=not over)
+        if failure:
+            content["firstFailure"] = failure
+    return merged(status, facts, content, generation=job.generation, now=now)
+
+
+def merged(
+    status: Mapping[str, Any],
+    facts: Sequence[Fact],
+    content: Mapping[str, Any],
+    *,
+    generation: int,
+    now: datetime.datetime,
+) -> dict[str, Any]:
+    """The status before with these conditions, and with this content in place of its own."""
+    return {
+        **{name: value for name, value in status.items() if name != "conditions"},
+        **content,
+        "observedGeneration": generation,
+        "conditions": c.conditions(
+            facts, status.get("conditions") or (), generation=generation, now=text_of(now)
+        ),
+    }
+
+
+def first_failure(world: World, *, servers_are_wanted: bool = True) -> dict[str, Any]:
+    """The container that failed first, of the pods that are still there and were not told to end."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for pod in (*world.workers, *(world.servers if servers_are_wanted else ())):
+        if pod.deleting:
+            continue
+        for container in pod.containers:
+            for ended in (container.ended_before, container.ended):
+                if ended is None or (ended.exit_code == 0 and pod.role == WORKER):
+                    continue
+                failure: dict[str, Any] = {
+                    "pod": pod.name,
+                    "node": pod.node,
+                    "container": container.name,
+                    "exitCode": ended.exit_code,
+                    "reason": ended.reason or "Error",
+                    "message": ended.message,
+                }
+                if ended.signal:
+                    failure["signal"] = ended.signal
+                rule = failure_rules.rule_of(world, pod, ended)
+                if rule:
+                    failure["rule"] = rule
+                if ended.finished:
+                    failure["time"] = ended.finished
+                found.append((ended.finished, failure))
+    if found:
+        return min(found, key=lambda one: one[0])[1]
+    # One that comes back is no failure by itself.
+    lost = world.lost_servers() if servers_are_wanted and not world.durable else []
+    if lost:
+        index, what = lost[0]
+        return {"pod": f"{world.job.servers_name}-{index}", "reason": "Lost", "message": what}
+    return {}
+
+
+def hint(pods: Sequence[Pod]) -> str:
+    """Why the first pod that is not ready is not, in the words of the scheduler or the kubelet."""
+    for pod in sorted(pods, key=lambda pod: pod.index):
+        if pod.ready or pod.phase == "Succeeded":
+            continue
+        if pod.held:
+            return f"; {pod.name}: {pod.held[:HINT_MAX]}"
+        for container in pod.containers:
+            if container.waiting and container.waiting[0] not in ("ContainerCreating", "PodInitializing"):
+                reason, message = container.waiting
+                return f"; {pod.name}: {reason}{f': {message[:HINT_MAX]}' if message else ''}"
+    return ""
+
+
+def with_event(plan: Plan, status: Mapping[str, Any], event: Happened) -> Plan:
+    """The plan with an Event, unless Ready says the same thing already."""
+    ready = c.found(status, c.READY)
+    if ready.get("reason") == event.reason and ready.get("message") == event.message[: c.MESSAGE_MAX]:
+        return plan
+    return replace(plan, events=(*plan.events, event))
