@@ -57,6 +57,8 @@ from tablebay.operator.world import Paused, World, moment, text_of
 LAST_REPORT_S = 30.0
 # How long a job's end may wait to be in its status before anything is deleted.
 UNRECORDED_S = 120.0
+# How long a deletion lasts at most whose beginning cannot be noted.
+UNSAID_S = 86_400.0
 CONFLICT_S = 5.0
 
 
@@ -552,9 +554,11 @@ def _stage(world: World, occasion: str, elapsed_s: float, *, done: bool = False)
 
 
 def _ends_something(world: World, halt: _Halt) -> bool:
-    """Whether the next step of ending takes pods away."""
+    """Whether the next step of ending takes pods away, or holds that no worker is left that pushes."""
     found = world.worker_job
     holds = found is not None and not found.suspended and not found.deleting
+    if halt.stage == "checkpoint" and not world.observed.progress.kept:
+        return True
     return holds or (halt.stage in ("servers", "done") and not _scaled(world))
 
 
@@ -607,8 +611,14 @@ def _halting(world: World, halt: _Halt) -> str:
 def _deleting(world: World, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
     """For a job that its user has deleted, and that waits for a last checkpoint."""
     job, found = world.job, world.worker_job
-    elapsed_s = max(0.0, (now - moment(job.deleted, now)).total_seconds())
-    halt = _stage(world, "Delete", elapsed_s)
+    # From the first look at it, by the clock that looks: one that hears of it late ends nothing early. A status that
+    # cannot be written keeps no job for ever.
+    known = c.found(status, c.DELETING)
+    began = moment(known.get("lastTransitionTime", ""), now) if known.get("status") == "True" else now
+    elapsed_s = max(
+        (now - began).total_seconds(), (now - moment(job.deleted, now)).total_seconds() - UNSAID_S
+    )
+    halt = _stage(world, "Delete", max(0.0, elapsed_s))
     ended = (
         found is None
         or found.completed
@@ -624,7 +634,11 @@ def _deleting(world: World, status: Mapping[str, Any], now: datetime.datetime) -
     servers = world.stateful_set
     if halt.stage == "servers" and servers is not None and not _scaled(world):
         patches.append(Patch(servers, {"spec": {"replicas": 0}}))
-    facts = [Fact(c.READY, False, c.DELETING, _halting(world, halt)), *readiness(world)]
+    facts = [
+        Fact(c.READY, False, c.DELETING, _halting(world, halt)),
+        *readiness(world),
+        Fact(c.DELETING, True, c.DELETING, "it goes when a last checkpoint is made, or its time is over"),
+    ]
     return Plan(
         status=status_of(world, facts, status, now),
         patches=patches,

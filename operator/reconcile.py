@@ -7,7 +7,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tablebay.client.environment import DATA_PORT, JOB_LABEL
@@ -54,6 +54,20 @@ CHILDREN: dict[Resource, Callable[[Mapping[str, Any]], projections.Child]] = {
 _RESOURCES = {resource.kind: resource for resource in (*CHILDREN, POD_MONITORS)}
 
 
+# A job whose objects are refused is tried again after so long, and ever later.
+REFUSED_FIRST_S, REFUSED_MAX_S = 1.0, 60.0
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """What the API server said of a job of this generation, how often in a row, and until when it is not asked."""
+
+    generation: int
+    words: str
+    times: int
+    until: float
+
+
 class Reconciler:
     """Brings jobs a step nearer to what they should be."""
 
@@ -85,6 +99,7 @@ class Reconciler:
         self._models: dict[Key, tuple[str, int, TrainingJob]] = {}
         # By uid of a child: the generation at which the last write of ours left it.
         self._settled: dict[Key, dict[str, int]] = {}
+        self._refused: dict[Key, _Refused] = {}
 
     async def reconcile(self, key: Key) -> None:
         """One look. Raises ApiError where the look is to be repeated later."""
@@ -146,6 +161,7 @@ class Reconciler:
     def _forget(self, key: Key) -> None:
         self._models.pop(key, None)
         self._settled.pop(key, None)
+        self._refused.pop(key, None)
         self._poller.forget(key)
         self._queue.forget(key)
 
@@ -234,6 +250,11 @@ class Reconciler:
 
     async def _carry_out(self, key: Key, job: JobObject, plan: Plan) -> dict[str, Any]:
         """Do it. What stands in the way of it: `conflicts` or `refusal` for another decision."""
+        refused = self._refused.get(key)
+        # Each refusal may be in other words, and so another status, of which the watch tells: a reason to look.
+        held = refused is not None and refused.generation == job.generation
+        if plan.applies and refused is not None and held and self._queue.now() < refused.until:
+            return {"refusal": refused.words}
         if plan.first:
             taken = await self._taken(job, plan)
             if taken:
@@ -247,7 +268,10 @@ class Reconciler:
         except ApiError as error:
             if not error.refused:
                 raise
+            self._hold(key, job, error.message)
             return {"refusal": error.message}
+        if plan.applies:
+            self._refused.pop(key, None)
         for patch in plan.patches:
             body = {**patch.body, "metadata": dict(patch.body.get("metadata", {}))}
             body["metadata"]["resourceVersion"] = patch.child.resource_version
@@ -261,6 +285,14 @@ class Reconciler:
             await self._cluster.delete(TRAINING_JOBS, *key, uid=job.uid)
             _LOG.info("job.expired", extra={"job": "/".join(key)})
         return {}
+
+    def _hold(self, key: Key, job: JobObject, words: str) -> None:
+        """Ask the API server for the same no sooner than in a while, each time later."""
+        known = self._refused.get(key)
+        times = known.times + 1 if known is not None and known.generation == job.generation else 0
+        hold_s = min(REFUSED_MAX_S, REFUSED_FIRST_S * 2.0 ** min(times, 30))
+        self._refused[key] = _Refused(job.generation, words, times, self._queue.now() + hold_s)
+        self._queue.add_after(key, hold_s)
 
     async def _claim(self, job: JobObject) -> str:
         """Make the claim of the job's checkpoints if there is none and the job describes it; why it cannot be used."""

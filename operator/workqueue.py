@@ -37,6 +37,10 @@ class WorkQueue:
         self._later: list[tuple[float, Key]] = []
         self._changed = asyncio.Event()
 
+    def now(self) -> float:
+        """Seconds, by the clock that the queue goes by."""
+        return self._clock()
+
     def add(self, key: Key) -> None:
         """Have a key looked at as soon as a worker is free."""
         if key in self._waiting:

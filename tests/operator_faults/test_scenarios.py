@@ -253,17 +253,48 @@ def test_f42_a_namespace_that_ends_takes_no_new_objects() -> None:
         make(simulation, {})
         await simulation.until(lambda: False, 600.0)
         assert reason(simulation.job("flights")) == "InvalidTemplate"
-        assert len(simulation.calls) < 300
+        assert len(simulation.calls) < 220
         simulation.api.delete("trainingjobs", NAMESPACE, "flights")
         await gone(simulation)
 
     asyncio.run(life())
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_bug_a_refusal_in_other_words_each_time_is_no_storm(durable: bool) -> None:
+    """Each writes another status, which is a reason to look again: it was tried without a pause."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        refusals = 0
+
+        def refuse(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+            nonlocal refusals
+            if call.verb in ("apply", "create") and call.kind != "Event":
+                refusals += 1
+                raise ApiError(403, "Forbidden", f"exceeded quota, request {refusals}")
+            return act()
+
+        simulation.trouble = refuse
+        make(simulation, DURABLE if durable else {})
+        await simulation.until(lambda: False, 600.0)
+        assert reason(simulation.job("flights")) == "InvalidTemplate"
+        assert 5 <= refusals <= 30
+        assert len(simulation.calls) < 350
+        # A change of the job is tried at once.
+        before = refusals
+        simulation.patch_job("flights", {"runPolicy": {"failurePolicy": {"maxRestarts": 8}}})
+        await simulation.until(lambda: False, 0.5)
+        assert refusals > before
+        simulation.trouble = None
+        await wait(simulation, "step 5", lambda: at_step(simulation, 5))
+
+    asyncio.run(life())
+
+
 @pytest.mark.parametrize(
     ("name", "hours"),
-    [(name, hours) for name in ("plain", "suspended", "worker lost") for hours in (-1, 1)]
-    + [("deleted", -1)],
+    [(name, hours) for name in ("plain", "suspended", "worker lost", "deleted") for hours in (-1, 1)],
 )
 def test_f43_an_operator_whose_clock_is_wrong_ends_nothing_early(
     name: str, hours: int, monkeypatch: pytest.MonkeyPatch

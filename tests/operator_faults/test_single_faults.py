@@ -14,10 +14,6 @@ from operator_faults.engine import (
     strike,
 )
 
-# Workers that the operator has not heard of yet are not waited for: their last steps may be missing in the last
-# checkpoint (docs/operator-faults.md).
-UNHEARD = {("deleted", "event: late"), ("suspended", "event: late")}
-
 
 @pytest.mark.parametrize("name", FIXTURES)
 def test_without_a_fault_all_oracles_hold(name: str) -> None:
@@ -42,10 +38,5 @@ def test_one_fault_changes_nothing_in_the_end(name: str, mode: str) -> None:
     async def run() -> list[str]:
         return [problem for number in numbers for problem in await strike(name, [(mode, number)])]
 
-    if (name, mode) in UNHEARD:
-        # Only that it ends, and leaves nothing.
-        problems = [problem for problem in asyncio.run(run()) if "O8" not in problem]
-        assert not problems, "\n".join(problems[:5])
-        return
     problems = asyncio.run(run())
     assert not problems, "\n".join([f"{len(problems)} problems", *problems[:5]])

@@ -460,7 +460,8 @@ class TestCommands:
             "--burst 200",
             "namespaced": "--namespace ads --namespace search "
             "--server-image registry.example/tablebay:1.0-server --server-pull-policy Never "
-            "--gang Coscheduling --lease-namespace ml --lease-name tb --http-port 8080 --concurrency 4 --qps 20 --burst 30",
+            "--gang Coscheduling --lease-namespace ml --lease-name tb --http-port 8080 --concurrency 4 "
+            "--qps 20 --burst 30",
         }
         for name, flags in wanted.items():
             (container,) = of_kind(name, "Deployment")[0]["spec"]["template"]["spec"]["containers"]

@@ -189,7 +189,7 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ),
         ("spec.elasticity", {"mode": "on"}, "spec.elasticity: unknown field"),
         ("spec.suspend", 0, "spec.suspend: found 0, wanted true or false"),
-        ("spec.scheduling", {"gang": "Kueue"}, "spec.scheduling.gang: unknown field"),
+        ("spec.scheduling", {"gnag": "Volcano"}, "spec.scheduling.gnag: unknown field"),
         (
             "spec.servers.podDisruptionBudget",
             {"maxUnavailable": 1},
