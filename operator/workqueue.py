@@ -33,6 +33,8 @@ class WorkQueue:
         self._working: set[Key] = set()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
+        # When a key that failed is looked at again.
+        self._retry_at: dict[Key, float] = {}
         self._due: dict[Key, float] = {}
         self._later: list[tuple[float, Key]] = []
         self._changed = asyncio.Event()
@@ -63,20 +65,30 @@ class WorkQueue:
 
     def retry(self, key: Key) -> float:
         """Have a key looked at again after a failure: each time later. Returns in how many seconds."""
+        now = self._clock()
+        left = self._retry_at.get(key, now) - now
+        if left > 0:
+            # Something has changed, and it was looked at before its time: no further failure, or a job with many
+            # events would soon wait for minutes.
+            self.add_after(key, left)
+            return left
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         wait = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 30))
         wait *= 1.0 + 0.2 * self._random.random()
+        self._retry_at[key] = now + wait
         self.add_after(key, wait)
         return wait
 
     def succeeded(self, key: Key) -> None:
         """The next failure of this key is its first."""
         self._failures.pop(key, None)
+        self._retry_at.pop(key, None)
 
     def forget(self, key: Key) -> None:
         """Drop all that is known of a key that is gone."""
         self._failures.pop(key, None)
+        self._retry_at.pop(key, None)
         self._due.pop(key, None)
 
     async def get(self) -> Key:

@@ -265,13 +265,13 @@ def _stale(changes: int) -> Fault:
 
 
 def trouble(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
-    """F7: 503 from this call on, for twenty seconds."""
+    """F7: 503 from this call on, for a minute."""
     simulation.trouble = _refused(503, "ServiceUnavailable")
 
     def over() -> None:
         simulation.trouble = None
 
-    simulation.at(simulation.now + 20.0, over)
+    simulation.at(simulation.now + 60.0, over)
     raise ApiError(503, "ServiceUnavailable", "no etcd")
 
 

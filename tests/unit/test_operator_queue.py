@@ -81,8 +81,12 @@ def test_of_two_times_the_earlier_one_counts() -> None:
 
 def test_each_failure_waits_longer_up_to_a_bound() -> None:
     """From 5 ms, doubled, to 5 minutes and a fifth; after a success it begins anew."""
-    queue = queue_of()
-    waits = [queue.retry(A) for _ in range(30)]
+    clock = Clock()
+    queue = queue_of(clock)
+    waits = []
+    for _ in range(30):
+        waits.append(queue.retry(A))
+        clock.now += waits[-1]
     assert BACKOFF_FIRST_S <= waits[0] <= 1.2 * BACKOFF_FIRST_S
     assert all(later > earlier for earlier, later in pairwise(waits[:15]))
     assert BACKOFF_MAX_S <= waits[-1] <= 1.2 * BACKOFF_MAX_S

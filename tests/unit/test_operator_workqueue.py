@@ -19,12 +19,30 @@ A, B = ("ads", "a"), ("ads", "b")
 @pytest.mark.parametrize("seed", range(5))
 def test_each_wait_is_twice_the_one_before_and_a_random_fifth(seed: int) -> None:
     """So that jobs that failed together do not come back together."""
-    queue = WorkQueue(randomness=random.Random(seed))
-    waits = [queue.retry(A) for _ in range(1100)]
+    now = 0.0
+    queue = WorkQueue(clock=lambda: now, randomness=random.Random(seed))
+    waits = []
+    for _ in range(1100):
+        waits.append(queue.retry(A))
+        now += waits[-1]
     for number, wait in enumerate(waits):
         least = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(number, 60))
         assert least <= wait <= 1.2 * least, f"seed {seed}: failure {number}"
     assert len(set(waits)) == len(waits), f"seed {seed}"
+
+
+def test_bug_events_while_a_key_waits_after_a_failure_do_not_prolong_the_wait() -> None:
+    """A job in which much happened while the API server was away for a minute was looked at five minutes later."""
+    now = 0.0
+    queue = WorkQueue(clock=lambda: now, randomness=random.Random(0))
+    while now < 60.0:
+        wait = queue.retry(A)
+        # Something changes long before the wait is over, and the look at it fails.
+        now += min(wait, 0.5)
+    assert queue.retry(A) <= 75
+    now += queue.retry(A)
+    queue.succeeded(A)
+    assert queue.retry(A) <= 2 * BACKOFF_FIRST_S
 
 
 def test_a_worker_that_waits_is_woken_by_an_earlier_time() -> None:
