@@ -50,9 +50,13 @@ class Monitoring(Model):
 
 
 class Network(Model):
-    """Who may speak with the job's pods."""
+    """Who may speak with the job's pods, and how they speak with one another."""
 
     policy: Literal["Isolated", "Open"] = Field(
         default="Isolated",
         description="Isolated: a NetworkPolicy lets the job's own pods and the operator in; Isolated if not given.",
+    )
+    tls: Literal["Enabled", "Disabled"] = Field(
+        default="Enabled",
+        description="Mutual TLS with a certificate for each pod. Disabled: plain, for whoever reaches the ports.",
     )

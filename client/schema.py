@@ -462,6 +462,14 @@ def _add_rules(spec: Schema) -> None:
             _comes_or_goes("tableDefaults"),
             _comes_or_goes("scheduling"),
             rule(
+                f"{_tls('self')} == {_tls('oldSelf')}",
+                "network.tls cannot change in a job that exists; undo the change, or delete the job and make it anew",
+                says=f"'network.tls cannot change in a job that exists: found %s, wanted %s'"
+                f".format([{_tls('self')}, {_tls('oldSelf')}])",
+                field=".network",
+                reason="FieldValueForbidden",
+            ),
+            rule(
                 "!has(oldSelf.tables) || (has(self.tables) "
                 "&& oldSelf.tables.all(o, self.tables.exists(n, n.name == o.name)))",
                 "a table cannot be taken out of a job that exists: its rows would be lost",
@@ -551,6 +559,11 @@ def _workers_rules(workers: Schema) -> list[Schema]:
             field=".replicas",
         ),
     ]
+
+
+def _tls(side: str) -> str:
+    """What network.tls is, with its default."""
+    return f"(has({side}.network) && has({side}.network.tls) ? {side}.network.tls : 'Enabled')"
 
 
 def _durability_rules() -> list[Schema]:

@@ -57,6 +57,7 @@ DISRUPTION_BUDGETS = Resource("policy/v1", "poddisruptionbudgets", "PodDisruptio
 NETWORK_POLICIES = Resource("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy")
 CLAIMS = Resource("v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 POD_MONITORS = Resource("monitoring.coreos.com/v1", "podmonitors", "PodMonitor")
+SECRETS = Resource("v1", "secrets", "Secret")
 EVENTS = Resource("v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io/v1", "leases", "Lease")
 
@@ -78,6 +79,7 @@ _BY_KIND = {
         NETWORK_POLICIES,
         POD_MONITORS,
         *POD_GROUPS.values(),
+        SECRETS,
     )
 }
 

@@ -10,6 +10,7 @@ READY, SERVERS_READY, WORKERS_READY = "Ready", "ServersReady", "WorkersReady"
 COMPLETE, FAILED = "Complete", "Failed"
 MONITORED, GANG = "Monitored", "Gang"
 SUSPENDED = "Suspended"
+SECURE = "Secure"
 
 # Why Ready is what it is.
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"
@@ -18,6 +19,8 @@ FINISHING, COMPLETED = "Finishing", "Completed"
 SERVER_RECOVERING, SUSPENDING, DELETING = "ServerRecovering", "Suspending", "Deleting"
 # Of a destination that cannot be used; of a job that has nothing to be suspended to.
 CLAIM_UNUSABLE, NO_CHECKPOINT = "ClaimUnusable", "NoCheckpoint"
+# Why Secure is what it is.
+MUTUAL_TLS, TLS_DISABLED, MADE_PLAIN = "MutualTLS", "TLSDisabled", "MadePlain"
 # The servers ended without a last checkpoint.
 NOT_ALL_KEPT = "NotAllKept"
 SERVER_LOST, WORKERS_FAILED, DEADLINE_EXCEEDED = "ServerLost", "WorkersFailed", "DeadlineExceeded"

@@ -48,6 +48,7 @@ from tablebay.operator.statements import (
     hint,
     merged,
     readiness,
+    secure,
     status_of,
     with_event,
 )
@@ -106,7 +107,8 @@ def decide(
     foreign = [f"{child.kind} {child.name}" for child in observed.children.values() if child.owner != job.uid]
     if job.deleting:
         own_children = {key: one for key, one in observed.children.items() if one.owner == job.uid}
-        return _deleting(World(job, replace(observed, children=own_children)), status, now)
+        world = World(job, replace(observed, children=own_children))
+        return replace(_deleting(world, status, now), tls="use" if world.tls else "")
     if foreign or observed.conflicts:
         return _conflicting(job, [*foreign, *observed.conflicts], status, now)
     if observed.refusal:
@@ -119,8 +121,8 @@ def decide(
     world = World(job, observed)
     end = _end(world, status, now)
     if end is not None:
-        return _ending(world, end, status, now)
-    return _running(world, status, defaults, now)
+        return replace(_ending(world, end, status, now), tls="use" if world.tls else "")
+    return replace(_running(world, status, defaults, now), tls="keep" if world.tls else "")
 
 
 # ---- how a job ends
@@ -359,6 +361,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         pod_monitors=observed.pod_monitors,
         servers_run=servers_run,
         pods_at_once=gangs.members(world, released=_released(world, suspend=suspend)) if gang else 0,
+        tls=world.tls,
     )
     applies = [
         manifest
@@ -407,7 +410,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         state = Fact(c.READY, False, c.STARTING_WORKERS, text + again + hint(world.workers))
     else:
         state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
-    facts = [state, *readiness(world)]
+    facts = [state, *readiness(world), secure(world)]
     facts += gangs.fact(world, defaults, next((one for one in wanted if one["kind"] == "PodGroup"), None))
     if halt is not None:
         facts.append(Fact(c.SUSPENDED, halt.stage == "done", state.reason, state.message))

@@ -49,6 +49,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--http-port", type=_number(0, 65535), default=8080, help="/metrics, /healthz, /readyz (8080)")
     add("--concurrency", type=_number(1, 256), default=8, help="jobs looked at side by side (8)")
     add("--qps", type=_number(1, 100_000), default=100, help="writes a second to the API server (100)")
+    add(
+        "--spread-seconds",
+        type=_number(1, 86_400),
+        default=300,
+        help="how long a change of a Secret takes to reach every pod, at most (300)",
+    )
     add("--burst", type=_number(1, 100_000), default=200, help="writes at once after a quiet time (200)")
 
 
@@ -90,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
             concurrency=options.concurrency,
             qps=float(options.qps),
             burst=options.burst,
+            spread_s=float(options.spread_seconds),
         )
     )
 

@@ -7,15 +7,21 @@ import datetime
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tablebay.client import environment as names
 from tablebay.client.job import TrainingJob, Workers
 from tablebay.client.tables import dump_tables
+from tablebay.operator import pod_tls
 from tablebay.operator.cluster import POD_GROUPS, Manifest
 from tablebay.operator.native_policy import NO_LIMIT, judged_here, native_rules, success
-from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION, SERVER_COUNT_ANNOTATION
+from tablebay.operator.projections import (
+    HASH_ANNOTATION,
+    IMAGE_ANNOTATION,
+    SERVER_COUNT_ANNOTATION,
+    TLS_ANNOTATION,
+)
 
 SERVER, WORKER = "server", "worker"
 SERVER_CONTAINER = "server"
@@ -48,6 +54,7 @@ class JobObject:
     # When it was told to go, and who holds it.
     deleted: str = ""
     finalizers: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def servers_name(self) -> str:
@@ -150,12 +157,13 @@ def children(
     pod_monitors: bool = False,
     servers_run: bool = True,
     pods_at_once: int = 0,
+    tls: bool = True,
 ) -> list[Manifest]:
     """Every object of a job that has not ended, in the order in which they are made.
 
     recorded_image: of the StatefulSet that is there, "" if there is none. A newer chart does not change it.
     pod_monitors: the cluster knows PodMonitors. servers_run: no, of a job that is suspended.
-    pods_at_once: that must find room together; 0: there is no PodGroup.
+    pods_at_once: that must find room together; 0: there is no PodGroup. tls: between its pods.
     """
     image = server_image(job, defaults, recorded_image)
     return [
@@ -164,8 +172,8 @@ def children(
         ),
         _service(job, f"{job.name}-servers", SERVER, _SERVER_PORTS),
         _service(job, f"{job.name}-workers", WORKER, (("master", MASTER_PORT),)),
-        worker_job(job),
-        stateful_set(job, defaults, image, run=servers_run),
+        worker_job(job, defaults, image, tls=tls),
+        stateful_set(job, defaults, image, run=servers_run, tls=tls),
         disruption_budget(job),
         *([pod_group(job, pods_at_once)] if pods_at_once and servers_run else ()),
         *([network_policy(job, defaults)] if job.model.spec.network.policy == "Isolated" else ()),
@@ -185,20 +193,23 @@ def _object(job: JobObject, api: str, kind: str, name: str, role: str, **content
             "namespace": job.namespace,
             "labels": labels(job, role),
             "annotations": {},
-            "ownerReferences": [
-                {
-                    "apiVersion": job.model.api_version,
-                    "kind": job.model.kind,
-                    "name": job.name,
-                    "uid": job.uid,
-                    "controller": True,
-                }
-            ],
+            "ownerReferences": [owner_reference(job)],
         },
         **content,
     }
     manifest["metadata"]["annotations"] = {HASH_ANNOTATION: digest(manifest)}
     return manifest
+
+
+def owner_reference(job: JobObject) -> dict[str, Any]:
+    """Of what Kubernetes deletes with the job."""
+    return {
+        "apiVersion": job.model.api_version,
+        "kind": job.model.kind,
+        "name": job.name,
+        "uid": job.uid,
+        "controller": True,
+    }
 
 
 def digest(content: Any) -> str:
@@ -438,7 +449,9 @@ def _put_together(job: JobObject, pod: dict[str, Any]) -> None:
     )
 
 
-def stateful_set(job: JobObject, defaults: Defaults, image: str, *, run: bool = True) -> Manifest:
+def stateful_set(
+    job: JobObject, defaults: Defaults, image: str, *, run: bool = True, tls: bool = True
+) -> Manifest:
     """The servers. OnDelete: nothing but the end of a pod brings it a new template."""
     spec = job.model.spec
     template = _pod_template(job, SERVER, job.spec["servers"].get("template"))
@@ -451,7 +464,7 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str, *, run: bool = 
     container["env"] = [
         *_values(
             {
-                **_identity(job, SERVER),
+                **_identity(job, SERVER, tls=tls),
                 "TABLEBAY_HOST": "0.0.0.0",  # noqa: S104 - a pod's address is known when it runs
                 names.TABLES: dump_tables(spec.tables),
                 **_checkpoint_variables(job),
@@ -471,6 +484,8 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str, *, run: bool = 
     restores_s = checkpoint.timeout_seconds if checkpoint is not None else 0
     startup = _probe("/healthz", periodSeconds=1, failureThreshold=120 + restores_s)
     container.setdefault("startupProbe", startup)
+    if tls:
+        pod_tls.add(job, SERVER, pod, container, image, defaults.server_pull_policy)
     _secure(container, read_only=True)
     for other in (*pod["containers"], *pod.get("initContainers", ())):
         if other is not container:
@@ -511,11 +526,13 @@ def stateful_set(job: JobObject, defaults: Defaults, image: str, *, run: bool = 
         }
     manifest = _object(job, "apps/v1", "StatefulSet", job.servers_name, SERVER, spec=content)
     manifest["metadata"]["annotations"][IMAGE_ANNOTATION] = image
+    if tls:
+        manifest["metadata"]["annotations"][TLS_ANNOTATION] = "Enabled"
     return manifest
 
 
-def worker_job(job: JobObject) -> Manifest:
-    """The workers, held back until every server is ready."""
+def worker_job(job: JobObject, defaults: Defaults, image: str, *, tls: bool = True) -> Manifest:
+    """The workers, held back until every server is ready. image: the servers', which has what TLS adds to a pod."""
     spec = job.model.spec
     template = _pod_template(job, WORKER, job.spec["workers"]["template"])
     pod = template["spec"]
@@ -528,7 +545,7 @@ def worker_job(job: JobObject) -> Manifest:
     container["env"] = [
         *_values(
             {
-                **_identity(job, WORKER),
+                **_identity(job, WORKER, tls=tls),
                 names.WORKERS: _numbers(spec.workers),
                 "MASTER_ADDR": f"{job.workers_name}-0.{job.name}-workers",
                 "MASTER_PORT": str(MASTER_PORT),
@@ -546,6 +563,8 @@ def worker_job(job: JobObject) -> Manifest:
         {"name": "http", "containerPort": names.HTTP_PORT},
         *container.get("ports", ()),
     ]
+    if tls:
+        pod_tls.add(job, WORKER, pod, container, image, defaults.server_pull_policy)
     for other in (*pod["containers"], *pod.get("initContainers", ())):
         if spec.image:
             other.setdefault("image", spec.image)
@@ -565,6 +584,7 @@ def worker_job(job: JobObject) -> Manifest:
     manifest["metadata"]["annotations"] |= {
         HASH_ANNOTATION: digest(worker_limits(job)),
         SERVER_COUNT_ANNOTATION: str(spec.servers.replicas),
+        **({TLS_ANNOTATION: "Enabled"} if tls else {}),
     }
     return manifest
 
@@ -599,13 +619,14 @@ def _server_grace(job: JobObject, container: Mapping[str, Any]) -> dict[str, str
     return {_GRACE: str(min(86_400, max(1, server_grace_seconds(job) - _GRACE_LEFT_SECONDS)))}
 
 
-def _identity(job: JobObject, role: str) -> dict[str, str]:
+def _identity(job: JobObject, role: str, *, tls: bool) -> dict[str, str]:
     return {
         names.JOB: job.name,
         names.ROLE: role,
         names.GENERATION: str(job.world),
         names.SERVERS: job.server_pattern,
         names.LOG_FORMAT: "json",
+        **({names.TLS_DIR: pod_tls.TLS_DIR} if tls else {}),
     }
 
 

@@ -83,7 +83,8 @@ class Plan:
 
     first: these were never applied before, so their names must be free and the API server asked for its opinion.
     finalizers: all that the job is to have; None leaves them as they are. poll: what its server 0 is asked for;
-    checkpoint: to make one. tell: what the servers are told, if they do not know it yet.
+    checkpoint: to make one. tell: what the servers are told, if they do not know it yet. tls: its pods speak TLS;
+    keep: and their certificates are looked after, before all else.
     """
 
     confirm: bool = False
@@ -97,4 +98,5 @@ class Plan:
     events: Sequence[Happened] = ()
     poll: Literal["", "running", "last", "checkpoint"] = ""
     tell: Tell | None = None
+    tls: Literal["", "use", "keep"] = ""
     again_s: float | None = None

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from tablebay.client.control import Control
 from tablebay.client.errors import TablebayError
+from tablebay.client.tls import Source
 from tablebay.operator.plans import Progress, Tell
 from tablebay.operator.workqueue import Key
 
@@ -29,7 +30,8 @@ CALL_S = 5.0
 
 MESSAGE_MAX = 1024
 
-Ask = Callable[[str], Sequence[Mapping[str, float]]]
+# Of the address of server 0, and what is shown to it; None where it speaks plain.
+Ask = Callable[[str, Source | None], Sequence[Mapping[str, float]]]
 Mode = Literal["running", "last", "checkpoint"]
 
 
@@ -51,28 +53,28 @@ class Checkpoints:
 
 
 # Told whether a checkpoint is to be begun.
-AskCheckpoints = Callable[[str, bool], Checkpoints]
-TellServers = Callable[[Sequence[str], Tell], None]
+AskCheckpoints = Callable[[str, Source | None, bool], Checkpoints]
+TellServers = Callable[[Sequence[str], Source | None, Tell], None]
 
 
-def ask_server(address: str) -> Sequence[Mapping[str, float]]:
+def ask_server(address: str, tls: Source | None) -> Sequence[Mapping[str, float]]:
     """What each worker last reported, in order of rank. Raises TablebayError."""
-    with Control([address], timeout=CALL_S) as control:
+    with Control([address], timeout=CALL_S, tls=tls) as control:
         return [dict(worker.values) for worker in control.progress(CALL_S)]
 
 
-def tell_servers(addresses: Sequence[str], tell: Tell) -> None:
+def tell_servers(addresses: Sequence[str], tls: Source | None, tell: Tell) -> None:
     """Tell a job's servers. Raises TablebayError."""
-    with Control(addresses, timeout=CALL_S) as control:
+    with Control(addresses, timeout=CALL_S, tls=tls) as control:
         if tell.workers:
             control.set_workers(tell.workers, CALL_S)
         for table, rate in tell.rates:
             control.update_table(table, {"learning_rate": rate}, CALL_S)
 
 
-def ask_checkpoints(address: str, begin: bool) -> Checkpoints:
+def ask_checkpoints(address: str, tls: Source | None, begin: bool) -> Checkpoints:
     """How a job's checkpoints stand; begin: and let another begin. Raises TablebayError."""
-    with Control([address], timeout=CALL_S) as control:
+    with Control([address], timeout=CALL_S, tls=tls) as control:
         answer = control.checkpoint(begin=begin, timeout=CALL_S)
     last: dict[str, Any] = {}
     if answer.HasField("last"):
@@ -154,7 +156,16 @@ class Poller:
             known.progress = replace(known.progress, kept=False, trouble="")
             known.ticket = None
 
-    def want(self, key: Key, uid: str, address: str, mode: Mode, *, durable: bool = False) -> None:
+    def want(
+        self,
+        key: Key,
+        uid: str,
+        address: str,
+        mode: Mode,
+        *,
+        tls: Source | None = None,
+        durable: bool = False,
+    ) -> None:
         """Ask now if it is time, else have the job looked at when it is. durable: the job makes checkpoints."""
         known = self._known.get(key)
         if known is None or known.uid != uid:
@@ -173,11 +184,13 @@ class Poller:
             self._later(key, wait)
             return
         known.asking, known.mode = True, mode
-        task = asyncio.get_running_loop().create_task(self._poll(key, known, address, mode, durable))
+        task = asyncio.get_running_loop().create_task(self._poll(key, known, address, tls, mode, durable))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def tell(self, key: Key, uid: str, addresses: Sequence[str], tell: Tell) -> None:
+    def tell(
+        self, key: Key, uid: str, addresses: Sequence[str], tell: Tell, *, tls: Source | None = None
+    ) -> None:
         """Tell the servers of something, a moment later where they were told only just now."""
         known = self._known.get(key)
         if known is None or known.uid != uid:
@@ -189,13 +202,15 @@ class Poller:
             self._later(key, wait)
             return
         known.telling = True
-        task = asyncio.get_running_loop().create_task(self._say(key, known, addresses, tell))
+        task = asyncio.get_running_loop().create_task(self._say(key, known, addresses, tls, tell))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _say(self, key: Key, known: _Known, addresses: Sequence[str], tell: Tell) -> None:
+    async def _say(
+        self, key: Key, known: _Known, addresses: Sequence[str], tls: Source | None, tell: Tell
+    ) -> None:
         def say() -> bool:
-            self._tell(addresses, tell)
+            self._tell(addresses, tls, tell)
             return True
 
         if await self._call(key, say):
@@ -206,14 +221,16 @@ class Poller:
         known.telling = False
         self._changed(key)
 
-    async def _poll(self, key: Key, known: _Known, address: str, mode: Mode, durable: bool) -> None:
+    async def _poll(
+        self, key: Key, known: _Known, address: str, tls: Source | None, mode: Mode, durable: bool
+    ) -> None:
         if mode != "checkpoint":
-            workers = await self._call(key, lambda: self._ask(address))
+            workers = await self._call(key, lambda: self._ask(address, tls))
             if workers is not None:
                 known.progress = self._figures(known, workers, last=mode == "last")
         if durable:
             begin = mode == "checkpoint" and known.ticket is None
-            standing = await self._call(key, lambda: self._ask_checkpoints(address, begin))
+            standing = await self._call(key, lambda: self._ask_checkpoints(address, tls, begin))
             if standing is not None:
                 known.progress = _with_checkpoints(known, standing)
             if mode == "checkpoint":

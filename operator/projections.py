@@ -25,6 +25,8 @@ RATES_ANNOTATION = "tablebay.dev/learning-rates"
 BACKOFF_ANNOTATION = "tablebay.dev/backoff"
 # On the workers' Job: for how many servers it was made.
 SERVER_COUNT_ANNOTATION = "tablebay.dev/server-replicas"
+# On the workers' Job and the servers' set: that the job's pods speak TLS. None is given it, or loses it, later.
+TLS_ANNOTATION = "tablebay.dev/tls"
 # On a TrainingJob whose deletion waits for a last checkpoint.
 FINALIZER = "tablebay.dev/checkpoint"
 
@@ -37,6 +39,7 @@ _KEPT_ANNOTATIONS = (
     RATES_ANNOTATION,
     BACKOFF_ANNOTATION,
     SERVER_COUNT_ANNOTATION,
+    TLS_ANNOTATION,
 )
 _MESSAGE_MAX = 1024
 

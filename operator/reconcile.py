@@ -14,6 +14,7 @@ from tablebay.client.environment import DATA_PORT, JOB_LABEL
 from tablebay.client.errors import JobInvalid
 from tablebay.client.job import TrainingJob, parse_job
 from tablebay.operator import manifests, projections
+from tablebay.operator.certificates import Certificates
 from tablebay.operator.cluster import (
     CLAIMS,
     DISRUPTION_BUDGETS,
@@ -82,8 +83,10 @@ class Reconciler:
         recorder: Recorder,
         queue: WorkQueue,
         defaults: Defaults,
+        certificates: Certificates,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
+        self._certificates = certificates
         self._cluster = cluster
         self._jobs = jobs
         self._children = children
@@ -133,9 +136,14 @@ class Reconciler:
             self._poller.goes_on(key)
         if job is not None and plan.poll:
             address = f"{job.servers_name}-0.{job.name}-servers.{job.namespace}.svc:{DATA_PORT}"
-            self._poller.want(key, job.uid, address, plan.poll, durable=job.model.spec.durable)
+            tls = await self._certificates.source(job) if plan.tls else None
+            self._poller.want(key, job.uid, address, plan.poll, tls=tls, durable=job.model.spec.durable)
         if job is not None and plan.tell is not None:
-            self._poller.tell(key, job.uid, job.server_addresses, plan.tell)
+            tls = await self._certificates.source(job) if plan.tls else None
+            self._poller.tell(key, job.uid, job.server_addresses, plan.tell, tls=tls)
+        due_s = self._certificates.due_s(key)
+        if plan.tls == "keep" and due_s is not None:
+            self._queue.add_after(key, due_s)
         await self._write_status(key, body, plan)
         for happened in plan.events:
             await self._recorder.record(*key, body["metadata"]["uid"], happened)
@@ -163,6 +171,7 @@ class Reconciler:
         self._settled.pop(key, None)
         self._refused.pop(key, None)
         self._poller.forget(key)
+        self._certificates.forget(key)
         self._queue.forget(key)
 
     async def _decide(
@@ -203,6 +212,7 @@ class Reconciler:
             model=model,
             deleted=meta.get("deletionTimestamp") or "",
             finalizers=tuple(meta.get("finalizers") or ()),
+            annotations=meta.get("annotations") or {},
         )
 
     # -- what is there --
@@ -264,7 +274,9 @@ class Reconciler:
                 problem = await self._claim(job)
                 if problem:
                     return {"claim": problem}
-            await self._apply(key, job, plan)
+            foreign = await self._apply(key, job, plan)
+            if foreign:
+                return {"conflicts": foreign}
         except ApiError as error:
             if not error.refused:
                 raise
@@ -327,9 +339,11 @@ class Reconciler:
             mine = any(owner["uid"] == job.uid for owner in owners)
             return "" if mine else f"{manifest['kind']} {name}"
 
-        return [taken for taken in await asyncio.gather(*(look(one) for one in plan.applies)) if taken]
+        found = [taken for taken in await asyncio.gather(*(look(one) for one in plan.applies)) if taken]
+        return [*found, *(await self._certificates.taken(job) if plan.tls else ())]
 
-    async def _apply(self, key: Key, job: JobObject, plan: Plan) -> None:
+    async def _apply(self, key: Key, job: JobObject, plan: Plan) -> list[str]:
+        """Apply the children; the names of Secrets that something else has, before which it ends."""
         applies = list(plan.applies)
         if plan.first:
             # A job's templates are the user's, and only the API server knows all that may be wrong with them. It is
@@ -344,6 +358,11 @@ class Reconciler:
             applies.remove(workers)
         else:
             applies = [one for one in applies if not await self._relabelled(key, job, one)]
+        if plan.tls == "keep":
+            # Before any pod, which would wait for them.
+            foreign = await self._certificates.keep(job)
+            if foreign:
+                return foreign
         results = await asyncio.gather(*(self._cluster.apply(one) for one in applies), return_exceptions=True)
         failed = None
         for manifest, result in zip(applies, results, strict=True):
@@ -364,6 +383,7 @@ class Reconciler:
                     "children": [f"{one['kind']}/{one['metadata']['name']}" for one in applies],
                 },
             )
+        return []
 
     async def _relabelled(self, key: Key, job: JobObject, manifest: Manifest) -> bool:
         """Whether a workers' Job that seemed gone had lost its labels only. Applied again it would end its workers."""

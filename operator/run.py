@@ -18,6 +18,7 @@ import kopf
 from tablebay import __version__
 from tablebay.client.environment import JOB_LABEL
 from tablebay.operator import handlers, probes, projections
+from tablebay.operator.certificates import Certificates
 from tablebay.operator.cluster import POD_GROUPS, POD_MONITORS, PODS, ApiError, Cluster, Resource
 from tablebay.operator.informers import Informer, Store
 from tablebay.operator.jobcache import JobCache
@@ -40,7 +41,10 @@ SILENT_MAX_S, STALE_MAX_S, QUEUE_AGE_MAX_S = 180.0, 240.0, 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The operator's settings. namespaces: none means all of them."""
+    """The operator's settings.
+
+    namespaces: none means all of them. spread_s: after it what a Secret holds is in every pod.
+    """
 
     namespaces: tuple[str, ...]
     defaults: Defaults
@@ -50,6 +54,7 @@ class Config:
     concurrency: int
     qps: float
     burst: int
+    spread_s: float
 
 
 def run(config: Config) -> int:
@@ -131,6 +136,7 @@ class _Operator:
             recorder=Recorder(cluster, self._identity),
             queue=self._queue,
             defaults=config.defaults,
+            certificates=Certificates(cluster, spread_s=config.spread_s),
         )
         workers = Workers(reconciler, self._queue, self._metrics.reconciled)
         stop_kopf = asyncio.Event()

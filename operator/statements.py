@@ -39,6 +39,19 @@ def readiness(world: World) -> list[Fact]:
     ]
 
 
+def secure(world: World) -> Fact:
+    """Whether the job's pods know each other by certificates."""
+    if world.tls:
+        return Fact(
+            c.SECURE, True, c.MUTUAL_TLS, "each pod has a certificate of its own and speaks TLS alone"
+        )
+    open_to = "whoever reaches the servers' ports may read and write the job's rows"
+    if world.job.model.spec.network.tls == "Disabled":
+        return Fact(c.SECURE, False, c.TLS_DISABLED, f"spec.network.tls is Disabled: {open_to}")
+    text = f"the job was begun by an operator that knew no TLS, and goes on without it: {open_to}"
+    return Fact(c.SECURE, False, c.MADE_PLAIN, text)
+
+
 def status_of(
     world: World,
     facts: Sequence[Fact],

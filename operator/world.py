@@ -11,6 +11,7 @@ from tablebay.operator.plans import Observed
 from tablebay.operator.projections import (
     PAUSED_ANNOTATION,
     SERVERS_ANNOTATION,
+    TLS_ANNOTATION,
     Container,
     Ended,
     Pod,
@@ -38,6 +39,14 @@ class World:
     def durable(self) -> bool:
         """Whether a server comes back with its rows."""
         return self.job.model.spec.durable
+
+    @property
+    def tls(self) -> bool:
+        """Whether its pods speak TLS: as they were made, which no later operator changes; else as the job says."""
+        made = self.worker_job or self.stateful_set
+        if made is not None:
+            return TLS_ANNOTATION in made.annotations
+        return self.job.model.spec.network.tls == "Enabled"
 
     @property
     def began(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import datetime
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from typing import Any
 import yaml
 
 from tablebay.client.job import parse_job
+from tablebay.operator import authority
 from tablebay.operator.cluster import TRAINING_JOBS, Cluster, Manifest, Resource, resource_of
 from tablebay.operator.manifests import Defaults, JobObject, children
 
@@ -84,10 +86,18 @@ def objects(number: int, namespace: str, defaults: Defaults) -> list[Manifest]:
         spec=body["spec"],
         model=parse_job(body),
     )
-    manifests = children(job, defaults, recorded_image="")
+    manifests = [*children(job, defaults, recorded_image=""), *secrets(job)]
     for manifest in manifests:
         del manifest["metadata"]["ownerReferences"]
     return manifests
+
+
+def secrets(job: JobObject) -> list[Manifest]:
+    """Of its certificates."""
+    now = datetime.datetime.now(datetime.UTC)
+    found = authority.new_authority(job, now)
+    pairs = [authority.standing(job, one, found, None, "", now).content for one in authority.blocks(job)]
+    return [authority.authority_secret(job, found), *(one for one in pairs if one is not None)]
 
 
 class Operator:

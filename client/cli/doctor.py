@@ -167,5 +167,6 @@ def _every_field() -> dict[str, Any]:
             "checkpoint": {"destination": "pvc://claim/folder", "everySeconds": 60, "when": ["Suspend"]},
             "restore": {"from": "Latest"},
             "monitoring": {"podMonitor": "Auto"},
+            "network": {"tls": "Enabled"},
         },
     }

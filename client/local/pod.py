@@ -105,6 +105,7 @@ def cluster_only(job: TrainingJob) -> list[str]:
     ]
     found += [f"spec.scheduling.{name}" for name in _set(spec.scheduling)]
     found += [f"spec.monitoring.{name}" for name in _set(spec.monitoring)]
+    found += [f"spec.network.{name}" for name in _set(spec.network)]
     found += ["spec.suspend"] if spec.suspend else []
     if spec.checkpoint is not None:
         found += [f"spec.checkpoint.{name}" for name in _set(spec.checkpoint) if name in ("claim", "when")]

@@ -8,11 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import yaml
+from e2e.identity import Caller, Identity, made
 from e2e.kube import FLIGHTS, condition, get, holds, items, kubectl, run, until
-
-from tablebay.client.control import Control
-from tablebay.client.errors import TablebayError
 
 # Ends each process of a container that runs something, and nothing else.
 _KILL = """
@@ -34,6 +33,9 @@ class Job:
 
     namespace: str
     name: str
+    # What the test shows to the servers; None where they speak plain.
+    shown: Identity | None = None
+    failures: int = 0
 
     @classmethod
     def apply(
@@ -116,10 +118,34 @@ class Job:
 
     def step(self) -> int:
         """The last step that a worker reported to server 0, 0 before the first; asked of the server itself."""
+        return max(self.steps().values(), default=0)
+
+    def steps(self) -> dict[int, int]:
+        """The last step that each rank reported to server 0; none before the first, or while it is away."""
+        return {rank: int(values.get("step", 0.0)) for rank, values in self.reported().items()}
+
+    def reported(self) -> dict[int, dict[str, float]]:
+        """All that each rank reported last to server 0."""
         pod = get("pod", f"{self.name}-server-0", self.namespace)
         if pod is None or not pod["status"].get("podIP"):
-            return 0
-        return step_at(pod["status"]["podIP"])
+            return {}
+        return self.reported_at(pod["status"]["podIP"])
+
+    def reported_at(self, address: str) -> dict[int, dict[str, float]]:
+        """The same, of the server at an address; the API server is not needed once it was asked."""
+        if self.shown is None and get("secret", f"{self.name}-authority", self.namespace):
+            self.shown = made(self.namespace, self.name, "operator")
+        caller = Caller(self.name, address, self.shown)
+        try:
+            return caller.reported()
+        except grpc.RpcError:
+            # It may be away, or trust another authority by now.
+            self.failures += 1
+            if self.failures % 5 == 0:
+                self.shown = None
+            return {}
+        finally:
+            caller.close()
 
     # -- waiting --
 
@@ -170,16 +196,6 @@ class Job:
             "-n", self.namespace, "exec", pod, "-c", container, "--", "python", "-c", _KILL, command
         )
         assert killed.strip(), f"no process {command} in {pod}"
-
-
-def step_at(address: str) -> int:
-    """The last step reported to the server at an address."""
-    try:
-        with Control([f"{address}:7070"], timeout=2.0) as control:
-            steps = [worker.values.get("step", 0.0) for worker in control.progress(2.0)]
-    except TablebayError:
-        return 0
-    return int(max(steps, default=0.0))
 
 
 def merged(spec: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def rights(account: str, namespace: str) -> str:
 
 
 def test_the_operator_may_do_what_it_needs(system: str) -> None:
-    """In any namespace and in its own the list is the golden one: no wildcard, no secret, no pod to make."""
+    """In any namespace and in its own the list is the golden one: no wildcard, no list of secrets, no pod to make."""
     pods = kubectl(
         *("-n", system, "get", "pods", "-l", "app.kubernetes.io/component=operator"),
         *("-o", "jsonpath={.items[0].spec.serviceAccountName}"),

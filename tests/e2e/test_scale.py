@@ -11,9 +11,6 @@ from e2e.kube import condition, holds, kubectl, run, until
 from e2e.test_cli import tablebay
 from e2e.test_durability import complete_and_exact, durable, restored_rows
 
-from tablebay.client.control import Control
-from tablebay.client.errors import TablebayError
-
 # Of each worker of two: 261,877 examples, 2,048 to a batch.
 STEPS = 64
 SLOW = 0.6
@@ -24,16 +21,6 @@ def in_the_middle(job: Job) -> int:
     step = job.until_step(10)
     assert 0 < step < STEPS - 20, f"step {step} is not in the middle"
     return step
-
-
-def reported(job: Job) -> dict[int, dict[str, float]]:
-    """What each rank has reported to server 0."""
-    address = job.pods("server")["flights-server-0"]["status"]["podIP"]
-    try:
-        with Control([f"{address}:7070"], timeout=2.0) as control:
-            return {one.rank: dict(one.values) for one in control.progress(2.0)}
-    except TablebayError:
-        return {}
 
 
 def ranks(job: Job) -> dict[int, str]:
@@ -66,16 +53,16 @@ def test_workers_scaled_2_to_4_to_1(job: Callable[..., Job], scenario: dict[str,
     row = kubectl(*where, "get", "tj", "flights", "--no-headers").split()
     assert row[4].endswith("/4")
     # Every rank trains: the new ones have reported too.
-    until(lambda: set(reported(flights)) == {0, 1, 2, 3}, "ranks 2 and 3 report", 60, 0.5)
-    now = int(reported(flights)[0]["step"])
+    until(lambda: set(flights.reported()) == {0, 1, 2, 3}, "ranks 2 and 3 report", 60, 0.5)
+    now = int(flights.reported()[0]["step"])
     assert step <= now < STEPS, f"step {now} is not in the middle"
     began = time.monotonic()
     tablebay("scale", "flights", "--workers", "1", "--namespace", flights.namespace)
     until(lambda: set(flights.pods("worker")) and set(ranks(flights)) == {0}, "1 worker", 90, 0.3)
     scenario["scaled_down_seconds"] = seconds_since(began)
     assert ranks(flights) == {0: before[0]}
-    assert int(reported(flights)[0]["step"]) < STEPS
-    assert "loss" not in reported(flights)[3]
+    assert int(flights.reported()[0]["step"]) < STEPS
+    assert "loss" not in flights.reported()[3]
     status = flights.until_condition("Complete")["status"]
     assert status["progress"]["step"] == STEPS
     assert status["restarts"]["total"] == 0

@@ -30,7 +30,7 @@ _MUTABLE = {
         "persistentVolumeClaimRetentionPolicy",
     },
 }
-_WITHOUT_GENERATION = {"services", "serviceaccounts", "pods", "persistentvolumeclaims", "events"}
+_WITHOUT_GENERATION = {"services", "serviceaccounts", "pods", "persistentvolumeclaims", "events", "secrets"}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ job, and are not asked here.)
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import functools
 import json
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from operator_faults.api import Body, Event
 from operator_faults.simulation import (
     DELAY_S,
@@ -38,6 +41,8 @@ from operator_faults.simulation import (
     reason,
 )
 
+from tablebay.client.tls import AUTHORITIES
+from tablebay.operator import authority
 from tablebay.operator.cluster import ApiError
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights" / "job.yaml"
@@ -88,6 +93,8 @@ def job_body(spec: Mapping[str, Any]) -> Body:
     """The flights job without its checkpoint."""
     body: Body = copy.deepcopy(_flights())
     body["spec"].pop("checkpoint", None)
+    # Keys take time to make: one job has certificates, and their Secrets' faults.
+    body["spec"]["network"] = {"tls": "Disabled"}
     body["spec"].update(copy.deepcopy(dict(spec)))
     body["metadata"]["namespace"] = NAMESPACE
     return body
@@ -167,7 +174,7 @@ async def _worker_lost(simulation: Simulation) -> None:
 FIXTURES = {
     one.name: one
     for one in (
-        Fixture("plain", {}, _complete),
+        Fixture("plain", {"network": {"tls": "Enabled"}}, _complete),
         Fixture("suspended", DURABLE, _suspended, durable=True),
         Fixture("deleted", DURABLE, _deleted, durable=True),
         Fixture(
@@ -373,6 +380,7 @@ async def run(
         result.settled = _state(simulation)
         await _stay_quiet(simulation, problem)
         _look_at_status(simulation, problem)
+        look_at_certificates(simulation, problem)
         if simulation.job("flights") is not None:
             simulation.api.delete("trainingjobs", NAMESPACE, "flights")
         await _settle(simulation)
@@ -426,6 +434,27 @@ def _look_at_status(simulation: Simulation, problem: Callable[[str], None]) -> N
         problem(f"O9: Ready is True for {reason(body)}")
 
 
+def look_at_certificates(simulation: Simulation, problem: Callable[[str], None]) -> None:
+    """Each pair is by the job's authority, and all trust it."""
+    secrets = {body["metadata"]["name"]: body for body in simulation.api.list("secrets", NAMESPACE)}
+    if not secrets:
+        return
+    found = authority.read_authority(secrets.pop("flights-authority"))
+    if found is None:
+        problem("O9: the authority cannot be read")
+        return
+    signer = x509.load_pem_x509_certificate(found.signer.certificate)
+    for name, body in secrets.items():
+        data = {key: base64.b64decode(value) for key, value in body["data"].items()}
+        if data.pop(AUTHORITIES) != found.trusted:
+            problem(f"O9: {name} trusts another authority")
+        for key in [key for key in data if key.endswith(".crt")]:
+            try:
+                x509.load_pem_x509_certificate(data[key]).verify_directly_issued_by(signer)
+            except (ValueError, InvalidSignature) as error:
+                problem(f"O9: {key} of {name} is by another authority: {error!r}")
+
+
 def _look_at_rows(simulation: Simulation, fixture: Fixture, problem: Callable[[str], None]) -> None:
     for training in simulation.kubernetes.training.values():
         if not fixture.durable and len(training.servers) > 1 and min(training.steps.values()) >= STEPS:
@@ -471,7 +500,11 @@ def plain(body: Body) -> Any:
         # Less what was trained before a suspension, which a fault may make longer.
         spec["activeDeadlineSeconds"] = "N"
         annotations.pop("tablebay.dev/hash", None)
-    text = json.dumps({**body, "metadata": meta, "status": status, "spec": spec}, sort_keys=True)
+    content = {**body, "metadata": meta, "status": status, "spec": spec}
+    if body.get("kind") == "Secret":
+        # Keys are new each time.
+        content["data"] = sorted(body["data"])
+    text = json.dumps(content, sort_keys=True)
     for pattern, word in _MASKS:
         text = pattern.sub(word, text)
     return json.loads(text)

@@ -22,7 +22,9 @@ from operator_faults.api import ApiServer, Body, Event, of_job
 from operator_faults.kubernetes import Kubernetes
 
 from tablebay.client.errors import TablebayError, Unavailable
+from tablebay.client.tls import Source
 from tablebay.operator import projections
+from tablebay.operator.certificates import Certificates
 from tablebay.operator.cluster import (
     FIELD_MANAGER,
     POD_MONITORS,
@@ -195,6 +197,11 @@ class Facade:
         return act()
 
 
+async def _at_once(work: Callable[..., Any], *arguments: Any) -> Any:
+    """No thread, whose end nobody foresees."""
+    return work(*arguments)
+
+
 class _Poller(Poller):
     """Asks in the event loop: there is no network to wait for."""
 
@@ -255,6 +262,9 @@ class Process:
             recorder=Recorder(self._facade, "test", clock=simulation.clock),
             queue=self.queue,
             defaults=Defaults("registry/tablebay:1", "IfNotPresent"),
+            certificates=Certificates(
+                self._facade, now=lambda: simulation.moment() + simulation.skew, aside=_at_once
+            ),
             now=lambda: simulation.moment() + simulation.skew,
         )
         self._workers = Workers(
@@ -462,14 +472,14 @@ class Simulation:
 
     # -- what servers answer --
 
-    def ask(self, address: str) -> list[dict[str, float]]:
+    def ask(self, address: str, tls: Source | None) -> list[dict[str, float]]:
         """What workers have reported to server 0."""
         uid = self._asked(address)
         return [
             {"step": float(int(step)), "loss": 0.5} for _, step in sorted(self.kubernetes.steps(uid).items())
         ]
 
-    def ask_checkpoints(self, address: str, begin: bool) -> Checkpoints:
+    def ask_checkpoints(self, address: str, tls: Source | None, begin: bool) -> Checkpoints:
         """How its checkpoints stand; one takes a while."""
         uid = self._asked(address)
         known = self._attempts.setdefault(uid, _Attempts())

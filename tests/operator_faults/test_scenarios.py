@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,9 @@ from operator_faults.engine import (
     baseline,
     faulty,
     job_body,
+    killed_after,
+    killed_before,
+    look_at_certificates,
     make,
     run,
     wait,
@@ -32,7 +36,10 @@ from operator_faults.simulation import (
     reason,
 )
 
+from tablebay.client.tls import AUTHORITIES
 from tablebay.operator import reconcile
+from tablebay.operator.authority import LIFE, ROTATE_ANNOTATION
+from tablebay.operator.certificates import LOOK_EVERY_S
 from tablebay.operator.cluster import ApiError
 
 
@@ -389,3 +396,86 @@ def test_f33_a_claim_that_goes_away_is_said() -> None:
         await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
 
     asyncio.run(life())
+
+
+def _trusted(simulation: Simulation) -> bytes:
+    """The authorities that workers trust."""
+    body = simulation.api.get("secrets", NAMESPACE, "flights-worker-tls-0")
+    assert body is not None
+    return base64.b64decode(body["data"][AUTHORITIES])
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_f41_an_authority_is_replaced_though_the_operator_dies_at_any_write_of_it(when: str) -> None:
+    """Of each Secret in each of the steps: the next operator goes on, and in the end one new authority is trusted.
+
+    No pod is another one, and the job trains on."""
+
+    async def life(at: int) -> bool:
+        """Whether there was such a write."""
+        simulation = Simulation(steps=1500)
+        await to_step(simulation, 3, network={"tls": "Enabled"})
+        first, pods = _trusted(simulation), {one["metadata"]["uid"] for one in _pods(simulation)}
+        written = 0
+
+        def dies(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+            nonlocal written
+            if call.write and call.kind == "Secret":
+                written += 1
+                if written == at:
+                    return {"before": killed_before, "after": killed_after}[when](simulation, call, act)
+            return act()
+
+        simulation.trouble = dies
+        note = {"metadata": {"annotations": {ROTATE_ANNOTATION: "now"}}}
+        simulation.api.patch("trainingjobs", NAMESPACE, "flights", note, manager="kubectl")
+        await wait(simulation, "a second authority", lambda: _trusted(simulation).count(b"BEGIN") == 2)
+        assert first in _trusted(simulation)
+        await wait(simulation, "one alone", lambda: _trusted(simulation).count(b"BEGIN") == 1)
+        assert _trusted(simulation) != first
+        problems: list[str] = []
+        look_at_certificates(simulation, problems.append)
+        assert not problems, f"write {at}: {problems}"
+        assert {one["metadata"]["uid"] for one in _pods(simulation)} == pods
+        assert reason(simulation.job("flights")) == "Training"
+        return written >= at
+
+    async def lives() -> int:
+        at = 1
+        while await life(at):
+            at += 1
+        return at - 1
+
+    # An authority that is about to sign, one that signs, and one alone: each is three Secrets.
+    assert asyncio.run(lives()) >= 8
+
+
+def test_f41_a_pair_that_has_expired_or_was_damaged_is_made_anew_by_the_next_look() -> None:
+    """Nobody tells the operator of Secrets; it looks every ten minutes or so."""
+
+    async def life() -> None:
+        simulation = Simulation(steps=2500)
+        await to_step(simulation, 3, network={"tls": "Enabled"})
+        damage = {"data": {"1.crt": base64.b64encode(b"no certificate").decode()}}
+        simulation.api.patch("secrets", NAMESPACE, "flights-worker-tls-0", damage, manager="kubectl")
+        problems: list[str] = []
+        look_at_certificates(simulation, problems.append)
+        assert problems
+        await simulation.until(lambda: False, 1.2 * LOOK_EVERY_S)
+        problems = []
+        look_at_certificates(simulation, problems.append)
+        assert not problems
+        # Half of a pair's life later by the operator's clock: each is another one.
+        before = simulation.api.get("secrets", NAMESPACE, "flights-worker-tls-0")
+        simulation.skew = LIFE / 2
+        await simulation.until(lambda: False, 1.2 * LOOK_EVERY_S)
+        after = simulation.api.get("secrets", NAMESPACE, "flights-worker-tls-0")
+        assert before is not None and after is not None
+        assert all(before["data"][name] != after["data"][name] for name in ("0.crt", "1.crt"))
+        assert reason(simulation.job("flights")) == "Training"
+
+    asyncio.run(life())
+
+
+def _pods(simulation: Simulation) -> list[Any]:
+    return [one for role in ("server", "worker") for one in live_pods(simulation.api, "flights", role)]

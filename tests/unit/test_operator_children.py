@@ -146,6 +146,9 @@ def test_names_fit_what_kubernetes_allows() -> None:
         "-workers",
         "-tablebay",
         "-server-0123456789",
+        "-server-tls-2",
+        "-worker-tls-19",
+        "-authority",
     ):
         assert len(longest + suffix) <= 63
         assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", longest + suffix)

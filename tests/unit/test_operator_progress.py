@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from tablebay.client.errors import Unavailable
+from tablebay.client.tls import Source
 from tablebay.operator.plans import Progress, Tell
 from tablebay.operator.progress import FIRST_S, INTERVAL_S, RETRY_S, Checkpoints, Poller
 from tablebay.operator.workqueue import Key
@@ -39,7 +40,7 @@ class Asked:
             clock=lambda: self.now,
         )
 
-    def _ask(self, address: str) -> Report:
+    def _ask(self, address: str, tls: Source | None) -> Report:
         self.asked.append(address)
         assert self.held.wait(5)
         if isinstance(self.answer, Exception):
@@ -296,7 +297,7 @@ class Server0:
         self.standing = Checkpoints(epoch=1)
         self.silent = False
 
-    def __call__(self, address: str, begin: bool) -> Checkpoints:
+    def __call__(self, address: str, tls: Source | None, begin: bool) -> Checkpoints:
         assert address == ADDRESS
         self.asked.append(begin)
         if self.silent:
@@ -457,7 +458,7 @@ def test_servers_are_told_once_and_again_where_they_did_not_hear() -> None:
     later: list[float] = []
     now = 1000.0
 
-    def say(addresses: Sequence[str], tell: Tell) -> None:
+    def say(addresses: Sequence[str], tls: Source | None, tell: Tell) -> None:
         said.append((addresses, tell))
         if trouble:
             raise trouble.pop()

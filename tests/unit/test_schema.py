@@ -187,7 +187,7 @@ def test_what_a_running_job_cannot_take_is_fixed() -> None:
     assert fixed(".spec.workers") == {"minReplicas", "maxReplicas", "template"}
     assert any(said(rule).startswith("replicas cannot change") for rule in rules(".spec.workers"))
     assert fixed(".spec.scheduling") == set(PARTS[".spec.scheduling"]["properties"])
-    assert fixed(".spec") == {"image", "runPolicy"}
+    assert fixed(".spec") == {"image", "network", "runPolicy"}
     for place in (".spec.tables[]", ".spec.tableDefaults"):
         assert fixed(place) == set(PARTS[place]["properties"]) - {"name", "optimizer"}
         optimizer = set(PARTS[f"{place}.optimizer"]["properties"])

@@ -108,6 +108,12 @@ capabilities:
   resources:
   - persistentvolumeclaims
   verbs: [get, create]
+# Of jobs' certificates, by their names; neither listed nor watched, so none is found that was not known.
+- apiGroups:
+  - ""
+  resources:
+  - secrets
+  verbs: [get, create, patch]
 - apiGroups:
   - ""
   resources:
