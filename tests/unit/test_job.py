@@ -191,6 +191,12 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ("spec.suspend", 0, "spec.suspend: found 0, wanted true or false"),
         ("spec.scheduling", {"gnag": "Volcano"}, "spec.scheduling.gnag: unknown field"),
         (
+            "spec.scheduling",
+            {"gang": "Kueue"},
+            "spec.scheduling.gang: found 'Kueue', which is not there yet; wanted None, Volcano or Coscheduling",
+        ),
+        ("spec.network", {"tls": "Off"}, "spec.network.tls: found 'Off', wanted one of Enabled, Disabled"),
+        (
             "spec.servers.podDisruptionBudget",
             {"maxUnavailable": 1},
             "found servers.podDisruptionBudget.maxUnavailable 1 without checkpoint",
