@@ -61,9 +61,9 @@ def left_s(waits: Wait, now: datetime.datetime) -> float:
 
 def parallelism(world: World, found: WorkerJob, waits: Wait | None) -> int:
     """How many pods the Job may have at once."""
-    left = found.completions - found.succeeded
-    # Its controller and the pods say the same: one that has just been made is not taken away.
-    run = {pod.index for pod in world.workers if pod.phase not in ("Succeeded", "Failed")}
     if waits is None or found.suspended:
         return found.completions
-    return found.active if found.active == len(run) < left else found.parallelism
+    # By the pods: `status.active` of the Job tells of a failure only when the next pod is made.
+    run = {pod.index for pod in world.workers if pod.phase not in ("Succeeded", "Failed")}
+    left = found.completions - found.succeeded
+    return len(run) if len(run) < left else found.parallelism

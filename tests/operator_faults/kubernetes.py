@@ -255,7 +255,9 @@ class Kubernetes:
             for rank in sorted(set(range(spec["completions"])) - ranks - done)[:room]:
                 number = self._suffix[meta["uid"], rank] = self._suffix.get((meta["uid"], rank), 0) + 1
                 self._make_pod(body, f"{meta['name']}-{rank}-{number}", {RANK: str(rank)})
-        status["active"] = len(active)
+        if self._clock() + EARLY_S >= self._backoff.get(meta["uid"], 0.0):
+            # As in 1.34: a pod that failed counts until the next one is made.
+            status["active"] = len(active)
         status["ready"] = sum(_ready(pod) for pod in pods)
         status["conditions"] = list(held.values())
         self._status("jobs", body, status)
