@@ -8,6 +8,7 @@ lost and doubled nothing; its log says so too.
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -95,8 +96,8 @@ def complete_and_exact(job: Job, scenario: dict[str, Any]) -> dict[str, Any]:
     return status
 
 
-def evict(namespace: str, pod: str) -> None:
-    """What `kubectl drain` does."""
+def eviction(namespace: str, pod: str) -> subprocess.CompletedProcess[str]:
+    """What `kubectl drain` asks for."""
     body = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",
@@ -104,11 +105,13 @@ def evict(namespace: str, pod: str) -> None:
     }
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
 
-    def look() -> bool:
-        # 429 while the budget's controller has not counted the pods yet.
-        return run("kubectl", "create", "--raw", path, "-f", "-", input=json.dumps(body)).returncode == 0
+    return run("kubectl", "create", "--raw", path, "-f", "-", input=json.dumps(body))
 
-    until(look, f"{pod} may be evicted", 30)
+
+def evict(namespace: str, pod: str) -> None:
+    """Evict a pod, as soon as that may be."""
+    # 429 while the budget's controller has not counted the pods yet.
+    until(lambda: eviction(namespace, pod).returncode == 0, f"{pod} may be evicted", 30)
 
 
 @pytest.mark.parametrize("how", ["process", "process of server 0", "pod", "all pods", "evicted"])
@@ -125,6 +128,8 @@ def test_a_server_comes_back(job: Callable[..., Job], scenario: dict[str, Any], 
         flights.kill(min(hit), "server", "tablebay-server")
     elif how == "evicted":
         evict(flights.namespace, "flights-server-1")
+        refused = eviction(flights.namespace, "flights-server-0")
+        assert "violate the pod's disruption budget" in refused.stderr, "a second one while the first is away"
     else:
         hit = set(before) if how == "all pods" else hit
         # One second: too little for a last checkpoint, so what came after the newest is sent again.
