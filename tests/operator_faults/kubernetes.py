@@ -238,6 +238,7 @@ class Kubernetes:
         status["succeeded"] = len(done)
         if over is None and status["failed"] > spec["backoffLimit"]:
             held["Failed"] = over = self._condition("Failed", "True", "BackoffLimitExceeded")
+        done = {rank for rank in done if rank < spec["completions"]}
         if over is None and len(done) == spec["completions"]:
             held["Complete"] = over = self._condition("Complete", "True")
             status["completionTime"] = text(self._moment())
@@ -248,7 +249,8 @@ class Kubernetes:
         elif self._clock() + EARLY_S >= self._backoff.get(meta["uid"], 0.0):
             ranks = {int(pod["metadata"]["labels"][RANK]) for pod in active}
             room = max(0, spec["parallelism"] - len(active))
-            by_age = sorted(active, key=lambda pod: int(pod["metadata"]["uid"][1:]))
+            # Ranks that are no longer wanted go first, then the youngest.
+            by_age = sorted(active, key=lambda pod: (_rank(pod) >= spec["completions"], _number(pod)))
             for pod in by_age[spec["parallelism"] :]:
                 if "deletionTimestamp" not in pod["metadata"]:
                     self._api.delete("pods", meta["namespace"], pod["metadata"]["name"])
@@ -380,3 +382,11 @@ def jobs_pods(api: ApiServer, job: str, role: str) -> list[dict[str, Any]]:
         for body in api.list("pods", None, f"tablebay.dev/job={job}")
         if body["metadata"]["labels"]["tablebay.dev/role"] == role
     ]
+
+
+def _rank(pod: Body) -> int:
+    return int(pod["metadata"]["labels"][RANK])
+
+
+def _number(pod: Body) -> int:
+    return int(pod["metadata"]["uid"][1:])

@@ -37,6 +37,7 @@ from tablebay.operator.cluster import (
 from tablebay.operator.informers import Store
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.manifests import Defaults
+from tablebay.operator.plans import Tell
 from tablebay.operator.progress import Checkpoints, Poller
 from tablebay.operator.reconcile import CHILDREN, Reconciler, Workers
 from tablebay.operator.recorder import Recorder
@@ -250,6 +251,7 @@ class Process:
             self.queue.add_after,
             ask=simulation.ask,
             ask_checkpoints=simulation.ask_checkpoints,
+            tell=simulation.tell,
             clock=simulation.clock,
         )
         self._facade = cast("Cluster", Facade(simulation, self))
@@ -383,6 +385,8 @@ class Simulation:
         # Whether all was in a checkpoint when a job's servers were told to end, by the job's name.
         self.kept: list[tuple[str, bool]] = []
         self.untrue: list[str] = []
+        # How many workers each life of a server 0 knows of.
+        self.workers_known: dict[str, int] = {}
         self._untrue_since: dict[str, float] = {}
         self.processes: list[Process] = []
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -497,6 +501,18 @@ class Simulation:
         return Checkpoints(
             last=last, epoch=zlib.crc32(life.encode()), ticket=known.ticket if begin else 0, ended=known.ended
         )
+
+    def tell(self, addresses: Sequence[str], tls: Any, tell: Tell) -> None:
+        """Server 0 hears how many workers there are."""
+        self._asked(addresses[0])
+        life = self._container(job_of(addresses[0]))
+        self.workers_known[life] = tell.workers
+
+    def _container(self, job: str) -> str:
+        body = self.api.get("pods", NAMESPACE, f"{job}-server-0")
+        statuses = (body or {}).get("status", {}).get("containerStatuses") or [{}]
+        found: str = statuses[0].get("containerID", "")
+        return found
 
     def _asked(self, address: str) -> str:
         job = job_of(address)

@@ -23,6 +23,7 @@ from operator_faults.engine import (
     make,
     run,
     wait,
+    worker_pod,
 )
 from operator_faults.simulation import (
     NAMESPACE,
@@ -107,6 +108,77 @@ def test_f14_of_five_changes_at_once_the_last_one_counts() -> None:
         assert body is not None
         assert body["status"]["observedGeneration"] == body["metadata"]["generation"] == 6
         assert simulation.api.objects["jobs", NAMESPACE, "flights-worker"]["spec"]["backoffLimit"] == 5
+
+    asyncio.run(life())
+
+
+def elastic(workers: int) -> dict[str, Any]:
+    """An elastic job of so many workers, with checkpoints."""
+    spec = job_body({})["spec"]
+    return {
+        **DURABLE,
+        "workers": {**spec["workers"], "replicas": workers, "minReplicas": 1, "maxReplicas": 4},
+    }
+
+
+def running(simulation: Simulation) -> set[int]:
+    """The ranks that run, and that server 0 is to know of."""
+    return {
+        int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
+        for pod in live_pods(simulation.api, "flights", "worker")
+        if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+async def scaled(simulation: Simulation, workers: int, hit: str) -> None:
+    """So many workers are asked for, and something dies in the same moment; wait until they run."""
+    simulation.patch_job("flights", {"workers": {"replicas": workers}})
+    if hit == "operator":
+        await simulation.until(lambda: False, 0.1)
+        simulation.kill()
+    elif hit:
+        name = worker_pod(simulation, 0) if hit == "worker" else f"flights-server-{hit[-1]}"
+        simulation.kubernetes.delete_pod(NAMESPACE, name)
+    await wait(simulation, f"{workers} workers", lambda: running(simulation) == set(range(workers)))
+
+
+@pytest.mark.parametrize("hit", ["", "operator", "worker", "server 0", "server 1"])
+def test_f39_workers_scaled_with_a_death_at_each_step(hit: str) -> None:
+    """2 to 4 to 1: the ranks that are wanted run, no others, server 0 knows of each, and the job is trained."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 5, **elastic(2))
+        for workers in (4, 1):
+            await scaled(simulation, workers, hit)
+            await simulation.until(lambda: False, 30.0)
+            assert running(simulation) == set(range(workers))
+            assert list(simulation.workers_known.values())[-1] == workers
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+        assert not simulation.crashes
+
+    asyncio.run(life())
+
+
+def test_f15_a_change_while_workers_come_or_go() -> None:
+    """The newest number counts, and whatever else was changed meanwhile."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await to_step(simulation, 5, **elastic(2))
+        for workers in (4, 1, 3):
+            simulation.patch_job("flights", {"workers": {"replicas": workers}})
+            await simulation.until(lambda: False, 0.3)
+        simulation.patch_job("flights", {"runPolicy": {"failurePolicy": {"maxRestarts": 9}}})
+        await wait(simulation, "3 workers", lambda: running(simulation) == {0, 1, 2})
+        await simulation.until(lambda: False, 30.0)
+        assert running(simulation) == {0, 1, 2}
+        body = simulation.job("flights")
+        assert body is not None
+        assert body["status"]["observedGeneration"] == body["metadata"]["generation"]
+        job = simulation.api.objects["jobs", NAMESPACE, "flights-worker"]["spec"]
+        assert (job["parallelism"], job["completions"]) == (3, 3)
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
 
     asyncio.run(life())
 
