@@ -560,7 +560,8 @@ def _ends_something(world: World, halt: _Halt) -> bool:
     """Whether the next step of ending takes pods away, or holds that no worker is left that pushes."""
     found = world.worker_job
     holds = found is not None and not found.suspended and not found.deleting
-    if halt.stage == "checkpoint" and not world.observed.progress.kept:
+    progress = world.observed.progress
+    if halt.stage == "checkpoint" and not progress.kept and not progress.asking:
         return True
     return holds or (halt.stage in ("servers", "done") and not _scaled(world))
 

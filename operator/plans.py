@@ -28,7 +28,7 @@ class Progress:
     """What the servers told. values: of status.progress. last: read after the workers ended. told: what they know.
 
     checkpoint: of status.checkpoint. kept: a checkpoint was asked for when nothing was pushed any more, and made.
-    trouble: why the newest try of that failed, or "".
+    trouble: why the newest try of that failed, or "". asking: such a checkpoint is being asked for already.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -36,6 +36,7 @@ class Progress:
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     kept: bool = False
     trouble: str = ""
+    asking: bool = False
     told: Tell | None = None
 
 

@@ -143,7 +143,9 @@ class Poller:
     def of_job(self, key: Key, uid: str) -> Progress:
         """What is known of a job."""
         known = self._known.get(key)
-        return known.progress if known is not None and known.uid == uid else Progress()
+        if known is None or known.uid != uid:
+            return Progress()
+        return replace(known.progress, asking=known.mode == "checkpoint")
 
     def forget(self, key: Key) -> None:
         """The job is gone."""
@@ -155,6 +157,8 @@ class Poller:
         if known is not None and (known.progress.kept or known.progress.trouble or known.ticket):
             known.progress = replace(known.progress, kept=False, trouble="")
             known.ticket = None
+        if known is not None and known.mode == "checkpoint":
+            known.mode = ""
 
     def want(
         self,
