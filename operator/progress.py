@@ -145,7 +145,7 @@ class Poller:
         known = self._known.get(key)
         if known is None or known.uid != uid:
             return Progress()
-        return replace(known.progress, asking=known.mode == "checkpoint")
+        return replace(known.progress, asking=True) if known.mode == "checkpoint" else known.progress
 
     def forget(self, key: Key) -> None:
         """The job is gone."""

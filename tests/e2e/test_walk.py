@@ -1,0 +1,247 @@
+"""Every field of a job that exists is set, changed, taken away and put back, on a real API server.
+
+O4: back at the old spec all is as it was. O5: what came of a change is what a job made with it has. O6: a change that
+is taken shows in the job's objects or conditions; one that is not is refused, by the field's name, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from e2e.kube import make_namespace
+from e2e.walk import Field, at, fields, with_value
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+JOBS = ("tablebay.dev", "v1alpha1")
+# Never begun and suspended: all objects are there, and no pod.
+SPEC: dict[str, Any] = {
+    "suspend": True,
+    "image": "localhost/tablebay:dev",
+    "tables": [
+        {
+            "name": "fields",
+            "dim": 4,
+            "optimizer": {"type": "Adagrad", "learningRate": 0.05},
+            "initializer": {"type": "Normal", "stddev": 0.01},
+        }
+    ],
+    "servers": {"replicas": 2},
+    "workers": {
+        "replicas": 2,
+        "minReplicas": 1,
+        "maxReplicas": 4,
+        "template": {"spec": {"containers": [{"name": "worker", "command": ["true"]}]}},
+    },
+    "scheduling": {},
+    "checkpoint": {
+        "destination": "pvc://walk/run",
+        "claim": {"size": "1Mi"},
+        "everySeconds": 60,
+    },
+}
+# What shows only once something happens: the test that has it.
+SHOWS_LATER = {
+    "runPolicy.preRunningDeadlineSeconds": "test_a_job_that_does_not_run_in_time_fails_with_the_reason",
+    "runPolicy.ttlSecondsAfterFinished": "tests/e2e/test_meeting.py",
+    "runPolicy.cleanPolicy.onSuccess": "tests/unit/test_operator_decide.py",
+    "runPolicy.cleanPolicy.onFailure": "tests/unit/test_operator_decide.py",
+    "runPolicy.failurePolicy.backoff.initialSeconds": "test_a_worker_process_killed",
+    "runPolicy.failurePolicy.backoff.factor": "test_each_failure_waits_longer",
+    "runPolicy.failurePolicy.backoff.maxSeconds": "test_each_failure_waits_longer",
+    "network.tls": "Enabled is what is there, and another one is refused",
+    "durability.mode": "it says what spec.checkpoint says",
+}
+# A job that is suspended has it when it goes on.
+USED_LATER = {"workers.replicas"}
+# Other tests: the walk's job is to stay suspended.
+LEFT_OUT = {"suspend"}
+
+
+class Api:
+    """Few calls, over one connection."""
+
+    def __init__(self) -> None:
+        config.load_kube_config()
+        self._custom = client.CustomObjectsApi()
+
+    def job(self, namespace: str) -> dict[str, Any]:
+        """The job."""
+        found: dict[str, Any] = self._custom.get_namespaced_custom_object(
+            *JOBS, namespace, "trainingjobs", "walk"
+        )
+        return found
+
+    def create(self, namespace: str, spec: dict[str, Any]) -> None:
+        """A job with that spec."""
+        body = {
+            "apiVersion": "/".join(JOBS),
+            "kind": "TrainingJob",
+            "metadata": {"name": "walk"},
+            "spec": spec,
+        }
+        self._custom.create_namespaced_custom_object(*JOBS, namespace, "trainingjobs", body)
+
+    def replace(self, namespace: str, spec: dict[str, Any]) -> str:
+        """Give the job another spec; "" or why it is refused."""
+        body = {**self.job(namespace), "spec": spec}
+        try:
+            self._custom.replace_namespaced_custom_object(*JOBS, namespace, "trainingjobs", "walk", body)
+        except ApiException as error:
+            if error.status == 409:
+                return self.replace(namespace, spec)
+            if error.status != 422:
+                raise
+            return str(json.loads(error.body)["message"])
+        return ""
+
+    def settled(self, namespace: str) -> dict[str, Any]:
+        """What the operator has made of the job, once it has looked at its newest spec: objects and conditions."""
+        deadline = time.monotonic() + 30
+        while True:
+            body = self.job(namespace)
+            status = body.get("status") or {}
+            known = {one["type"]: one["status"] for one in status.get("conditions", ())}
+            if (
+                status.get("observedGeneration") == body["metadata"]["generation"]
+                and known.get("Suspended") == "True"
+                and self._all_made(namespace)
+            ):
+                break
+            assert time.monotonic() < deadline, f"not settled: {status}"
+            time.sleep(0.05)
+        found: dict[str, Any] = {
+            "finalizers": body["metadata"].get("finalizers"),
+            "conditions": {
+                one["type"]: (one["status"], one["reason"], one["message"]) for one in status["conditions"]
+            },
+        }
+        for one in self._children(namespace):
+            found[f"{one['kind']}/{one['metadata']['name']}"] = one.get("spec")
+        return json.loads(json.dumps(found).replace(namespace, "NAMESPACE"))  # type: ignore[no-any-return]
+
+    def _all_made(self, namespace: str) -> bool:
+        kinds = {one["kind"] for one in self._children(namespace)}
+        return {"StatefulSet", "Job", "Service", "PodDisruptionBudget"} <= kinds
+
+    def _children(self, namespace: str) -> list[dict[str, Any]]:
+        result = []
+        for listed, kind in (
+            (client.AppsV1Api().list_namespaced_stateful_set, "StatefulSet"),
+            (client.BatchV1Api().list_namespaced_job, "Job"),
+            (client.CoreV1Api().list_namespaced_service, "Service"),
+            (client.PolicyV1Api().list_namespaced_pod_disruption_budget, "PodDisruptionBudget"),
+            (client.NetworkingV1Api().list_namespaced_network_policy, "NetworkPolicy"),
+        ):
+            answer = json.loads(listed(namespace, _preload_content=False).data)
+            result += [{**one, "kind": kind} for one in answer["items"]]
+        for one in result:
+            spec = one.get("spec", {})
+            # What the API server, or the Job's controller, gives each object anew.
+            for name in ("selector", "clusterIP", "clusterIPs", "manualSelector"):
+                spec.pop(name, None)
+            labels = spec.get("template", {}).get("metadata", {}).get("labels", {})
+            for name in [name for name in labels if "controller-uid" in name]:
+                del labels[name]
+            for variable in _variables(spec):
+                if variable["name"] == "TABLEBAY_GENERATION":
+                    variable["value"] = "N"
+        return result
+
+
+def _variables(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for container in spec.get("template", {}).get("spec", {}).get("containers", ()):
+        yield from container.get("env") or ()
+
+
+@pytest.fixture
+def api() -> Api:
+    """The API server."""
+    return Api()
+
+
+def steps(field: Field) -> list[Any]:
+    """The values that a field goes through: set, changed, taken away."""
+    before = at(SPEC, field.path)
+    return [*(value for value in field.values if value != before), None]
+
+
+def test_every_field_is_taken_or_refused_by_its_name(
+    api: Api, namespace: str, scenario: dict[str, Any]
+) -> None:
+    """Whatever is done to it; what is taken shows, is what a new job would have, and is gone when it is put back."""
+    fresh = f"{namespace}-fresh"
+    make_namespace(fresh)
+    api.create(namespace, SPEC)
+    before = api.settled(namespace)
+    problems: list[str] = []
+    taken, refused = 0, 0
+    # Fields that took another value, and those of which it was seen.
+    other: set[str] = set()
+    shown: set[str] = set()
+    for field in fields():
+        if field.name in LEFT_OUT:
+            continue
+        changes = []
+        for value in steps(field):
+            if value is None and at(SPEC, field.path) is None and not changes:
+                continue
+            spec = with_value(SPEC, field.path, value)
+            why = api.replace(namespace, spec)
+            if why:
+                refused += 1
+                if str(field.path[-1]) not in why and not all(str(part) in why for part in field.path[:1]):
+                    problems.append(
+                        f"O6: {field.name}: {value!r} is refused, and its name is not said: {why}"
+                    )
+                continue
+            taken += 1
+            other |= {field.name} if spec != SPEC else set()
+            after = api.settled(namespace)
+            if after != before:
+                shown.add(field.name)
+                changes.append((spec, after))
+            problems += [f"O4: {field.name}: {why}"] if (why := api.replace(namespace, SPEC)) else []
+            back = api.settled(namespace)
+            if back != before:
+                problems.append(f"O4: {field.name}: after {value!r} and back: {_difference(back, before)}")
+                before = back
+        if field.name in other and field.name not in shown | SHOWS_LATER.keys():
+            problems.append(f"O6: {field.name}: it is taken, and shows nowhere")
+        for spec, after in changes[:1] if field.name not in USED_LATER else ():
+            api.create(fresh, spec)
+            new = api.settled(fresh)
+            if new != after:
+                problems.append(f"O5: {field.name}: a new job is another one: {_difference(after, new)}")
+            _delete(api, fresh)
+    scenario.update(fields=len(fields()), taken=taken, refused=refused)
+    print(f"{len(fields())} fields: {taken} changes taken, {refused} refused")
+    assert taken >= 30
+    assert refused >= 100
+    assert not problems, "\n".join([f"{len(problems)} problems", *problems[:40]])
+
+
+def _delete(api: Api, namespace: str) -> None:
+    """The job of a namespace, and its claim, so that the next one begins anew."""
+    custom = client.CustomObjectsApi()
+    custom.patch_namespaced_custom_object(
+        *JOBS, namespace, "trainingjobs", "walk", {"metadata": {"finalizers": None}}
+    )
+    custom.delete_namespaced_custom_object(*JOBS, namespace, "trainingjobs", "walk")
+    deadline = time.monotonic() + 60
+    while api._children(namespace):
+        assert time.monotonic() < deadline, "its objects do not go"
+        time.sleep(0.05)
+
+
+def _difference(found: Any, wanted: Any, path: str = "") -> str:
+    """Where two states differ first."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                return _difference(found.get(name), wanted.get(name), f"{path}.{name}")
+    return f"{path}: found {str(found)[:200]}, wanted {str(wanted)[:200]}"
