@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from e2e.identity import METHODS, Caller, Identity, given, made, secret
 from e2e.install import SPREAD_S
 from e2e.jobs import Job, seconds_since
@@ -21,6 +22,10 @@ from tablebay.ps_server.members import ranked_high
 
 # Of each worker: 261,877 examples, 2 workers, 256 to a batch. A worker reports after every 20 steps.
 BATCH, STEPS, STEPS_PER_REPORT = 256, 512, 20
+# So that an authority is replaced, and more, within the training.
+RATE = STEPS / (6 * SPREAD_S + 40)
+# For a change of a Secret to come to the pods and to be taken up, and for two reports.
+WAIT_S = 4 * SPREAD_S + 60
 AUC_MIN = 0.785
 CHECKPOINT: dict[str, Any] = {
     "destination": "pvc://flights-checkpoints/run",
@@ -152,6 +157,7 @@ def test_pods_of_a_job_speak_tls_to_one_another_alone(
     )
 
 
+@pytest.mark.timeout(300 + 8 * SPREAD_S)
 def test_certificates_renewed_expired_and_the_authority_replaced_in_training(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
@@ -161,7 +167,7 @@ def test_certificates_renewed_expired_and_the_authority_replaced_in_training(
     then it alone is trusted, and the old pairs open nothing. Expired: worker 1's, while nobody renews it; it waits, and
     goes on where it was once it has another.
     """
-    flights = slow(job, 4.0, durable=True, change={"checkpoint": CHECKPOINT})
+    flights = slow(job, RATE, durable=True, change={"checkpoint": CHECKPOINT})
     in_the_middle(flights)
     before = flights.worker_pods()
     renewed(flights, scenario)
@@ -182,7 +188,7 @@ def renewed(flights: Job, scenario: dict[str, Any]) -> None:
         30,
     )
     assert given(flights.namespace, "flights", "worker", 0).pair != old[0]
-    until(lambda: connections(flights) > taken, "the servers show them", 60)
+    until(lambda: connections(flights) > taken, "the servers show them", WAIT_S)
     scenario["renewed_seconds"] = seconds_since(began)
     goes_on(flights, scenario, "renewed", step)
 
@@ -224,12 +230,12 @@ def expired(flights: Job, scenario: dict[str, Any]) -> None:
     patch = ("patch", "secret", "flights-worker-tls-0", "--type=merge", "-p", json.dumps({"data": data}))
     kubectl("-n", flights.namespace, *patch)
     # A worker never waits for another one.
-    last = until(lambda: behind(flights), "worker 1 waits while worker 0 trains", 90)
+    last = until(lambda: behind(flights), "worker 1 waits while worker 0 trains", WAIT_S)
     assert 0 < last < STEPS - 1, f"step {last} is not in the middle of training"
     assert not holds(flights.body(), "Complete")
     annotate(flights, "renew-certificates")
     began = time.monotonic()
-    until(lambda: flights.steps().get(1, 0) > last, "worker 1 trains on", 60)
+    until(lambda: flights.steps().get(1, 0) > last, "worker 1 trains on", WAIT_S)
     scenario["expired_waited_at_step"], scenario["expired_back_seconds"] = last, seconds_since(began)
 
 
@@ -241,8 +247,8 @@ def behind(flights: Job) -> int:
 
 def goes_on(flights: Job, scenario: dict[str, Any], what: str, before: int) -> None:
     """Steps were made meanwhile, and are made afterwards, and none of them is the last."""
-    during = flights.until_step(before + 1)
-    after = flights.until_step(during + 1)
+    during = flights.until_step(before + 1, WAIT_S)
+    after = flights.until_step(during + 1, WAIT_S)
     assert 0 < before < during < after < STEPS, "not in the middle of training"
     scenario[f"{what}_steps"] = [before, during, after]
 
