@@ -14,93 +14,153 @@ import measure
 import numpy as np
 import workload
 from measure import Figure
-from workload import CALLS, DIM, KEYS, ROWS, Keys
+from numpy.typing import NDArray
+from workload import CALLS, DIM, KEYS, ROWS, Rows, Workload
 
+MANY_ROWS = 10_000_000
+OTHER_DIMS = (8, 64, 128)
 ROUNDS = 8
-# Of a row with 16 weights and 16 sums: key and version, then 128 bytes, padded (native/include/tablebay/options.h).
-ROW_BYTES = 144
+# Growth is watched call by call, so that what is longer than other calls is a stall.
+GROWTH_KEYS = 10_000
+GROWTH_FROM = 1_000_000
+# Key and version come before a row's weights (native/include/tablebay/options.h).
 WEIGHTS = 12
 
 
-def _limits(folder: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(folder / "liblimits.so"))
-    pointer, u32, u64, real = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_float
-    library.limit_map.restype = pointer
-    library.limit_map.argtypes = [u64]
-    library.limit_gather64.argtypes = [pointer, pointer, u64, u32, u32, pointer]
-    library.limit_adagrad16.argtypes = [pointer, pointer, u64, u32, u32, pointer, real, real]
-    return library
+def row_bytes(dim: int) -> int:
+    """Of a row with as many weights as sums, padded as the table's are."""
+    return (WEIGHTS + 8 * dim + 7) // 8 * 8
+
+
+Positions = NDArray[np.uint32]
+
+
+class Limit:
+    """Rows of a table's size, at random places: what memory can do."""
+
+    def __init__(self, folder: Path, rows: int, dim: int) -> None:
+        self._library = library = ctypes.CDLL(str(folder / "liblimits.so"))
+        pointer, u32, u64, real = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_float
+        library.limit_map.restype = pointer
+        library.limit_map.argtypes = [u64]
+        library.limit_unmap.argtypes = [pointer, u64]
+        library.limit_gather.argtypes = [pointer, pointer, u64, u32, u32, u32, pointer]
+        library.limit_adagrad.argtypes = [pointer, pointer, u64, u32, u32, u32, pointer, real, real]
+        self._dim = dim
+        self._bytes = rows * row_bytes(dim)
+        self._memory = library.limit_map(self._bytes)
+        random = np.random.default_rng(1)
+        self.positions = [random.choice(rows, KEYS, replace=False).astype(np.uint32) for _ in range(CALLS)]
+
+    def gather(self, at: Positions, out: Rows) -> None:
+        self._library.limit_gather(
+            self._memory, at.ctypes.data, KEYS, row_bytes(self._dim), WEIGHTS, self._dim, out.ctypes.data
+        )
+
+    def adagrad(self, at: Positions, gradients: Rows) -> None:
+        self._library.limit_adagrad(
+            self._memory, at.ctypes.data, KEYS, row_bytes(self._dim), WEIGHTS, self._dim,
+            gradients.ctypes.data, 0.05, 1e-8,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._library.limit_unmap(self._memory, self._bytes)
 
 
 def run(folder: Path) -> dict[str, Figure]:
-    """Figures `table.*`."""
-    work = workload.Workload.make()
-    store, table = workload.new_store()
-    out = np.empty((KEYS, DIM), np.float32)
+    """Figures `table.*` and `limit.*` with 10 million rows; `table.2m.*` with 2 million, `table.dim8.*` and so on."""
+    figures = _with_rows(folder, MANY_ROWS, DIM, "", whole=True)
+    figures |= growth()
+    figures |= _with_rows(folder, ROWS, DIM, "2m.")
+    for dim in OTHER_DIMS:
+        figures |= _with_rows(folder, ROWS, dim, f"dim{dim}.")
+    return figures | calls.run(folder) | eviction.run()
+
+
+def _with_rows(folder: Path, rows: int, dim: int, prefix: str, whole: bool = False) -> dict[str, Figure]:
+    work = Workload.make(rows, dim)
+    store, table = workload.new_store(dim)
+    out = np.zeros((KEYS, dim), np.float32)
     before = measure.rss_bytes()
     inserts = [
         measure.seconds(partial(store.pull, table, keys, out[: len(keys)], True)) for keys in work.batches()
     ]
-    rows = store.counters()["rows"]
-    if rows != ROWS:
-        raise SystemExit(f"the table has {rows} rows after inserting {ROWS}")
+    found = store.counters()["rows"]
+    if found != rows:
+        raise SystemExit(f"the table has {found} rows after inserting {rows}")
     figures = {
-        "table.insert_rows_per_s": measure.figure([KEYS / s for s in inserts], "rows/s"),
-        "table.bytes_per_row": measure.figure([(measure.rss_bytes() - before) / rows], "bytes"),
+        # All of it: the calls in which the table grew are among them.
+        f"table.{prefix}insert_rows_per_s": measure.figure([rows / sum(inserts)], "rows/s"),
+        f"table.{prefix}bytes_per_row": measure.figure([(measure.rss_bytes() - before) / rows], "bytes"),
     }
-
-    limits = _limits(folder)
-    memory = limits.limit_map(ROWS * ROW_BYTES)
-    random = np.random.default_rng(1)
-    positions = [random.choice(ROWS, KEYS, replace=False).astype(np.uint32) for _ in range(CALLS)]
-    gradients = work.gradients
-
-    def gather(at: Keys) -> None:
-        limits.limit_gather64(memory, at.ctypes.data, KEYS, ROW_BYTES, WEIGHTS, out.ctypes.data)
-
-    def adagrad(at: Keys) -> None:
-        limits.limit_adagrad16(
-            memory, at.ctypes.data, KEYS, ROW_BYTES, WEIGHTS, gradients.ctypes.data, 0.05, 1e-8
-        )
-
-    gathers = [partial(gather, at) for at in positions]
-    updates = [partial(adagrad, at) for at in positions]
+    limit = Limit(folder, rows, dim)
     pulls = measure.interleave(
-        [partial(store.pull, table, k, out, True) for k in work.grouped], gathers, ROUNDS
+        [partial(store.pull, table, keys, out, True) for keys in work.grouped],
+        [partial(limit.gather, at, out) for at in limit.positions],
+        ROUNDS,
     )
     pushes = measure.interleave(
-        [partial(store.push, table, k, gradients, True) for k in work.grouped], updates, ROUNDS
+        [partial(store.push, table, keys, work.gradients, True) for keys in work.grouped],
+        [partial(limit.adagrad, at, work.gradients) for at in limit.positions],
+        ROUNDS,
     )
-    figures["table.pull.over_gather"] = pulls.ours_over_theirs()
-    figures["table.push.over_rmw"] = pushes.ours_over_theirs()
+    figures[f"table.{prefix}pull.over_gather"] = pulls.ours_over_theirs()
+    figures[f"table.{prefix}push.over_rmw"] = pushes.ours_over_theirs()
     for name, times in (
-        ("table.pull_rows_per_s", pulls.ours),
-        ("table.push_rows_per_s", pushes.ours),
-        ("limit.gather_rows_per_s", pulls.theirs),
-        ("limit.rmw_rows_per_s", pushes.theirs),
+        (f"table.{prefix}pull_rows_per_s", pulls.ours),
+        (f"table.{prefix}push_rows_per_s", pushes.ours),
+        (f"limit.{prefix}gather_rows_per_s", pulls.theirs),
+        (f"limit.{prefix}rmw_rows_per_s", pushes.theirs),
     ):
         figures[name] = measure.figure([KEYS / s for s in times], "rows/s")
-    any_order = [measure.seconds(partial(store.pull, table, k, out, True)) for k in work.calls]
-    figures["table.pull_any_order_rows_per_s"] = measure.figure([KEYS / s for s in any_order], "rows/s")
-
-    one = [partial(_in_threads, 1, partial(_pulls, store, table, work.grouped))] * 5
-    two = [partial(_in_threads, 2, partial(_pulls, store, table, work.grouped))] * 5
-    threads = measure.interleave(two, one, 1)
-    # Two threads do twice the work.
-    ratios = [2 * b / a for a, b in zip(threads.ours, threads.theirs, strict=True)]
-    figures["table.two_threads.over_one"] = measure.figure(ratios, "ratio")
-    return figures | calls.run(folder) | eviction.run()
-
-
-def _pulls(store: workload._core.Store, table: int, calls: list[Keys]) -> None:
-    out = np.empty((KEYS, DIM), np.float32)
-    for keys in calls:
-        store.pull(table, keys, out, True)
+    if whole:
+        any_order = [measure.seconds(partial(store.pull, table, keys, out, True)) for keys in work.calls]
+        figures["table.pull_any_order_rows_per_s"] = measure.figure([KEYS / s for s in any_order], "rows/s")
+        figures["table.two_threads.over_one"] = two_over_one(
+            [partial(store.pull, table, keys) for keys in work.grouped], create=True
+        )
+        figures["limit.two_threads.over_one"] = two_over_one(
+            [partial(limit.gather, at) for at in limit.positions]
+        )
+    limit.close()
+    return figures
 
 
-def _in_threads(count: int, work: Callable[[], None]) -> None:
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def two_over_one(work: list[Callable[..., None]], create: bool = False) -> Figure:
+    """How many times as much two threads do as one, each with memory of its own that it has written before."""
+    outs = [np.zeros((KEYS, DIM), np.float32) for _ in range(2)]
+    rounds = 3
+
+    def all_of_it(out: Rows) -> None:
+        for _ in range(rounds):
+            for call in work:
+                call(out, True) if create else call(out)
+
+    def in_threads(count: int) -> None:
+        threads = [threading.Thread(target=all_of_it, args=(out,)) for out in outs[:count]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    pairs = measure.interleave([partial(in_threads, 2)] * 7, [partial(in_threads, 1)] * 7, 1)
+    return measure.figure([2 * b / a for a, b in zip(pairs.ours, pairs.theirs, strict=True)], "ratio")
+
+
+def growth() -> dict[str, Figure]:
+    """Figures `table.growth.*`: a table that grows to 10 million rows, 10,000 keys a call."""
+    work = Workload.make(MANY_ROWS)
+    store, table = workload.new_store()
+    out = np.zeros((GROWTH_KEYS, DIM), np.float32)
+    before = measure.rss_bytes()
+    measure.reset_peak_rss()
+    seconds = [
+        measure.seconds(partial(store.pull, table, keys, out, True)) for keys in work.batches(GROWTH_KEYS)
+    ]
+    peak = measure.peak_rss_bytes() - before
+    watched = [1e3 * s for s in seconds[GROWTH_FROM // GROWTH_KEYS :]]
+    return {
+        "table.growth.peak_over_end": measure.figure([peak / (measure.rss_bytes() - before)], "ratio"),
+        "table.growth.max_stall_ms": measure.figure([max(watched)], "ms"),
+        "table.growth.call_ms": measure.figure(watched, "ms"),
+    }

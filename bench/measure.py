@@ -97,13 +97,24 @@ def rss_bytes(pid: int | str = "self") -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def build_libraries() -> Path:
-    """Compiles limits.cc and tcp.cc with the core; returns the folder they are in."""
+def reset_peak_rss() -> None:
+    """From here on peak_rss_bytes counts anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory that this process had since reset_peak_rss."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def build_libraries(*options: str) -> Path:
+    """Compiles limits.cc and tcp.cc, or what cmake's options add, with the core; returns the folder they are in."""
     folder = ROOT / "build" / "bench"
     programs = Path(sys.executable).parent  # of the virtual environment, which brings cmake and ninja
     cmake, ninja = str(programs / "cmake"), programs / "ninja"
     configure = [cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    subprocess.run([*configure, "-DTABLEBAY_BUILD_BENCH=ON"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*configure, "-DTABLEBAY_BUILD_BENCH=ON", *options], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([cmake, "--build", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder
 

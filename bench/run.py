@@ -4,8 +4,8 @@
 
 Each `over` figure is how many times as fast as the thing named, both measured in this run, in interleaved pairs; but
 `over_plain_apply`, `time_to_auc.over_numpy`, `torch.step_over_local` and `prefetch.step_over_max` are how many times as
-long it takes. `operator` needs root and about 15 minutes, `torch` needs PyTorch (`make test-torch`), and `durability`
-10 GB of disk, so they are done only where they are asked for: make bench ONLY=operator.
+long it takes. `operator` needs root and about 15 minutes, `torch` needs PyTorch (`make test-torch`), `durability` 10 GB
+of disk and `table100m` 17 GB of memory, so they are done only where they are asked for: make bench ONLY=operator.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tablebay.native import _core
 
 PARTS = {
     "table": "in_process",
+    "table100m": "table100m",
+    "index": "boost_index",
     "grpc": "over_tcp",
     "scaling": "scaling",
     "race": "race",

@@ -1,4 +1,4 @@
-"""What the table and gRPC parts work on: 2 M rows of dim 16 with Adagrad, 80,000 unique keys a call."""
+"""What the table and gRPC parts work on: rows with Adagrad, 80,000 unique keys a call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Workload:
-    """all_keys: (ROWS,). calls: CALLS times (KEYS,), unique, random. grouped: the same in order of shard."""
+    """all_keys: (rows,). calls: CALLS times (KEYS,), unique, random. grouped: the same in order of shard."""
 
     all_keys: Keys
     calls: list[Keys]
@@ -28,19 +28,19 @@ class Workload:
     gradients: Rows
 
     @classmethod
-    def make(cls, seed: int = 0) -> Workload:
+    def make(cls, rows: int = ROWS, dim: int = DIM, seed: int = 0) -> Workload:
         """From a fixed seed."""
         random = np.random.default_rng(seed)
-        all_keys = np.unique(random.integers(0, 2**64, ROWS + 1000, dtype=np.uint64))
-        all_keys = random.permutation(all_keys)[:ROWS]
+        all_keys = np.unique(random.integers(0, 2**64, rows + 1000, dtype=np.uint64))
+        all_keys = random.permutation(all_keys)[:rows]
         calls = [random.choice(all_keys, KEYS, replace=False) for _ in range(CALLS)]
         grouped = [in_shard_order(keys) for keys in calls]
-        gradients = (random.standard_normal((KEYS, DIM)) * 0.01).astype(np.float32)
+        gradients = (random.standard_normal((KEYS, dim)) * 0.01).astype(np.float32)
         return cls(all_keys, calls, grouped, gradients)
 
-    def batches(self) -> list[Keys]:
-        """All keys, KEYS at a time."""
-        return [self.all_keys[at : at + KEYS] for at in range(0, ROWS, KEYS)]
+    def batches(self, keys: int = KEYS) -> list[Keys]:
+        """All keys, so many at a time."""
+        return [self.all_keys[at : at + keys] for at in range(0, len(self.all_keys), keys)]
 
 
 def in_shard_order(keys: Keys) -> Keys:
@@ -49,11 +49,11 @@ def in_shard_order(keys: Keys) -> Keys:
     return ordered
 
 
-def new_store() -> tuple[_core.Store, int]:
+def new_store(dim: int = DIM) -> tuple[_core.Store, int]:
     """A store with one table as the workload wants it, and the table's id."""
     store = _core.Store()
     parameters = {"learning_rate": 0.05, "initial_accumulator": 0.1, "epsilon": 1e-8}
     normal = {"mean": 0.0, "stddev": 0.01}
     return store, store.create_table(
-        "bench", DIM, "float32", "Adagrad", parameters, "Normal", normal, 0, "Reject"
+        "bench", dim, "float32", "Adagrad", parameters, "Normal", normal, 0, "Reject"
     )

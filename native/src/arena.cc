@@ -24,7 +24,14 @@ Arena::Arena(uint32_t row_bytes, std::atomic<uint64_t>* bytes_total)
     ++rows_per_slab_log2_;
   }
   slab_bytes_ = RoundUp(uint64_t{row_bytes} << rows_per_slab_log2_, kPage);
-  chunk_bytes_ = std::max(kHugePage, RoundUp(slab_bytes_, kPage));
+  // As many huge pages as leave next to nothing beyond their last slab.
+  constexpr uint64_t kPagesMax = 16;
+  constexpr uint64_t kLoss = 2048;  // 1 / 2048 at most, where that can be
+  chunk_bytes_ = RoundUp(slab_bytes_, kHugePage);
+  for (uint64_t bytes = chunk_bytes_; bytes <= kPagesMax * kHugePage; bytes += kHugePage) {
+    if (bytes % slab_bytes_ * chunk_bytes_ < chunk_bytes_ % slab_bytes_ * bytes) chunk_bytes_ = bytes;
+    if (chunk_bytes_ % slab_bytes_ * kLoss <= chunk_bytes_) break;
+  }
   slabs_per_chunk_ = static_cast<uint32_t>(chunk_bytes_ / slab_bytes_);
 }
 
@@ -39,7 +46,8 @@ void Arena::MapChunk() {
     throw StatusError("ResourceExhausted",
                       Format("the system has no %llu bytes for rows", static_cast<unsigned long long>(chunk_bytes_)));
   }
-  madvise(base, chunk_bytes_, chunks_.empty() ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
+  madvise(base, chunk_bytes_, MADV_HUGEPAGE);
+  if (chunks_.empty()) madvise(base, kHugePage, MADV_NOHUGEPAGE);
   chunks_[base] = Chunk{base};
   for (uint32_t i = slabs_per_chunk_; i-- > 0;) free_.push_back(base + i * slab_bytes_);
 }

@@ -104,14 +104,15 @@ void FrozenRows::Read(std::string_view keys, char* out) const {
   const Index::View index(index_);
   const uint64_t bytes = wire_bytes_;
   uint64_t hashes[kAhead];
+  const Bucket* buckets[kAhead];
   for (size_t begin = 0; begin < count; begin += kAhead) {
     const size_t n = std::min(kAhead, count - begin);
     for (size_t i = 0; i < n; ++i) {
       hashes[i] = HashKey(LoadKey(keys.data(), begin + i));
-      index.Prefetch(hashes[i]);
+      buckets[i] = index.Fetch(hashes[i]);
     }
     for (size_t i = 0; i < n; ++i) {
-      index.Guess(hashes[i], [&](uint32_t position) { __builtin_prefetch(rows_[position]); });
+      index.Guess(hashes[i], buckets[i], [&](uint32_t position) { __builtin_prefetch(rows_[position]); });
     }
     for (size_t i = 0; i < n; ++i) {
       const uint32_t found = Find(LoadKey(keys.data(), begin + i), hashes[i]);

@@ -10,19 +10,18 @@
 namespace tablebay {
 namespace {
 
-// Blocks of one size.
-class SizeClass {
+class Blocks {
  public:
-  char* Take(uint64_t bytes) {
+  char* Take() {
     char* block = nullptr;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (free_.empty() && !MapPage(bytes)) return nullptr;
+      if (free_.empty() && !MapPage()) return nullptr;
       block = free_.back();
       free_.pop_back();
       ++pages_[PageOf(block)];
     }
-    std::memset(block, 0, bytes);
+    std::memset(block, 0, kBlockBytes);
     return block;
   }
 
@@ -33,7 +32,7 @@ class SizeClass {
     if (--pages_[page] > 0) return;
     std::erase_if(free_, [&](char* other) { return PageOf(other) == page; });
     pages_.erase(page);
-    munmap(page, kHugePage);
+    GiveHugePageBack(page);
   }
 
  private:
@@ -41,12 +40,11 @@ class SizeClass {
     return reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(block) & ~uintptr_t{kHugePage - 1});
   }
 
-  bool MapPage(uint64_t bytes) {
-    char* page = MapAligned(kHugePage);
+  bool MapPage() {
+    char* page = TakeHugePage();
     if (page == nullptr) return false;
-    madvise(page, kHugePage, MADV_HUGEPAGE);
     pages_[page] = 0;
-    for (uint64_t at = kHugePage; at > 0; at -= bytes) free_.push_back(page + at - bytes);
+    for (uint64_t at = kHugePage; at > 0; at -= kBlockBytes) free_.push_back(page + at - kBlockBytes);
     return true;
   }
 
@@ -55,9 +53,9 @@ class SizeClass {
   std::map<char*, uint32_t> pages_;  // blocks in use of each
 };
 
-SizeClass& ClassOf(uint64_t bytes) {
-  static auto* const classes = new SizeClass[64];  // never destroyed: tables may outlive static objects
-  return classes[__builtin_ctzll(bytes)];
+Blocks& AllBlocks() {
+  static auto* const blocks = new Blocks;  // never destroyed: tables may outlive static objects
+  return *blocks;
 }
 
 }  // namespace
@@ -74,19 +72,16 @@ char* MapAligned(uint64_t bytes) {
   return reinterpret_cast<char*>(aligned);
 }
 
-char* TakeBlock(uint64_t bytes) {
-  if (bytes < kHugePage) return ClassOf(bytes).Take(bytes);
-  char* block = MapAligned(bytes);
-  if (block != nullptr) madvise(block, bytes, MADV_HUGEPAGE);
-  return block;
+char* TakeHugePage() {
+  char* const page = MapAligned(kHugePage);
+  if (page != nullptr) madvise(page, kHugePage, MADV_HUGEPAGE);
+  return page;
 }
 
-void GiveBlockBack(char* block, uint64_t bytes) {
-  if (bytes < kHugePage) {
-    ClassOf(bytes).GiveBack(block);
-  } else {
-    munmap(block, bytes);
-  }
-}
+void GiveHugePageBack(char* page) { munmap(page, kHugePage); }
+
+char* TakeBlock() { return AllBlocks().Take(); }
+
+void GiveBlockBack(char* block) { AllBlocks().GiveBack(block); }
 
 }  // namespace tablebay

@@ -1,5 +1,7 @@
 #include "tablebay/index.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -9,12 +11,7 @@
 namespace tablebay {
 namespace {
 
-Bucket* Allocate(uint64_t bytes) {
-  if (bytes >= kBlockBytesMin) return reinterpret_cast<Bucket*>(TakeBlock(bytes));
-  void* memory = std::aligned_alloc(alignof(Bucket), bytes);
-  if (memory != nullptr) std::memset(memory, 0, bytes);
-  return static_cast<Bucket*>(memory);
-}
+constexpr double kStep = 4.0 / 3;  // from one size to the next
 
 }  // namespace
 
@@ -23,45 +20,83 @@ Index::~Index() {
   Free(old_);
 }
 
-void Index::Free(Buckets& side) {
-  if (side.buckets == nullptr) return;
-  const uint64_t bytes = side.Count() * sizeof(Bucket);
-  if (bytes >= kBlockBytesMin) {
-    GiveBlockBack(reinterpret_cast<char*>(side.buckets), bytes);
-  } else {
-    std::free(side.buckets);
+const Index::Buckets& Index::Nothing() {
+  static const Buckets* const nothing = [] {  // never destroyed: tables may outlive static objects
+    static Bucket empty{};
+    auto* const made = new Buckets;
+    made->segments = std::make_unique<Bucket*[]>(1);
+    made->segments[0] = &empty;
+    made->count = 1;
+    return made;
+  }();
+  return *nothing;
+}
+
+Index::Buckets Index::Allocate(uint64_t count) {
+  Buckets made;
+  made.segments = std::make_unique<Bucket*[]>((count + kSegment - 1) / kSegment);
+  const uint64_t bytes = std::min(count, kSegment) * sizeof(Bucket);
+  for (; made.count < count; made.count += std::min(count, kSegment)) {
+    void* segment = nullptr;
+    if (bytes == kBlockBytes) {
+      segment = TakeBlock();
+    } else if ((segment = std::aligned_alloc(alignof(Bucket), bytes)) != nullptr) {
+      std::memset(segment, 0, bytes);
+    }
+    if (segment == nullptr) {
+      Release(made);
+      throw StatusError("ResourceExhausted", Format("the system has no %llu bytes for an index",
+                                                    static_cast<unsigned long long>(count * sizeof(Bucket))));
+    }
+    made.segments[made.count / kSegment] = static_cast<Bucket*>(segment);
   }
-  bytes_total_->fetch_sub(bytes, std::memory_order_relaxed);
+  return made;
+}
+
+void Index::Release(Buckets& side) {
+  for (uint64_t at = 0; at < side.count; at += kSegment) {
+    Bucket* const segment = side.segments[at / kSegment];
+    if (side.count < kSegment) {
+      std::free(segment);
+    } else {
+      GiveBlockBack(reinterpret_cast<char*>(segment));
+    }
+  }
+}
+
+void Index::Free(Buckets& side) {
+  Release(side);
+  bytes_total_->fetch_sub(side.count * sizeof(Bucket), std::memory_order_relaxed);
   side = Buckets{};
 }
 
-uint64_t Index::BucketsFor(uint64_t entries) {
+uint64_t Index::BucketsFor(uint64_t entries) const {
   uint64_t count = 1;
-  while (count * Bucket::kSlots * 4 / 5 < entries) count *= 2;
-  return count;
+  while (count < kSegment && Fitting(count) < entries) count *= 2;
+  if (Fitting(count) >= entries) return count;
+  double size = kSegment * std::pow(kStep, stripe_ * (1.0 / kStripes));
+  for (;; size *= kStep) {
+    count = (static_cast<uint64_t>(size) + kSegment - 1) / kSegment * kSegment;
+    if (Fitting(count) >= entries) return count;
+  }
 }
 
 void Index::Grow(uint64_t entries) {
-  const uint64_t count = BucketsFor(entries);
-  const uint64_t bytes = count * sizeof(Bucket);
-  Bucket* buckets = Allocate(bytes);
-  if (buckets == nullptr) {
-    throw StatusError("ResourceExhausted",
-                      Format("the system has no %llu bytes for an index", static_cast<unsigned long long>(bytes)));
-  }
-  bytes_total_->fetch_add(bytes, std::memory_order_relaxed);
+  Buckets larger = Allocate(BucketsFor(std::max(entries, Fitting(current_.count) + 1)));
+  bytes_total_->fetch_add(larger.count * sizeof(Bucket), std::memory_order_relaxed);
   if (size_ > 0) {
-    old_ = current_;
+    old_ = std::move(current_);
     moved_ = 0;
+    fetched_ = 0;
   } else {
     Free(current_);
   }
-  current_ = Buckets{buckets, count - 1, kStripeShift - static_cast<uint32_t>(__builtin_ctzll(count))};
+  current_ = std::move(larger);
 }
 
 void Index::InsertInto(Buckets& side, uint64_t hash, uint32_t position) {
-  for (uint64_t b = side.Home(hash);; b = (b + 1) & side.mask) {
-    Bucket& bucket = side.buckets[b];
+  for (uint64_t b = side.Home(hash);; b = side.After(b)) {
+    Bucket& bucket = side.At(b);
     const uint32_t empty = bucket.Match(0);
     if (empty == 0) {
       ++bucket.overflowed;
@@ -77,9 +112,10 @@ void Index::InsertInto(Buckets& side, uint64_t hash, uint32_t position) {
 std::pair<Index::Buckets*, uint64_t> Index::Locate(uint64_t hash, uint32_t position, uint32_t* slot) {
   const uint8_t tag = TagOf(hash);
   for (Buckets* side : {&current_, &old_}) {
-    if (side->buckets == nullptr) continue;
-    for (uint64_t b = side->Home(hash);; b = (b + 1) & side->mask) {
-      const Bucket& bucket = side->buckets[b];
+    if (side->count == 0) continue;
+    uint64_t b = side->Home(hash);
+    for (uint64_t left = side->count; left > 0; --left, b = side->After(b)) {
+      const Bucket& bucket = side->At(b);
       for (uint32_t mask = bucket.Match(tag); mask != 0; mask &= mask - 1) {
         const auto i = static_cast<uint32_t>(__builtin_ctz(mask));
         if (bucket.positions[i] == position) {
@@ -94,8 +130,8 @@ std::pair<Index::Buckets*, uint64_t> Index::Locate(uint64_t hash, uint32_t posit
 }
 
 void Index::EraseFrom(Buckets& side, uint64_t hash, uint64_t bucket, uint32_t slot) {
-  side.buckets[bucket].tags[slot] = 0;
-  for (uint64_t b = side.Home(hash); b != bucket; b = (b + 1) & side.mask) --side.buckets[b].overflowed;
+  side.At(bucket).tags[slot] = 0;
+  for (uint64_t b = side.Home(hash); b != bucket; b = side.After(b)) --side.At(b).overflowed;
 }
 
 void Index::Erase(uint64_t hash, uint32_t position) {
@@ -108,7 +144,7 @@ void Index::Erase(uint64_t hash, uint32_t position) {
 void Index::Reposition(uint64_t hash, uint32_t from, uint32_t to) {
   uint32_t slot;
   const auto [side, bucket] = Locate(hash, from, &slot);
-  side->buckets[bucket].positions[slot] = to;
+  side->At(bucket).positions[slot] = to;
 }
 
 }  // namespace tablebay

@@ -224,24 +224,38 @@ inline void CopyRow(char* out, const char* row, uint32_t bytes) {
       return function<0>(__VA_ARGS__);           \
   }
 
-template <uint32_t kBytes>
-void CopyRowsOf(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out,
-                const Ahead& ahead) {
-  for (uint32_t i = 0; i < count; ++i, out += bytes) {
+constexpr size_t kAhead = 16;  // rows prefetched
+
+template <uint32_t kBytes, bool kOrdered>
+[[gnu::always_inline]] inline void CopyRowsTo(const char* const* rows, uint32_t count, uint32_t offset,
+                                              uint32_t any_bytes, const uint32_t* order, char* out,
+                                              const Ahead& ahead) {
+  const uint32_t bytes = kBytes != 0 ? kBytes : any_bytes;
+  for (uint32_t i = 0; i < count; ++i) {
     FetchOne(ahead, i);
-    if (rows[i] == nullptr) {
-      std::memset(out, 0, bytes);
+    if (kOrdered && i + kAhead < count) __builtin_prefetch(out + uint64_t{order[i + kAhead]} * bytes, 1);
+    char* const to = out + uint64_t{kOrdered ? order[i] : i} * bytes;
+    if (rows[i] != nullptr) [[likely]] {
+      CopyRow<kBytes>(to, rows[i] + offset, bytes);
     } else {
-      CopyRow<kBytes>(out, rows[i] + offset, bytes);
+      std::memset(to, 0, bytes);
     }
   }
   FetchRest(ahead, count);
 }
-void CopyRows(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out, const Ahead& ahead) {
-  TABLEBAY_FOR_BYTES(bytes, CopyRowsOf, rows, count, offset, bytes, out, ahead)
+template <uint32_t kBytes>
+void CopyRowsOf(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
+                char* out, const Ahead& ahead) {
+  if (order == nullptr) {
+    CopyRowsTo<kBytes, false>(rows, count, offset, bytes, order, out, ahead);
+  } else {
+    CopyRowsTo<kBytes, true>(rows, count, offset, bytes, order, out, ahead);
+  }
 }
-
-constexpr size_t kAhead = 16;  // rows prefetched
+void CopyRows(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
+              char* out, const Ahead& ahead) {
+  TABLEBAY_FOR_BYTES(bytes, CopyRowsOf, rows, count, offset, bytes, order, out, ahead)
+}
 
 template <uint32_t kBytes>
 void GatherOf(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out) {
@@ -324,14 +338,25 @@ inline uint64_t ColumnHash(uint64_t base, uint32_t column) {
   return Mix(base + (uint64_t{column} + 1) * 0x9e3779b97f4a7c15ULL);
 }
 
-void FillUniform(char* out, uint32_t dim, uint64_t base, float low, float high) {
-  Float* weights = reinterpret_cast<Float*>(out);
-  const float width = high - low;
-  for (uint32_t c = 0; c < dim; ++c) {
-    const auto top = static_cast<int32_t>(ColumnHash(base, c) >> 40);
-    weights[c] = low + width * (static_cast<float>(top) * 0x1p-24f);
+// For each new row: its weights and its base.
+#define TABLEBAY_FOR_NEW_ROWS(...)                               \
+  const uint32_t dim = kDim != 0 ? kDim : f.dim;                 \
+  for (uint32_t r = 0; r < f.count; ++r) {                       \
+    Float* weights = reinterpret_cast<Float*>(f.rows[r]);        \
+    const uint64_t base = f.bases[r];                            \
+    for (uint32_t c = 0; c < dim; ++c) weights[c] = __VA_ARGS__; \
   }
+
+inline float Uniform(uint64_t hash, float low, float width) {
+  return low + width * (static_cast<float>(static_cast<int32_t>(hash >> 40)) * 0x1p-24f);
 }
+template <uint32_t kDim>
+void FillUniformDim(const Fill& f) {
+  const float low = f.a;
+  const float width = f.b - f.a;
+  TABLEBAY_FOR_NEW_ROWS(Uniform(ColumnHash(base, c), low, width))
+}
+void FillUniform(const Fill& f) { TABLEBAY_FOR_DIM(f.dim, FillUniformDim, f) }
 
 // ln(x) for x in (0, 1], a normal number: mantissa and exponent, then the polynomial of Cephes' logf (S. Moshier).
 inline float Log(float x) {
@@ -390,19 +415,31 @@ inline float SignedUnit(uint64_t hash) {
   return static_cast<float>(2 * static_cast<int32_t>(hash >> 41) + 1) * 0x1p-23f - 1.0f;
 }
 
-void FillNormal(char* out, uint32_t dim, uint64_t base, float mean, float stddev) {
-  Float* weights = reinterpret_cast<Float*>(out);
-  const float scale = stddev * 1.41421356f;
-  for (uint32_t c = 0; c < dim; ++c) weights[c] = mean + scale * InverseErf(SignedUnit(ColumnHash(base, c)));
+template <uint32_t kDim>
+void FillNormalDim(const Fill& f) {
+  const float mean = f.a;
+  const float scale = f.b * 1.41421356f;
+  TABLEBAY_FOR_NEW_ROWS(mean + scale * InverseErf(SignedUnit(ColumnHash(base, c))))
 }
+void FillNormal(const Fill& f) { TABLEBAY_FOR_DIM(f.dim, FillNormalDim, f) }
 
-void FillTruncatedNormal(char* out, uint32_t dim, uint64_t base, float mean, float stddev) {
-  Float* weights = reinterpret_cast<Float*>(out);
-  for (uint32_t c = 0; c < dim; ++c) {
-    const float x = SignedUnit(ColumnHash(base, c)) * 0.954499736f;
-    const float deviations = 1.41421356f * InverseErf(x);
-    const float below = deviations > 2.0f ? 2.0f : deviations;  // the polynomials may end a little beyond
-    weights[c] = mean + stddev * (below < -2.0f ? -2.0f : below);
+inline float Truncated(uint64_t hash, float mean, float stddev) {
+  const float deviations = 1.41421356f * InverseErf(SignedUnit(hash) * 0.954499736f);
+  const float below = deviations > 2.0f ? 2.0f : deviations;  // the polynomials may end a little beyond
+  return mean + stddev * (below < -2.0f ? -2.0f : below);
+}
+template <uint32_t kDim>
+void FillTruncatedNormalDim(const Fill& f) {
+  const float mean = f.a;
+  const float stddev = f.b;
+  TABLEBAY_FOR_NEW_ROWS(Truncated(ColumnHash(base, c), mean, stddev))
+}
+void FillTruncatedNormal(const Fill& f) { TABLEBAY_FOR_DIM(f.dim, FillTruncatedNormalDim, f) }
+
+void FillConstant(const Fill& f) {
+  for (uint32_t r = 0; r < f.count; ++r) {
+    Float* weights = reinterpret_cast<Float*>(f.rows[r]);
+    for (uint32_t c = 0; c < f.dim; ++c) weights[c] = f.a;
   }
 }
 
@@ -447,6 +484,7 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .fill_uniform = FillUniform,
     .fill_normal = FillNormal,
     .fill_truncated_normal = FillTruncatedNormal,
+    .fill_constant = FillConstant,
 };
 
 }  // namespace tablebay

@@ -24,7 +24,7 @@ void Table::ReserveWide() const {
 }
 
 void Table::Initialise(uint64_t key, char* weights) const {
-  Fill(key, weights);
+  FillRows(&key, &weights, 1, 0);
   if (!narrow()) return;
   for (uint32_t d = 0; d < dim(); ++d) {
     char rounded[2];
@@ -34,8 +34,9 @@ void Table::Initialise(uint64_t key, char* weights) const {
 }
 
 void Table::InitialiseStored(uint64_t key, char* weights) const {
-  if (!narrow()) return Fill(key, weights);
-  Fill(key, wide_rows.data());
+  if (!narrow()) return FillRows(&key, &weights, 1, 0);
+  char* const wide = wide_rows.data();
+  FillRows(&key, &wide, 1, 0);
   NarrowToNearest(checked_.element_type, wide_rows.data(), dim(), weights);
 }
 

@@ -68,7 +68,7 @@ ReplayMemory::Page* ReplayMemory::NewPage() {
   }
   auto page = std::make_unique<Page>();
   free_.reserve(pages_ + 1);  // so that Unused cannot fail
-  page->memory = TakeBlock(kHugePage);
+  page->memory = TakeHugePage();
   if (page->memory == nullptr) throw std::bad_alloc();
   ++pages_;
   return page.release();
@@ -83,7 +83,7 @@ void ReplayMemory::Unused(Page* page) {
 }
 
 void ReplayMemory::Release(const Page* page) {
-  GiveBlockBack(page->memory, kHugePage);
+  GiveHugePageBack(page->memory);
   --pages_;
   delete page;
 }

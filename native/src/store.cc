@@ -736,8 +736,7 @@ void Store::RunPull(const Piece& piece, char* out) {
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
     const Table::Room room(&table, stripe, rest);
-    table.Create(stripe, rest, MomentOf(table, piece.days, stripe));
-    table.Read(stripe, rest, at.weights, at.weight_bytes, rows, nullptr);
+    table.Create(stripe, rest, MomentOf(table, piece.days, stripe), rows);
     counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
   if (widens) table.WidenInPlace(out, piece.count);

@@ -59,7 +59,7 @@ struct Table::HashAt {
 };
 
 Table::Rows::Rows(uint32_t row_bytes, std::atomic<uint64_t>* bytes_total) : arena(row_bytes, bytes_total) {
-  for (uint32_t s = 0; s < kStripes; ++s) stripes.emplace_back(bytes_total);
+  for (uint32_t s = 0; s < kStripes; ++s) stripes.emplace_back(s, bytes_total);
 }
 
 Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* bytes_total)
@@ -80,6 +80,7 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
     return found == parameters.end() ? 0.0 : found->second;
   };
   learning_rate_.store(static_cast<float>(parameter("learning_rate")));
+  ChooseFill();
   for (size_t slot = 0; slot < checked_.optimizer->slots.size(); ++slot) {
     initial_slots_.insert(initial_slots_.end(), checked_.optimizer->slots[slot].row_wise ? 1 : dim(),
                           checked_.optimizer->initial_slot(parameters, slot));
@@ -130,6 +131,27 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.corrections = static_cast<uint32_t>(corrections1_.size());
 }
 
+void Table::ChooseFill() {
+  const Parameters& parameters = checked_.options.initializer_parameters;
+  const auto choose = [&](FillKernel Kernels::* fill, double a, double b) {
+    fill_ = fill;
+    fill_a_ = static_cast<float>(a);
+    fill_b_ = static_cast<float>(b);
+  };
+  const std::string& name = checked_.options.initializer;
+  if (name == "Uniform") choose(&Kernels::fill_uniform, parameters.at("low"), parameters.at("high"));
+  if (name == "Normal") choose(&Kernels::fill_normal, parameters.at("mean"), parameters.at("stddev"));
+  if (name == "TruncatedNormal")
+    choose(&Kernels::fill_truncated_normal, parameters.at("mean"), parameters.at("stddev"));
+  if (name == "Constant") choose(&Kernels::fill_constant, parameters.at("value"), 0);
+  if (name[0] == 'X') {
+    const auto fan_in = parameters.find("fan_in");
+    const double fans = (fan_in == parameters.end() ? dim() : fan_in->second) + dim();
+    const auto limit = static_cast<float>(std::sqrt(6.0 / fans));
+    choose(&Kernels::fill_uniform, -limit, limit);
+  }
+}
+
 void Table::set_learning_rate(double value) {
   const bool zero = value == 0 && !checked_.optimizer->divides_by_learning_rate;
   if (!(value > 0 || zero) || value > 1e30) {
@@ -157,6 +179,7 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
   struct Block {
     uint64_t keys[kBlock];
     uint64_t hashes[kBlock];
+    const Bucket* buckets[kBlock];
     uint32_t positions[kBlock];
     char* rows[kBlock];
   } ring[4];
@@ -187,14 +210,14 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
         std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), n * sizeof(uint64_t));
       }
       hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);
-      for (uint32_t j = 0; j < n; ++j) index.Prefetch(block.hashes[j]);
+      for (uint32_t j = 0; j < n; ++j) block.buckets[j] = index.Fetch(block.hashes[j]);
     }
     if (b >= 1 && b - 1 < blocks) {
       Block& block = ring[(b - 1) % 4];
       for (uint32_t j = 0, n = size_of(b - 1); j < n; ++j) {
         char* row = nullptr;
         uint32_t first = Index::kNone;
-        index.Guess(block.hashes[j], [&](uint32_t position) {
+        index.Guess(block.hashes[j], block.buckets[j], [&](uint32_t position) {
           char* const candidate = slabs[position >> slab_shift] + (position & slab_mask) * row_bytes;
           if (row != nullptr) return Prefetch(candidate, bytes_ahead);  // one of several: Find will look at it
           row = candidate;
@@ -209,7 +232,7 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
       for (uint32_t j = 0, n = size_of(b - 2); j < n; ++j) {
         if (block.rows[j] != nullptr) [[likely]]
           continue;
-        block.positions[j] = index.GuessFurther(block.hashes[j]);
+        block.positions[j] = index.GuessFurther(block.hashes[j], block.buckets[j]);
         if (block.positions[j] == Index::kNone) continue;
         block.rows[j] = slabs[block.positions[j] >> slab_shift] + (block.positions[j] & slab_mask) * row_bytes;
         Prefetch(block.rows[j], bytes_ahead);
@@ -246,21 +269,25 @@ void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_w
   }
 }
 
+namespace {
+
+// `bytes` at `offset` of rows to where a call wants those of the run from its `first` on.
+void CopyRows(char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const Run& run, uint32_t first,
+              char* out, const Ahead& ahead) {
+  const uint32_t* const order = run.order == nullptr ? nullptr : run.order + first;
+  char* const begin = run.order == nullptr ? out + uint64_t{first} * bytes : out;
+  ActiveKernels().copy_rows(rows, count, offset, bytes, order, begin, ahead);
+}
+
+}  // namespace
+
 void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_t bytes, char* out,
                  std::vector<uint32_t>* missing) const {
   const Stripe& stripe = all_->stripes[stripe_index];
-  const Kernels& kernels = ActiveKernels();
   ForBlocks(stripe, run, offset + bytes,
             [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
                 const Ahead& ahead) {
-              if (run.order == nullptr) {
-                kernels.copy_rows(rows, n, offset, bytes, out + uint64_t{first} * bytes, ahead);
-              } else {
-                Prefetch(ahead);
-                for (uint32_t j = 0; j < n; ++j) {
-                  kernels.copy_rows(rows + j, 1, offset, bytes, out + uint64_t{run.order[first + j]} * bytes, Ahead{});
-                }
-              }
+              CopyRows(rows, n, offset, bytes, run, first, out, ahead);
               if (missing == nullptr) return;
               for (uint32_t j = 0; j < n; ++j) {
                 if (rows[j] == nullptr) missing->push_back(run.At(first + j));
@@ -350,7 +377,7 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
   uint64_t new_entries = run.size();
   // (A small stripe's index is not worth a count.)
   constexpr uint64_t kSmall = 4096;
-  if (rows > kSmall && stripe.index.BytesToReserve(new_entries) > 0) {
+  if (rows > kSmall && stripe.index.MustGrow(new_entries)) {
     new_entries = table->CountMissing(stripe_index, run);
   }
   stripe.index.Reserve(new_entries, HashAt{*table, stripe});
@@ -365,37 +392,24 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
 }
 
 Table::Room::~Room() {
+  table_->all_->stripes[stripe_].index.FreeEmptied();
   if (slabs_reserved_ == 0) return;
   const uint64_t taken = table_->all_->stripes[stripe_].slabs.size() - slabs_before_;
   table_->all_->arena.Unreserve(slabs_reserved_ - taken);
 }
 
-void Table::Fill(uint64_t key, char* weights) const {
-  const std::string& initializer = checked_.options.initializer;
-  const Parameters& parameters = checked_.options.initializer_parameters;
-  const Kernels& kernels = ActiveKernels();
-  const uint64_t base = HashKey(key ^ initial_base_);
-  const auto parameter = [&](const char* name) { return static_cast<float>(parameters.at(name)); };
-  switch (initializer[0]) {
-    case 'U':
-      return kernels.fill_uniform(weights, dim(), base, parameter("low"), parameter("high"));
-    case 'N':
-      return kernels.fill_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
-    case 'T':
-      return kernels.fill_truncated_normal(weights, dim(), base, parameter("mean"), parameter("stddev"));
-    case 'X': {
-      const auto fan_in = parameters.find("fan_in");
-      const double fans = (fan_in == parameters.end() ? dim() : fan_in->second) + dim();
-      const auto limit = static_cast<float>(std::sqrt(6.0 / fans));
-      return kernels.fill_uniform(weights, dim(), base, -limit, limit);
+void Table::FillRows(const uint64_t* keys, char* const* rows, uint32_t count, uint32_t offset) const {
+  const FillKernel fill = fill_ == nullptr ? nullptr : ActiveKernels().*fill_;
+  char* weights[kBlock];
+  uint64_t bases[kBlock];
+  for (uint32_t first = 0; first < count; first += kBlock) {
+    const uint32_t n = std::min(kBlock, count - first);
+    for (uint32_t j = 0; j < n; ++j) {
+      weights[j] = rows[first + j] + offset;
+      bases[j] = HashKey(keys[first + j] ^ initial_base_);
+      if (fill == nullptr) std::memset(weights[j], 0, wire_bytes());
     }
-    case 'C': {
-      const float value = parameter("value");
-      for (uint32_t c = 0; c < dim(); ++c) std::memcpy(weights + c * sizeof value, &value, sizeof value);
-      return;
-    }
-    default:
-      std::memset(weights, 0, wire_bytes());
+    if (fill != nullptr) fill({weights, bases, n, dim(), fill_a_, fill_b_});
   }
 }
 
@@ -409,17 +423,43 @@ char* Table::Append(Stripe& stripe, uint64_t hash, uint64_t key) {
   return row;
 }
 
-uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
-  // A run may name a key twice: the second finds the row of the first.
-  if (const uint32_t found = Find(stripe, key, hash); found != Index::kNone) return found;
-  char* const row = Append(stripe, hash, key);
+void Table::InsertMissing(Stripe& stripe, uint32_t count, char** rows, uint32_t* positions, const uint64_t* keys,
+                          const uint64_t* hashes) {
+  char* made[kBlock];
+  uint64_t made_keys[kBlock];
+  uint32_t n = 0;
+  for (uint32_t j = 0; j < count; ++j) {
+    if (rows[j] != nullptr) continue;
+    positions[j] = Find(stripe, keys[j], hashes[j]);
+    if (positions[j] != Index::kNone) {
+      rows[j] = Row(stripe, positions[j]);
+      continue;
+    }
+    rows[j] = Append(stripe, hashes[j], keys[j]);
+    positions[j] = stripe.rows - 1;
+    made[n] = rows[j];
+    made_keys[n++] = keys[j];
+  }
+  if (n == 0) return;
   const RowLayout& at = layout();
-  if (at.step != 0) std::memset(row + at.step, 0, 4);
-  InitialiseStored(key, row + at.weights);
-  if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
-  if (checked_.optimizer->agree != nullptr) Agree(row);
-  if (evicts_) Forget(row);
-  return stripe.rows - 1;
+  if (!narrow()) {
+    FillRows(made_keys, made, n, at.weights);
+  } else {
+    for (uint32_t j = 0; j < n; ++j) InitialiseStored(made_keys[j], made[j] + at.weights);
+  }
+  for (uint32_t j = 0; j < n; ++j) {
+    if (at.step != 0) std::memset(made[j] + at.step, 0, 4);
+    if (at.slot_bytes != 0) std::memcpy(made[j] + at.slots, initial_slots_.data(), at.slot_bytes);
+    if (checked_.optimizer->agree != nullptr) Agree(made[j]);
+    if (evicts_) Forget(made[j]);
+  }
+}
+
+uint32_t Table::Insert(Stripe& stripe, uint64_t key, uint64_t hash) {
+  char* row = nullptr;
+  uint32_t position;
+  InsertMissing(stripe, 1, &row, &position, &key, &hash);
+  return position;
 }
 
 void Table::Agree(char* row) const {
@@ -441,21 +481,23 @@ void Table::FetchDirty(const Stripe& stripe, uint32_t rows) {
   for (size_t word = 0; word < stripe.dirty.size(); word += kWords) __builtin_prefetch(&stripe.dirty[word], 1, 2);
 }
 
-void Table::Create(uint32_t stripe_index, const Run& run, const Moment& moment) {
+void Table::Create(uint32_t stripe_index, const Run& run, const Moment& moment, char* out) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
   ++stripe.version;
+  const RowLayout& at = layout();
   ForBlocks(stripe, run, sizeof(uint64_t),
-            [&](uint32_t, uint32_t n, char** rows, const uint32_t*, const uint64_t* keys, const uint64_t* hashes,
-                const Ahead& ahead) {
-              Prefetch(ahead);
+            [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
+                const uint64_t* hashes, const Ahead& ahead) {
+              bool made[kBlock];
+              for (uint32_t j = 0; j < n; ++j) made[j] = rows[j] == nullptr;
+              InsertMissing(stripe, n, rows, positions, keys, hashes);
               for (uint32_t j = 0; j < n; ++j) {
-                if (rows[j] != nullptr) continue;
-                const uint32_t position = Insert(stripe, keys[j], hashes[j]);
-                char* const row = Row(stripe, position);
-                if (evicts_) See(row, moment, hashes[j], 0, {});
-                Touch(stripe, position, row);
+                if (!made[j]) continue;
+                if (evicts_) See(rows[j], moment, hashes[j], 0, {});
+                Touch(stripe, positions[j], rows[j]);
               }
+              CopyRows(rows, n, at.weights, at.weight_bytes, run, first, out, ahead);
             });
 }
 
@@ -547,11 +589,11 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
                   if (rows[j] != nullptr) SaveImage(stripe, positions[j]);
                 }
               }
+              bool missing = false;
+              for (uint32_t j = 0; j < n; ++j) missing |= rows[j] == nullptr;
+              if (missing) [[unlikely]]
+                InsertMissing(stripe, n, rows, positions, keys, hashes);
               for (uint32_t j = 0; j < n; ++j) {
-                if (rows[j] == nullptr) [[unlikely]] {
-                  positions[j] = Insert(stripe, keys[j], hashes[j]);
-                  rows[j] = Row(stripe, positions[j]);
-                }
                 // As Touch does, with what it reads in registers.
                 std::memcpy(rows[j] + RowLayout::kVersion, &version, sizeof version);
                 dirty[positions[j] >> 6] |= uint64_t{1} << (positions[j] & 63);
@@ -790,9 +832,9 @@ uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, co
     Stripe& stripe = all_->stripes[stripe_index];
     const Added added(all_.get(), stripe);
     const Room room(this, stripe_index, Run{reinterpret_cast<const char*>(keys.data()), nullptr, begin, end});
-    for (uint32_t i = begin; i < std::min(end, begin + kAhead); ++i) Index::View(stripe.index).Prefetch(hashes[i]);
+    for (uint32_t i = begin; i < std::min(end, begin + kAhead); ++i) Index::View(stripe.index).Fetch(hashes[i]);
     for (uint32_t i = begin; i < end; ++i) {
-      if (i + kAhead < end) Index::View(stripe.index).Prefetch(hashes[i + kAhead]);
+      if (i + kAhead < end) Index::View(stripe.index).Fetch(hashes[i + kAhead]);
       const uint32_t found = Find(stripe, keys[i], hashes[i]);
       if (found != Index::kNone && !replace) {
         throw StatusError("CheckpointInvalid", Format("table '%s': key %llu is there twice", name().c_str(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -124,6 +125,85 @@ def test_a_table_half_way_through_growing_finds_every_row() -> None:
     for n in range(1, 5001, 7):
         store.push(table, keys[n - 1 : n + 6], np.ones((len(keys[n - 1 : n + 6]), 1), np.int64))
         assert bool(store.contains(table, keys[: n + 6]).all()), n
+
+
+def key_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The keys that have these hashes: MurmurHash3's finaliser, backwards."""
+    keys = hashes.copy()
+    for odd in (0xC4CEB9FE1A85EC53, 0xFF51AFD7ED558CCD):
+        keys ^= keys >> np.uint64(33)
+        keys *= np.uint64(pow(odd, -1, 2**64))
+    return keys ^ (keys >> np.uint64(33))
+
+
+@pytest.mark.parametrize("top", [0, LAST >> 24 << 24], ids=["first_bucket", "last_bucket"])
+def test_keys_that_all_want_one_bucket_are_a_dict_of_rows_too(top: int) -> None:
+    """Keys made so that their hashes begin alike overflow far, round the index's end too, and each keeps its row."""
+    random = np.random.default_rng(5)
+    store, table = int64_table(1)
+    keys = key_of_hash(np.uint64(top) + random.permutation(3000).astype(np.uint64))
+    assert (_core.shards_of(keys) == (1023 if top else 0)).all()
+    others = random.integers(0, 2**64, 20_000, dtype=np.uint64)
+    oracle: dict[int, int] = {}
+    for turn in range(12):
+        some = np.concatenate([random.choice(keys, 600), others[turn * 1600 : (turn + 1) * 1600]])
+        if turn % 4 == 3:
+            store.delete(table, some)
+            for key in some.tolist():
+                oracle.pop(key, None)
+        else:
+            store.push(table, some, np.ones((len(some), 1), np.int64))
+            for key in some.tolist():
+                oracle[key] = oracle.get(key, 0) + 1
+        every = np.concatenate([keys, others])
+        found = np.empty((len(every), 1), np.int64)
+        store.pull(table, every, found, False)
+        wanted = [oracle.get(key, 0) for key in every.tolist()]
+        assert found[:, 0].tolist() == wanted, f"turn {turn}"
+
+
+@pytest.mark.parametrize("live", [9, 10, 20, 21, 42])
+def test_a_search_ends_where_every_bucket_has_overflowed(live: int) -> None:
+    """Rows of one stripe come and go until each of its few buckets was full once; then a key is looked for in vain."""
+    random = np.random.default_rng(live)
+    store, table = int64_table(1)
+    keys = key_of_hash(random.integers(0, 2**58, 400, dtype=np.uint64))
+    assert (_core.shards_of(keys) < 16).all()
+    found: list[bool] = []
+
+    def churn() -> None:
+        here: list[int] = []
+        for _ in range(4_000):
+            if len(here) == live:
+                gone = here.pop(int(random.integers(live)))
+                store.delete(table, keys[gone : gone + 1])
+            new = int(random.choice(np.setdiff1d(np.arange(400), here)))
+            store.push(table, keys[new : new + 1], np.ones((1, 1), np.int64))
+            here.append(new)
+        found.extend(store.contains(table, keys).astype(bool))
+        assert sorted(here) == np.flatnonzero(found).tolist()
+
+    # In a thread, since nothing interrupts a search that does not end.
+    thread = threading.Thread(target=churn, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive(), f"{live} rows: a search does not end"
+    assert sum(found) == live
+
+
+def test_an_index_takes_eight_bytes_a_row_whatever_the_number_of_rows() -> None:
+    """While a table grows there is no size at which it takes much more than its rows; nor is a half-full index kept."""
+    store, table = int64_table(1)
+    rows, row_bytes = 0, 24
+    slabs = 64 * 1024 * row_bytes  # half of each stripe's last one is empty
+    out = np.empty((50_000, 1), np.int64)
+    while rows < 3_000_000:
+        store.pull(table, np.arange(rows, rows + 50_000, dtype=np.uint64), out, True)
+        rows += 50_000
+        if rows < 1_500_000:
+            continue
+        index = (store.counters()["bytes"] - slabs / 2) / rows - row_bytes
+        assert index <= 9, f"{rows} rows, {index:.2f} bytes of index each"
 
 
 def test_deleted_rows_give_their_memory_back() -> None:

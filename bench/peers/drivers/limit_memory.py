@@ -24,8 +24,8 @@ class LimitMemory(Driver):
         pointer, u32, u64, real = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_float
         library.limit_map.restype = pointer
         library.limit_map.argtypes = [u64]
-        library.limit_gather64.argtypes = [pointer, pointer, u64, u32, u32, pointer]
-        library.limit_adagrad16.argtypes = [pointer, pointer, u64, u32, u32, pointer, real, real]
+        library.limit_gather.argtypes = [pointer, pointer, u64, u32, u32, u32, pointer]
+        library.limit_adagrad.argtypes = [pointer, pointer, u64, u32, u32, u32, pointer, real, real]
         self._library = library
         random = np.random.default_rng(1)
         self._unique = [random.permutation(batch.unique).astype(np.uint32) for batch in self.batches]
@@ -46,8 +46,8 @@ class LimitMemory(Driver):
 
     def _gather(self, positions: np.ndarray) -> np.ndarray:
         out = self._out[: len(positions)]
-        where = (self._memory, positions.ctypes.data, len(positions), STRIDE, WEIGHTS)
-        self._library.limit_gather64(*where, out.ctypes.data)
+        where = (self._memory, positions.ctypes.data, len(positions), STRIDE, WEIGHTS, workload.DIM)
+        self._library.limit_gather(*where, out.ctypes.data)
         return out
 
     def rows(self, number: int) -> np.ndarray:
@@ -61,9 +61,9 @@ class LimitMemory(Driver):
 
     def push_uniq(self, number: int) -> None:
         positions = self._unique[number]
-        where = (self._memory, positions.ctypes.data, len(positions), STRIDE, WEIGHTS)
+        where = (self._memory, positions.ctypes.data, len(positions), STRIDE, WEIGHTS, workload.DIM)
         gradients = self.gradients.ctypes.data
-        self._library.limit_adagrad16(*where, gradients, workload.LEARNING_RATE, workload.EPSILON)
+        self._library.limit_adagrad(*where, gradients, workload.LEARNING_RATE, workload.EPSILON)
 
     def step_uniq(self, number: int) -> None:
         self.pull_uniq(number)

@@ -1,6 +1,6 @@
-// Memory for the rows of one table: slabs of a power of two of rows, cut from 2 MiB chunks.
+// Memory for the rows of one table: slabs of a power of two of rows, cut from chunks of whole huge pages.
 //
-// Chunks are mapped for huge pages from the second on, so that a large table has few TLB misses and a small one
+// Chunks are mapped for huge pages but for the first 2 MiB, so that a large table has few TLB misses and a small one
 // stays small. A slab given back returns its pages to the system at once; a chunk without slabs is unmapped.
 // Thread safety: all methods may be called from any thread.
 #pragma once

@@ -4,11 +4,20 @@
 // A full bucket overflows into the next one; a search stops at a bucket that nothing overflowed from. The index
 // does not hold keys: the caller confirms a candidate against the row. Growth is incremental: a larger index is
 // started, each insertion moves a few buckets over, and a search looks in both until the old one is empty.
+//
+// Buckets come in segments of 32 KiB, which share huge pages with those of other stripes.
+//
+// The sizes that an index grows through are a third apart, and those of each stripe lie elsewhere: the stripes of a
+// table grow one after the other, and a row of a large table has 6.1 to 8.2 bytes of index, 7.1 on average, however
+// many rows there are. Buckets are in the order of the hash at every size, so that moving to a larger index reads one
+// and writes the other from front to back.
 // Thread safety: the caller holds the stripe's lock, shared to search, exclusive to change.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 #include "tablebay/hash.h"
@@ -41,18 +50,25 @@ struct alignas(64) Bucket {
 static_assert(sizeof(Bucket) == 64);
 
 class Index {
+  static constexpr uint64_t kSegment = 512;  // buckets; an index of fewer has a segment of as many
+
   struct Buckets {
-    Bucket* buckets = nullptr;
-    uint64_t mask = 0;
-    uint32_t shift = 0;
-    uint64_t Home(uint64_t hash) const { return hash >> shift & mask; }
-    uint64_t Count() const { return buckets == nullptr ? 0 : mask + 1; }
+    std::unique_ptr<Bucket*[]> segments;
+    uint64_t count = 0;
+    Bucket& At(uint64_t bucket) const { return segments[bucket / kSegment][bucket % kSegment]; }
+    // As far along the buckets as the 32 bits below the stripe's are along their range.
+    static uint64_t Home(uint64_t hash, uint64_t count) {
+      return (hash >> (kStripeShift - 32) & 0xffffffffu) * count >> 32;
+    }
+    uint64_t Home(uint64_t hash) const { return Home(hash, count); }
+    uint64_t After(uint64_t bucket) const { return bucket + 1 == count ? 0 : bucket + 1; }
   };
 
  public:
   static constexpr uint32_t kNone = 0xffffffffu;
 
-  explicit Index(std::atomic<uint64_t>* bytes_total) : bytes_total_(bytes_total) {}
+  // stripe: by which its sizes lie among those of the others.
+  Index(uint32_t stripe, std::atomic<uint64_t>* bytes_total) : stripe_(stripe), bytes_total_(bytes_total) {}
   ~Index();
   Index(const Index&) = delete;
   Index& operator=(const Index&) = delete;
@@ -66,59 +82,65 @@ class Index {
   // entry that one of them moves over is missed by Guess, and found by Find.
   class View {
    public:
-    explicit View(const Index& index) : current_(index.current_), old_(index.old_) {}
+    explicit View(const Index& index)
+        : current_(index.current_.count == 0 ? &Nothing() : &index.current_),
+          old_(index.old_.count == 0 ? nullptr : &index.old_),
+          segments_(current_->segments.get()),
+          count_(current_->count) {}
 
-    void Prefetch(uint64_t hash) const {
-      if (current_.buckets == nullptr) return;
-      __builtin_prefetch(&current_.buckets[current_.Home(hash)], 0, 2);
-      if (old_.buckets != nullptr) __builtin_prefetch(&old_.buckets[old_.Home(hash)], 0, 2);
+    // The key's own bucket, which is fetched.
+    const Bucket* Fetch(uint64_t hash) const {
+      const uint64_t home = Buckets::Home(hash, count_);
+      const Bucket* const bucket = segments_[home / kSegment] + home % kSegment;
+      __builtin_prefetch(bucket, 0, 2);
+      if (old_ != nullptr) [[unlikely]]
+        __builtin_prefetch(&old_->At(old_->Home(hash)), 0, 2);
+      return bucket;
     }
 
-    // The positions whose tag fits, at the key's own bucket: `candidate(position)` for each, the likeliest first.
+    // The positions whose tag fits, in the key's own bucket: `candidate(position)` for each, the likeliest first.
     // Where none fits and the bucket overflowed, the next bucket is fetched for GuessFurther.
     template <class Candidate>
-    void Guess(uint64_t hash, Candidate&& candidate) const {
-      if (current_.buckets == nullptr) return;
-      const uint64_t home = current_.Home(hash);
-      const Bucket& bucket = current_.buckets[home];
-      const uint8_t tag = TagOf(hash);
-      uint32_t mask = bucket.Match(tag);
+    void Guess(uint64_t hash, const Bucket* bucket, Candidate&& candidate) const {
+      uint32_t mask = bucket->Match(TagOf(hash));
       if (mask == 0) [[unlikely]] {
-        if (bucket.overflowed != 0) __builtin_prefetch(&current_.buckets[(home + 1) & current_.mask], 0, 2);
+        if (bucket->overflowed != 0) __builtin_prefetch(&Next(hash), 0, 2);
         return;
       }
       do {
-        candidate(bucket.positions[__builtin_ctz(mask)]);
+        candidate(bucket->positions[__builtin_ctz(mask)]);
         mask &= mask - 1;
       } while (mask != 0);
     }
 
     // For a key of which Guess found nothing: the first position whose tag fits, in the next bucket or in the index
     // that is being left; kNone where none does.
-    uint32_t GuessFurther(uint64_t hash) const {
-      if (current_.buckets == nullptr) return kNone;
+    uint32_t GuessFurther(uint64_t hash, const Bucket* bucket) const {
       const uint8_t tag = TagOf(hash);
-      const uint64_t home = current_.Home(hash);
-      if (current_.buckets[home].overflowed != 0) {
-        const Bucket& next = current_.buckets[(home + 1) & current_.mask];
+      if (bucket->overflowed != 0) {
+        const Bucket& next = Next(hash);
         if (const uint32_t mask = next.Match(tag)) return next.positions[__builtin_ctz(mask)];
       }
-      if (old_.buckets == nullptr) return kNone;
-      const Bucket& old = old_.buckets[old_.Home(hash)];
+      if (old_ == nullptr) return kNone;
+      const Bucket& old = old_->At(old_->Home(hash));
       const uint32_t mask = old.Match(tag);
       return mask == 0 ? kNone : old.positions[__builtin_ctz(mask)];
     }
 
    private:
-    const Buckets current_;
-    const Buckets old_;
+    const Bucket& Next(uint64_t hash) const { return current_->At(current_->After(current_->Home(hash))); }
+
+    const Buckets* const current_;
+    const Buckets* const old_;
+    Bucket* const* const segments_;
+    const uint64_t count_;
   };
 
   // The position for which `is_row(position)` holds among those whose tag fits; kNone where there is none.
   template <class IsRow>
   uint32_t Find(uint64_t hash, IsRow&& is_row) const {
     const uint32_t found = FindIn(current_, hash, is_row);
-    return found != kNone || old_.buckets == nullptr ? found : FindIn(old_, hash, is_row);
+    return found != kNone || old_.count == 0 ? found : FindIn(old_, hash, is_row);
   }
 
   // Makes room for `extra` more entries: afterwards so many Inserts cannot fail.
@@ -127,24 +149,25 @@ class Index {
   // Throws StatusError(ResourceExhausted), with nothing changed, when the system has no memory.
   template <class HashAt>
   void Reserve(uint64_t extra, HashAt&& hash_at) {
-    FreeEmptied();
-    while (size_ + extra > Capacity(current_)) {
-      if (old_.buckets != nullptr) {
-        MoveBuckets(UINT64_MAX, hash_at);
-        FreeEmptied();
-        continue;
+    Advance(0, hash_at);
+    while (MustGrow(extra)) {
+      if (growing()) {
+        Advance(UINT64_MAX, hash_at);
+      } else {
+        Grow(size_ + extra);
       }
-      Grow(size_ + extra);
     }
   }
+  // Whether Reserve(extra) would take memory that it need not take for fewer.
+  bool MustGrow(uint64_t extra) const { return size_ + extra > Most(current_.count); }
 
   // REQUIRES: room made by Reserve, and the key is absent.
   template <class HashAt>
   void Insert(uint64_t hash, uint32_t position, HashAt&& hash_at) {
     InsertInto(current_, hash, position);
     ++size_;
-    // Two buckets an insertion: the old index is empty long before the new one is full.
-    if (old_.buckets != nullptr) MoveBuckets(2, hash_at);
+    // Eight buckets an insertion: there are seldom two indexes in memory.
+    if (growing()) MoveBuckets(8, hash_at);
   }
 
   // REQUIRES: present, at `position`.
@@ -152,38 +175,51 @@ class Index {
   // The row of `hash` moved. REQUIRES: present, at `from`.
   void Reposition(uint64_t hash, uint32_t from, uint32_t to);
 
-  uint64_t bytes() const { return (current_.Count() + old_.Count()) * sizeof(Bucket); }
+  uint64_t bytes() const { return (current_.count + old_.count) * sizeof(Bucket); }
 
-  bool growing() const { return old_.buckets != nullptr; }
-  // Moves up to `buckets` more over, so that a table that no longer grows is soon done with growing.
+  bool growing() const { return old_.count != 0; }
+  // Moves up to `buckets` more over, so that a table that no longer grows is soon done with growing; and begins to
+  // grow where the index is as full as it should be, before it is as full as it can be. Throws as Reserve does.
   template <class HashAt>
   void Advance(uint64_t buckets, HashAt&& hash_at) {
-    if (growing()) MoveBuckets(buckets, hash_at);
-    FreeEmptied();
+    if (growing()) {
+      MoveBuckets(buckets, hash_at);
+      FreeEmptied();
+    } else if (size_ > Fitting(current_.count)) {
+      Grow(size_);
+    }
   }
 
-  // What Reserve(extra) would allocate.
-  uint64_t BytesToReserve(uint64_t extra) const {
-    return size_ + extra > Capacity(current_) ? BucketsFor(size_ + extra) * sizeof(Bucket) : 0;
+  // Gives memory back that insertions have emptied.
+  void FreeEmptied() {
+    if (growing() && moved_ == old_.count) Free(old_);
   }
 
  private:
-  // 80 %: few buckets overflow, and a key costs 6.7 to 13.3 bytes.
-  static uint64_t Capacity(const Buckets& side) { return side.Count() * Bucket::kSlots * 4 / 5; }
-  static uint64_t BucketsFor(uint64_t entries);
+  // Of 12 slots a bucket, 10.5 on average: of the keys one in 20 lies beyond its own bucket.
+  static uint64_t Fitting(uint64_t buckets) { return buckets * 21 / 2; }
+  // And 11.25 at the most, so that what a call may add seldom has to be counted first.
+  static uint64_t Most(uint64_t buckets) { return buckets * 45 / 4; }
+  // A bucket without entries, for an index that has none yet.
+  static const Buckets& Nothing();
+  // The smallest of the stripe's sizes into which so many fit.
+  uint64_t BucketsFor(uint64_t entries) const;
 
   template <class IsRow>
   static uint32_t FindIn(const Buckets& side, uint64_t hash, IsRow& is_row) {
-    if (side.buckets == nullptr) return kNone;
+    if (side.count == 0) return kNone;
     const uint8_t tag = TagOf(hash);
-    for (uint64_t b = side.Home(hash);; b = (b + 1) & side.mask) {
-      const Bucket& bucket = side.buckets[b];
+    uint64_t b = side.Home(hash);
+    // Of a few buckets every one may have overflowed: once around, and the key is not there.
+    for (uint64_t left = side.count; left > 0; --left, b = side.After(b)) {
+      const Bucket& bucket = side.At(b);
       for (uint32_t mask = bucket.Match(tag); mask != 0; mask &= mask - 1) {
         const uint32_t position = bucket.positions[__builtin_ctz(mask)];
         if (is_row(position)) return position;
       }
-      if (bucket.overflowed == 0) return kNone;
+      if (bucket.overflowed == 0) break;
     }
+    return kNone;
   }
 
   static void InsertInto(Buckets& side, uint64_t hash, uint32_t position);
@@ -191,15 +227,22 @@ class Index {
   std::pair<Buckets*, uint64_t> Locate(uint64_t hash, uint32_t position, uint32_t* slot);
   static void EraseFrom(Buckets& side, uint64_t hash, uint64_t bucket, uint32_t slot);
   void Grow(uint64_t entries);
+  static Buckets Allocate(uint64_t count);
+  static void Release(Buckets& side);
   void Free(Buckets& side);
 
+  // A bucket is fetched before its rows are, and those before it is moved: all three wait for memory.
   template <class HashAt>
   void MoveBuckets(uint64_t count, HashAt& hash_at) {
-    for (; count > 0 && moved_ <= old_.mask; --count, ++moved_) {
-      Bucket& bucket = old_.buckets[moved_];
-      for (uint32_t slot = 0; slot < Bucket::kSlots; ++slot) {
-        if (bucket.tags[slot] != 0) hash_at.Prefetch(bucket.positions[slot]);
+    for (; count > 0 && moved_ < old_.count; --count, ++moved_) {
+      for (const uint64_t until = std::min(moved_ + kRowsAhead + 1, old_.count); fetched_ < until; ++fetched_) {
+        if (fetched_ + kBucketsAhead < old_.count) __builtin_prefetch(&old_.At(fetched_ + kBucketsAhead), 1, 2);
+        const Bucket& ahead = old_.At(fetched_);
+        for (uint32_t slot = 0; slot < Bucket::kSlots; ++slot) {
+          if (ahead.tags[slot] != 0) hash_at.Prefetch(ahead.positions[slot]);
+        }
       }
+      Bucket& bucket = old_.At(moved_);
       for (uint32_t slot = 0; slot < Bucket::kSlots; ++slot) {
         if (bucket.tags[slot] == 0) continue;
         const uint32_t position = bucket.positions[slot];
@@ -209,15 +252,15 @@ class Index {
       }
     }
   }
-
-  void FreeEmptied() {
-    if (old_.buckets != nullptr && moved_ > old_.mask) Free(old_);
-  }
+  static constexpr uint64_t kRowsAhead = 3;
+  static constexpr uint64_t kBucketsAhead = 4;
 
   Buckets current_;
-  Buckets old_;         // being emptied, bucket by bucket
-  uint64_t moved_ = 0;  // buckets of old_ already emptied
+  Buckets old_;           // being emptied, bucket by bucket
+  uint64_t moved_ = 0;    // buckets of old_ already emptied
+  uint64_t fetched_ = 0;  // those whose rows are on their way
   uint64_t size_ = 0;
+  const uint32_t stripe_;
   std::atomic<uint64_t>* bytes_total_;
 };
 

@@ -66,6 +66,17 @@ struct Update {
 
 using UpdateKernel = void (*)(const Update&);
 
+// The weights of some new rows, each by the hash that is its base. a, b: what the initializer is given.
+struct Fill {
+  char* const* rows;  // to where the weights begin
+  const uint64_t* bases;
+  uint32_t count;
+  uint32_t dim;
+  float a;
+  float b;
+};
+using FillKernel = void (*)(const Fill&);
+
 struct Kernels {
   const char* name;
 
@@ -102,9 +113,10 @@ struct Kernels {
   UpdateKernel add_float32;
   UpdateKernel add_int64;
 
-  // Copies `bytes` at `offset` of each row to `out`, one after another; a null row reads as zeros.
-  void (*copy_rows)(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, char* out,
-                    const Ahead& ahead);
+  // Copies `bytes` at `offset` of each row to out + i * bytes, i counted from 0 or, where that is not null, order[i];
+  // a null row reads as zeros.
+  void (*copy_rows)(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
+                    char* out, const Ahead& ahead);
 
   // out[i] = base[index[i]], rows of `bytes`.
   void (*gather)(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out);
@@ -119,14 +131,15 @@ struct Kernels {
   void (*add_repeats_int64)(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
                             char* out);
 
-  // Column c of the row whose base is b: low + (high - low) * u, u the top 24 bits of the hash of (b, c).
-  void (*fill_uniform)(char* out, uint32_t dim, uint64_t base, float low, float high);
-  // mean + stddev * sqrt(2) * erfinv(x), x of the top 23 bits; erfinv by the single-precision polynomials of
+  // Column c of the row whose base is b: a + (b - a) * u, u the top 24 bits of the hash of (base, c).
+  FillKernel fill_uniform;
+  // a + b * sqrt(2) * erfinv(x), x of the top 23 bits; erfinv by the single-precision polynomials of
   // M. Giles, "Approximating the erfinv function" (2012), with a polynomial logarithm: no libm, so that the same
   // key has the same row on every machine.
-  void (*fill_normal)(char* out, uint32_t dim, uint64_t base, float mean, float stddev);
+  FillKernel fill_normal;
   // The same of x * erf(sqrt(2)), so that no number is further than two standard deviations from the mean.
-  void (*fill_truncated_normal)(char* out, uint32_t dim, uint64_t base, float mean, float stddev);
+  FillKernel fill_truncated_normal;
+  FillKernel fill_constant;  // a
 };
 
 // The set in use: the best this CPU supports, or what TABLEBAY_INSTRUCTION_SET names.

@@ -85,7 +85,8 @@ class Table {
 
   // All four: REQUIRES Room for the run, but for Apply where the table drops keys without a row. A key that repeats is
   // handled in order, as often as it stands there.
-  void Create(uint32_t stripe, const Run& run, const Moment& moment);
+  // out: as Read's, of the weights.
+  void Create(uint32_t stripe, const Run& run, const Moment& moment, char* out);
   // Applies the optimizer; gradient of the key at index i lies at gradients + i * wire_bytes. step: of the client
   // that pushes, by which a schedule of the learning rate goes. Returns
   // how many keys had no row and, where the table drops those or does not admit them yet, were passed over.
@@ -169,7 +170,7 @@ class Table {
 
  private:
   struct Stripe {
-    explicit Stripe(std::atomic<uint64_t>* bytes_total) : index(bytes_total) {}
+    Stripe(uint32_t number, std::atomic<uint64_t>* bytes_total) : index(number, bytes_total) {}
     Index index;
     std::vector<char*> slabs;
     std::vector<uint64_t> dirty;  // a bit for each position
@@ -200,14 +201,19 @@ class Table {
   }
   uint32_t Find(const Stripe& stripe, uint64_t key, uint64_t hash) const;
   uint32_t Insert(Stripe& stripe, uint64_t key, uint64_t hash);
+  // Makes the rows of a block that are null. Of a key that repeats the second finds the row of the first.
+  void InsertMissing(Stripe& stripe, uint32_t count, char** rows, uint32_t* positions, const uint64_t* keys,
+                     const uint64_t* hashes);
   void Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t hash);
   static void RaiseDays(const Update& update);
   static void FetchDirty(const Stripe& stripe, uint32_t rows);
   void Agree(char* row) const;
+  void ChooseFill();
   float RateAt(uint64_t step) const;
   void SetOwnSteps(const char* row);
   bool Admits(uint32_t stripe, uint64_t key, uint64_t hash, uint64_t step, Table* sightings) const;
-  void Fill(uint64_t key, char* weights) const;  // as the initializer says, in float32
+  // As the initializer says, in float32: the weights of new rows, at rows[j] + offset.
+  void FillRows(const uint64_t* keys, char* const* rows, uint32_t count, uint32_t offset) const;
   void UpdateNarrow(UpdateKernel rule, const Update& update) const;
   void AgreeNarrow(const Update& update, char* row) const;
   void UpdateBeside(UpdateKernel rule, Update update) const;
@@ -249,7 +255,10 @@ class Table {
 
   const CheckedOptions checked_;
   const uint32_t id_;
-  uint64_t initial_base_;  // of (seed, table)
+  uint64_t initial_base_;                 // of (seed, table)
+  FillKernel Kernels::* fill_ = nullptr;  // null: zeros
+  float fill_a_ = 0;
+  float fill_b_ = 0;
   std::vector<float> initial_slots_;
   std::atomic<uint64_t>* const bytes_total_;
   std::unique_ptr<Rows> all_;
