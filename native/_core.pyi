@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'add_bag_gradients', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -324,6 +324,16 @@ class Http2Server:
         """
         Ends every connection, and calls under way with them; later calls fail too if it is for good.
         """
+@typing.overload
+def add_bag_gradients(rows: numpy.typing.NDArray[numpy.int64], begins: numpy.typing.NDArray[numpy.int64], gradients: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32], mean: bool, padding: int = -1) -> None:
+    """
+    Adds the gradient of each bag, (bags, dim), to its rows in out, (n, dim), in order. The rows of bag b are rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; `padding`: a row that does not count.
+    """
+@typing.overload
+def add_bag_gradients(rows: numpy.typing.NDArray[numpy.int64], begins: numpy.typing.NDArray[numpy.int64], gradients: numpy.typing.NDArray[numpy.float64], out: numpy.typing.NDArray[numpy.float64], mean: bool, padding: int = -1) -> None:
+    """
+    Adds the gradient of each bag, (bags, dim), to its rows in out, (n, dim), in order. The rows of bag b are rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; `padding`: a row that does not count.
+    """
 def commit() -> str:
     ...
 def crc32c(data: typing.Any, initial: int = 0) -> int:

@@ -1,12 +1,14 @@
-"""Pooling bags of rows: torch's kernel, but where its backward pass is many times as slow as what it computes."""
+"""Pooling bags of rows: torch's kernel, but for a backward pass that is many times as slow as what it computes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
+
+from tablebay.client.native import native
+from tablebay.native import _core
 
 
 def pool(
@@ -74,36 +76,19 @@ class _Pool(torch.autograd.Function):
         bags = gradient.shape[0]
         flat = inverse.reshape(-1)
         if offsets is None:
-            lengths = torch.full((bags,), inverse.shape[1] if inverse.dim() == 2 else 0)
+            begins = torch.arange(bags + 1) * (inverse.shape[1] if inverse.dim() == 2 else 0)
+        elif ctx.include_last_offset:
+            begins = offsets
         else:
-            ends = (
-                offsets[1:]
-                if ctx.include_last_offset
-                else torch.cat((offsets[1:], offsets.new_tensor([flat.numel()])))
-            )
-            lengths = ends - offsets[:bags]
-        bag_of = torch.repeat_interleave(torch.arange(bags), lengths)
-        if ctx.mode == "mean":
-            counted = lengths
-            if ctx.padding is not None:
-                counted = counted - torch.bincount(bag_of[flat == ctx.padding], minlength=bags)
-            gradient = gradient / counted.clamp(min=1).unsqueeze(1).to(gradient.dtype)
-        # A row's gradient is itself a bag: of those of the bags that the row is in.
-        counts = torch.bincount(flat, minlength=ctx.rows)
-        found = functional.embedding_bag(
-            bag_of[_by_row(flat, ctx.rows)], gradient.contiguous(), counts.cumsum(0) - counts, mode="sum"
+            begins = torch.cat((offsets, offsets.new_tensor([flat.numel()])))
+        found = gradient.new_zeros((ctx.rows, gradient.shape[1]))
+        native(
+            _core.add_bag_gradients,
+            flat.numpy(),
+            begins.numpy(),
+            gradient.contiguous().numpy(),
+            found.numpy(),
+            ctx.mode == "mean",
+            -1 if ctx.padding is None else ctx.padding,
         )
-        if ctx.padding is not None:
-            found[ctx.padding] = 0
         return found, None, None, None, None, None
-
-
-def _by_row(places: torch.Tensor, rows: int) -> torch.Tensor:
-    """Positions in `places`, int64 (m,) below `rows`, by what is there, and of one row as they come."""
-    # numpy sorts 16 bits by their digits, several times as fast as it or torch compares longer numbers.
-    found = places.numpy()
-    order = np.argsort(found.astype(np.uint16), kind="stable")
-    if rows > 1 << 16:
-        high = (found >> 16)[order]
-        order = order[np.argsort(high.astype(np.uint16) if rows <= 1 << 32 else high, kind="stable")]
-    return torch.from_numpy(order)

@@ -31,6 +31,7 @@ namespace tablebay {
 
 void BindHttp2(py::module_& m);                                       // http2_bindings.cc
 void BindEviction(py::class_<Store, std::shared_ptr<Store>>& store);  // eviction_bindings.cc
+void BindPooling(py::module_& m);                                     // pooling_bindings.cc
 void BindReplay(py::module_& m);                                      // replay_bindings.cc
 
 namespace {
@@ -751,6 +752,7 @@ void BindClient(py::module_& m) {
           },
           py::arg("keys").noconvert());
 
+  BindPooling(m);
   BindReplay(m);
   py::class_<PyCall>(m, "Call", "One call to all servers: its requests, its answers, the rows gathered from them.")
       .def(py::init<const std::string&, const py::list&, const py::list&, uint64_t>(), py::arg("kind"),
