@@ -52,7 +52,10 @@ def documented(kind: str) -> dict[str, str]:
 
 
 def targets() -> list[dict[str, Any]]:
-    """Every pod's ports, as Prometheus's own discovery of pods tells of them."""
+    """Every pod's ports, as Prometheus's own discovery of pods tells of them.
+
+    Debian's Prometheus is built without that: it knows no kubernetes_sd_configs.
+    """
     found = []
     for pod in json.loads(kubectl("get", "pods", "--all-namespaces", "-o", "json"))["items"]:
         meta, address = pod["metadata"], pod["status"].get("podIP")
