@@ -86,6 +86,7 @@ def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pods]:
     found.end()
 
 
+@pytest.mark.deep
 def test_a_job_trains_through_renewal_expiry_and_a_new_authority(
     pods: Pods, start_server: Callable[..., Any], free_data_port: Callable[[], int]
 ) -> None:

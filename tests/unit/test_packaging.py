@@ -19,7 +19,13 @@ core = types.ModuleType("tablebay.native._core")
 core.version = lambda: "9.9.9"
 sys.modules["tablebay.native._core"] = core
 """
-SCRIPTS = ("tablebay", "kubectl-tablebay", "tablebay-server", "tablebay-operator")
+SCRIPTS = (
+    "tablebay",
+    "kubectl-tablebay",
+    "tablebay-server",
+    "tablebay-operator",
+    "tablebay-own-certificate",
+)
 
 
 def python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +72,7 @@ def test_the_flights_job_is_found_as_a_resource(name: str) -> None:
 
 
 def test_the_distribution_names_its_commands_and_version() -> None:
-    """The metadata has the version of the code, and every command of interfaces.md exists."""
+    """The metadata has the version of the code, and every command is there."""
     distribution = metadata.distribution("tablebay")
     assert distribution.version == tablebay.__version__
     commands = {entry.name for entry in distribution.entry_points if entry.group == "console_scripts"}
