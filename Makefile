@@ -103,7 +103,7 @@ $(VENV)/.torch: $(VENV)/.dev
 
 .PHONY: test-torch
 test-torch: setup $(VENV)/.torch ## install PyTorch into .venv, and the tests of tb.torch
-	$(PYTEST) -m torch tests/pytorch
+	$(PYTEST) -n 2 --dist loadfile -m torch tests/pytorch
 
 .PHONY: test-gpu
 test-gpu: setup $(VENV)/.torch ## DLRM on a CUDA device beside the CPU, and what the device did; says so where none is
@@ -159,7 +159,7 @@ sanitize-address sanitize-thread: setup
 	$(call make_core,build/$@,-DTABLEBAY_SANITIZE=$(KIND))
 	LD_PRELOAD="$$(for name in $(PRELOAD); do $${CXX:-g++} -print-file-name=$$name; done | tr '\n' ' ')" \
 	  GRPC_ENABLE_FORK_SUPPORT=false ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:detect_deadlocks=0:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
-	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
+	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" -n 2 --dist loadfile $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
 
 .PHONY: test-mutants
 test-mutants: setup ## break the product in one place after the other: a test must fail each time
