@@ -9,16 +9,11 @@ from typing import Any
 
 import grpc
 from e2e.kube import get
+from rpcs import DATA, METHODS
 
 from tablebay.client.certificates import Pair, issue
 from tablebay.client.peer import Peer
 from tablebay.client.proto import tablebay_pb2
-
-DATA, CONTROL = (
-    [method.name for method in tablebay_pb2.DESCRIPTOR.services_by_name[name].methods]
-    for name in ("Data", "Control")
-)
-METHODS = [*DATA, *CONTROL]
 
 
 def secret(namespace: str, name: str) -> dict[str, bytes]:

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from e2e.identity import METHODS, Caller, Identity, given, made, secret
+from e2e.identity import Caller, Identity, given, made, secret
 from e2e.install import SPREAD_S
 from e2e.jobs import Job, seconds_since
 from e2e.kube import condition, get, holds, kubectl, run, until
+from rpcs import METHODS, of_rank_0
 
-from tablebay.client.proto import tablebay_pb2
 from tablebay.ps_server.access import ALLOWED
-from tablebay.ps_server.members import ranked_high
 
 # Of each worker: 261,877 examples, 2 workers, 256 to a batch. A worker reports after every 20 steps.
 BATCH, STEPS, STEPS_PER_REPORT = 256, 512, 20
@@ -114,20 +113,7 @@ def test_pods_of_a_job_speak_tls_to_one_another_alone(
         ("of another job's name", made(namespace, "flights", "worker/1", uid="0-0"), "PERMISSION_DENIED"),
     ):
         assert statuses(flights, shown) == {status}, case
-    high = ranked_high("flights")
-    sender = tablebay_pb2.Sender(client_high=high, client_low=0)
-    bearer = {"client_high": high, "client_low": 0}
-    requests = {
-        "Pull": tablebay_pb2.PullRequest(sender=sender),
-        "Push": tablebay_pb2.PushRequest(sender=sender),
-        "Step": tablebay_pb2.StepRequest(sender=sender),
-        "Hello": tablebay_pb2.HelloRequest(rank=0),
-        "Barrier": tablebay_pb2.BarrierRequest(**bearer),
-        "Report": tablebay_pb2.ReportRequest(**bearer),
-        "Checkpoint": tablebay_pb2.CheckpointRequest(**bearer),
-        "PutState": tablebay_pb2.PutStateRequest(**bearer),
-    }
-    content = {name: request.SerializeToString() for name, request in requests.items()}
+    content = of_rank_0("flights")
     assert statuses(flights, own, content) == {"PERMISSION_DENIED"}, "in the name of another rank"
     operator = Caller("flights", server_address(flights), made(namespace, "flights", "operator"))
     allowed = ALLOWED["operator"]

@@ -9,14 +9,13 @@ import base64
 import datetime
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from integration.training import KEYS, TABLES, TwoWorkers, two_data_ports
 from unit.test_operator_certificates import SERVERS, SPREAD_S, WORKERS, Secrets, bytes_of
 from unit.test_own_certificate import publish
 
@@ -29,8 +28,8 @@ from tablebay.client.tls import Folder
 from tablebay.operator import pod_tls
 from tablebay.operator.authority import RENEW_ANNOTATION, ROTATE_ANNOTATION, read_authority
 
-TABLES = '[{"name": "words", "dim": 4}]'
-KEYS = np.arange(64, dtype=np.uint64)
+# Longer than it takes a pod's program and a process to look at their files.
+LOOK_S = 4.0
 PODS = [("server", 0), ("server", 1), ("worker", 0), ("worker", 1)]
 
 
@@ -93,11 +92,7 @@ def test_a_job_trains_through_renewal_expiry_and_a_new_authority(
     """Two workers and two servers; every pair anew; worker 1's expired for a while; another authority in its three
     steps, with the pods one after the other. No call fails, none restarts, each push is applied once; the operator
     asks with a certificate of its own all the while, and may not pull."""
-    ports = [free_data_port()]
-    while len(ports) < 2:
-        port = free_data_port()
-        if abs(port - ports[0]) > 2:
-            ports.append(port)
+    ports = two_data_ports(free_data_port)
     addresses = ",".join(f"localhost:{port}" for port in ports)
     servers = [
         start_server(
@@ -110,33 +105,7 @@ def test_a_job_trains_through_renewal_expiry_and_a_new_authority(
     ]
     for server in servers:
         server.wait_until_ready()
-    steps, failures, go_on = [0, 0], [], True
-
-    def train(rank: int) -> None:
-        try:
-            with tb.connect(
-                addresses, rank=rank, workers=2, tls_dir=pods.own("worker", rank), timeout=60
-            ) as client:
-                table = client.table("words", dim=4)
-                while go_on:
-                    with client.step() as step:
-                        step.pull({table: KEYS})
-                        step.push({table: (KEYS, np.ones((64, 4), np.float32))})
-                    steps[rank] += 1
-        except Exception as error:  # noqa: BLE001 - shown below
-            failures.append(error)
-
-    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-
-    def both_go_on(seconds: float = 4.0) -> None:
-        """For longer than it takes each of the two to look at its files, and for steps of both workers."""
-        before, until = list(steps), time.monotonic() + seconds
-        while time.monotonic() < until or min(a - b for a, b in zip(steps, before, strict=True)) < 3:
-            assert not failures, failures
-            assert time.monotonic() < until + 40, steps
-            time.sleep(0.05)
+    training = TwoWorkers(addresses, [pods.own("worker", rank) for rank in range(2)])
 
     def taken_up() -> int:
         return sum(server.log.count("certificate.renewed") for server in servers)
@@ -150,13 +119,13 @@ def test_a_job_trains_through_renewal_expiry_and_a_new_authority(
                 control.describe()
 
     secrets = pods.secrets
-    both_go_on(1.0)
+    training.go_on(1.0)
     operator_asks()
 
     secrets.wish(RENEW_ANNOTATION, "1")
     assert secrets.look() == []
     pods.publish()
-    both_go_on()
+    training.go_on(LOOK_S)
     assert taken_up() >= 2, "no server has met a new certificate"
 
     # Worker 1's alone, and nobody renews it for a while.
@@ -165,29 +134,26 @@ def test_a_job_trains_through_renewal_expiry_and_a_new_authority(
     last, moved, until = -1, time.monotonic(), time.monotonic() + 30
     while time.monotonic() - moved < 3.0:
         assert time.monotonic() < until, "worker 1 trains on with a certificate that has expired"
-        if steps[1] != last:
-            last, moved = steps[1], time.monotonic()
+        if training.steps[1] != last:
+            last, moved = training.steps[1], time.monotonic()
         time.sleep(0.05)
-    assert not failures, failures
-    assert steps[1] > 0
+    assert not training.failures, training.failures
+    assert training.steps[1] > 0
     secrets.there = kept
     pods.publish()
-    both_go_on()
+    training.go_on(LOOK_S)
 
     secrets.wish(ROTATE_ANNOTATION, "1")
     for _ in range(3):
         assert secrets.look() == []
         for pod in PODS:
             pods.publish([pod])
-            both_go_on(1.0)
-        both_go_on()
+            training.go_on(1.0)
+        training.go_on(LOOK_S)
         operator_asks()
         secrets.later(SPREAD_S + 1)
     assert len(secrets.trusted(WORKERS)) == 1
-    go_on = False
-    for thread in threads:
-        thread.join(60)
-    assert not failures
+    training.end()
     with Control(addresses.split(","), tls=Folder(pods.own("worker", 0))) as control:
         assert sum(answer.counters["duplicates"] for answer in control.stats()) == 0
     with tb.connect(addresses, tls_dir=pods.own("worker", 0), timeout=10) as client:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -13,9 +12,10 @@ from typing import Any
 
 import certificates as made
 import grpc
-import numpy as np
 import psutil
 import pytest
+from integration.training import TABLES, TwoWorkers, two_data_ports
+from rpcs import CONTROL, DATA, METHODS, of_rank_0
 
 import tablebay as tb
 from tablebay.client.cli import main
@@ -25,14 +25,9 @@ from tablebay.client.errors import PermissionDenied, Unavailable
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.tls import Folder
 from tablebay.ps_server.access import ALLOWED
-from tablebay.ps_server.members import ranked_high
 
-TABLES = '[{"name": "words", "dim": 4}]'
-DATA, CONTROL = (
-    [method.name for method in tablebay_pb2.DESCRIPTOR.services_by_name[name].methods]
-    for name in ("Data", "Control")
-)
-METHODS = [*DATA, *CONTROL]
+# Longer than it takes a process to look at its folder.
+LOOK_S = 3.0
 
 
 class World:
@@ -174,20 +169,7 @@ def test_each_role_may_call_what_is_its_to_call(world: World, server: Any) -> No
 
 def test_every_call_for_another_rank_is_denied(world: World, server: Any) -> None:
     """Each RPC that says whose it is, with worker 1's certificate, in the name of rank 0 of the job."""
-    high = ranked_high("local")
-    sender = tablebay_pb2.Sender(client_high=high, client_low=0)
-    bearer = {"client_high": high, "client_low": 0}
-    requests = {
-        "Pull": tablebay_pb2.PullRequest(sender=sender),
-        "Push": tablebay_pb2.PushRequest(sender=sender),
-        "Step": tablebay_pb2.StepRequest(sender=sender),
-        "Hello": tablebay_pb2.HelloRequest(rank=0),
-        "Barrier": tablebay_pb2.BarrierRequest(**bearer),
-        "Report": tablebay_pb2.ReportRequest(**bearer),
-        "Checkpoint": tablebay_pb2.CheckpointRequest(**bearer),
-        "PutState": tablebay_pb2.PutStateRequest(**bearer),
-    }
-    content = {name: request.SerializeToString() for name, request in requests.items()}
+    content = of_rank_0("local")
     # The sender may be written twice, or behind other fields: the last one counts.
     tricks = {
         "Push": tablebay_pb2.PushRequest(sender=tablebay_pb2.Sender(client_low=1)).SerializeToString()
@@ -199,7 +181,7 @@ def test_every_call_for_another_rank_is_denied(world: World, server: Any) -> Non
         found = statuses(server, shown, asked)
         assert {found[name] for name in asked} == {"PERMISSION_DENIED"}
     own = statuses(server, credentials(world.give("worker/0")), content)
-    assert "PERMISSION_DENIED" not in {own[name] for name in requests}
+    assert "PERMISSION_DENIED" not in {own[name] for name in content}
     with pytest.raises(PermissionDenied, match="speaks for rank 0, and the certificate is of worker 1"):
         tb.connect(server.address, rank=0, tls_dir=world.give("worker/1"))
 
@@ -305,11 +287,7 @@ def test_certificates_and_authority_change_in_training_and_no_step_fails(
     a new authority is trusted beside the old one, signs all certificates anew, and the old one is trusted no more.
 
     No call fails, no process restarts, and every push is applied once. After it the old certificates open nothing."""
-    ports = [free_data_port()]
-    while len(ports) < 2:
-        port = free_data_port()
-        if abs(port - ports[0]) > 2:
-            ports.append(port)
+    ports = two_data_ports(free_data_port)
     addresses = ",".join(f"localhost:{port}" for port in ports)
     checkpoints = tmp_path / "checkpoints"
     servers = [
@@ -324,41 +302,14 @@ def test_certificates_and_authority_change_in_training_and_no_step_fails(
     old = world.give("worker/0")
     kept_key, kept = (old / "tls.key").read_bytes(), (old / "tls.crt").read_bytes()
     world.give("worker/1")
-    steps, failures, go_on = [0, 0], [], True
-
-    def train(rank: int) -> None:
-        try:
-            with tb.connect(
-                addresses, rank=rank, workers=2, tls_dir=world.folder / f"worker-{rank}", timeout=20
-            ) as client:
-                table = client.table("words", dim=4)
-                keys = np.arange(64, dtype=np.uint64)
-                while go_on:
-                    with client.step() as step:
-                        step.pull({table: keys})
-                        step.push({table: (keys, np.ones((64, 4), np.float32))})
-                    steps[rank] += 1
-        except Exception as error:  # noqa: BLE001 - shown below
-            failures.append(error)
-
-    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-
-    def a_while() -> None:
-        """Longer than it takes a process to look at its folder, and steps of both workers."""
-        before, until = list(steps), time.monotonic() + 3.0
-        while time.monotonic() < until or min(a - b for a, b in zip(steps, before, strict=True)) < 3:
-            assert not failures, failures
-            assert time.monotonic() < until + 30, steps
-            time.sleep(0.05)
+    training = TwoWorkers(addresses, [world.folder / f"worker-{rank}" for rank in range(2)])
 
     def give_all(by: Any, *trusted: Any) -> None:
         for name in names:
             made.write(world.folder / name.replace("/", "-"), made.pair(by, made.peer(name)), *trusted)
-        a_while()
+        training.go_on(LOOK_S)
 
-    a_while()
+    training.go_on(LOOK_S)
     first, second = world.authority, made.authority()
     give_all(first, first)
     give_all(first, first, second)
@@ -370,11 +321,8 @@ def test_certificates_and_authority_change_in_training_and_no_step_fails(
         while control.checkpoint().last.number < 1:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    a_while()
-    go_on = False
-    for thread in threads:
-        thread.join(60)
-    assert not failures
+    training.go_on(LOOK_S)
+    training.end()
     with Control(addresses.split(","), tls=Folder(world.folder / "worker-0")) as control:
         assert sum(answer.counters["duplicates"] for answer in control.stats()) == 0
     assert all(server.process.poll() is None for server in servers)

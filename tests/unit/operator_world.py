@@ -220,6 +220,16 @@ class World:
         last = {"number": number, "time": text(self.now), "bytes": 1000, "durationSeconds": 0.5}
         self.progress = replace(self.progress, kept=True, checkpoint={"lastSuccessful": last})
 
+    def suspend(self) -> None:
+        """The user suspends the job, and all of it ends well."""
+        self.ask(suspend=True)
+        self.look()
+        self.workers_end()
+        self.keep()
+        self.look()
+        self.servers_end()
+        self.look()
+
     def hear(self) -> None:
         """The servers are told what the plan has for them."""
         assert self.plan.tell is not None, "nothing is told"

@@ -66,6 +66,13 @@ def test_a_wait_ends_with_its_deadline() -> None:
 def test_the_push_itself_waits_for_nothing() -> None:
     """Else it would wait for itself."""
     handover = Handover()
-    handover.begin(lambda: handover.wait(within))
+    passed: list[bool] = []
+
+    def push() -> None:
+        handover.wait(within)
+        passed.append(True)
+
+    handover.begin(push)
     handover.wait(within)
+    assert passed == [True]
     handover.close()

@@ -366,13 +366,7 @@ def test_time_does_not_count_while_suspended() -> None:
 def test_settings_changed_while_suspended_are_used_afterwards() -> None:
     """The set is applied anew, with no pod."""
     world = training()
-    world.ask(suspend=True)
-    world.look()
-    world.workers_end()
-    world.keep()
-    world.look()
-    world.servers_end()
-    world.look()
+    world.suspend()
     spec = {**world.job.spec, "checkpoint": {**CHECKPOINT, "everySeconds": 7}}
     world.job = dataclasses.replace(job_object(spec), generation=9, finalizers=world.job.finalizers)
     world.look()
@@ -518,13 +512,7 @@ def test_a_job_that_expires_is_let_go_first() -> None:
 def test_a_suspended_job_is_deleted_at_once() -> None:
     """All is in its checkpoint."""
     world = training()
-    world.ask(suspend=True)
-    world.look()
-    world.workers_end()
-    world.keep()
-    world.look()
-    world.servers_end()
-    world.look()
+    world.suspend()
     deleted(world)
     world.look()
     assert world.job.finalizers == ()

@@ -88,13 +88,7 @@ def test_another_number_of_servers_is_another_group(gang: str) -> None:
     """While the job is suspended there is no group: it would hold a place in a queue."""
     world = world_with(gang)
     world.train()
-    world.ask(suspend=True)
-    world.look()
-    world.workers_end()
-    world.keep()
-    world.look()
-    world.servers_end()
-    world.look()
+    world.suspend()
     assert world.reason == "Suspended"
     assert ("PodGroup", "flights") not in world.objects
     world.ask(servers={"replicas": 3})
