@@ -105,10 +105,12 @@ class Api:
         while True:
             body = self.job(namespace)
             status = body.get("status") or {}
-            known = {one["type"]: one["status"] for one in status.get("conditions", ())}
+            known = {one["type"]: one for one in status.get("conditions", ())}
             if (
                 status.get("observedGeneration") == body["metadata"]["generation"]
-                and known.get("Suspended") == "True"
+                and known.get("Suspended", {}).get("status") == "True"
+                # The workers' Job of another number of servers goes in one look and is made in the next.
+                and "is made anew" not in known.get("Ready", {}).get("message", "")
                 and self._all_made(namespace)
             ):
                 break
