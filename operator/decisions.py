@@ -34,7 +34,6 @@ from tablebay.operator.projections import (
     FAILED_ANNOTATION,
     FINALIZER,
     HASH_ANNOTATION,
-    IMAGE_ANNOTATION,
     PAUSED_ANNOTATION,
     RAN_ANNOTATION,
     RATES_ANNOTATION,
@@ -345,7 +344,7 @@ def _leftovers(world: World, end: _End, *, recorded: bool) -> list[tuple[str, st
 
 def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
-    recorded = world.stateful_set.annotations.get(IMAGE_ANNOTATION, "") if world.stateful_set else ""
+    defaults = defaults.as_begun(world.stateful_set)
     # What has begun without checkpoints has nothing to go on from.
     suspend = job.model.spec.suspend and (world.durable or not world.began)
     halt = _halt(world, status, now) if suspend else None
@@ -357,7 +356,6 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     wanted = manifests.children(
         job,
         defaults,
-        recorded_image=recorded,
         pod_monitors=observed.pod_monitors,
         servers_run=servers_run,
         pods_at_once=gangs.members(world, released=_released(world, suspend=suspend)) if gang else 0,
@@ -439,7 +437,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         patches=patches,
         deletes=deletes,
         status={
-            **status_of(world, facts, status, now, image=manifests.server_image(job, defaults, recorded)),
+            **status_of(world, facts, status, now, image=manifests.server_image(job, defaults)),
             # Of a status written by hand: a job that runs has no end.
             **({"completionTime": None} if "completionTime" in status else {}),
         },

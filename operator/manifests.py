@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tablebay.client import environment as names
@@ -19,12 +19,14 @@ from tablebay.operator.native_policy import NO_LIMIT, judged_here, native_rules,
 from tablebay.operator.projections import (
     HASH_ANNOTATION,
     IMAGE_ANNOTATION,
+    PULL_POLICY_ANNOTATION,
+    SERVER_CONTAINER,
     SERVER_COUNT_ANNOTATION,
     TLS_ANNOTATION,
+    StatefulSet,
 )
 
 SERVER, WORKER = "server", "worker"
-SERVER_CONTAINER = "server"
 SHARD_VOLUME, SHARD_FOLDER = "shards", "/var/lib/tablebay"
 MASTER_PORT = 29500
 # Where each claim with checkpoints is mounted, by its name.
@@ -87,7 +89,7 @@ class JobObject:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the chart says of pods. server_image: for jobs that name none.
+    """What the chart says of pods. server_image, server_pull_policy: for jobs that name none.
 
     operator_namespace: from where the operator's pods speak with servers, "" where it runs outside the cluster.
     gang: the scheduler whose PodGroups the operator may write, "" if none.
@@ -97,6 +99,16 @@ class Defaults:
     server_pull_policy: str
     operator_namespace: str = ""
     gang: str = ""
+
+    def as_begun(self, servers: StatefulSet | None) -> Defaults:
+        """The same, but with the image and the pull policy of servers that are there: no newer chart changes those."""
+        if servers is None:
+            return self
+        return replace(
+            self,
+            server_image=servers.image or self.server_image,
+            server_pull_policy=servers.pull_policy or self.server_pull_policy,
+        )
 
 
 def labels(job: JobObject, role: str) -> dict[str, str]:
@@ -144,16 +156,15 @@ def unwanted(job: JobObject, *, servers_run: bool = True) -> list[tuple[str, str
     ]
 
 
-def server_image(job: JobObject, defaults: Defaults, recorded: str) -> str:
-    """The job's own; else the one its servers were begun with; else the chart's."""
-    return job.model.spec.servers.image or recorded or defaults.server_image
+def server_image(job: JobObject, defaults: Defaults) -> str:
+    """The job's own; else the default."""
+    return job.model.spec.servers.image or defaults.server_image
 
 
 def children(
     job: JobObject,
     defaults: Defaults,
     *,
-    recorded_image: str,
     pod_monitors: bool = False,
     servers_run: bool = True,
     pods_at_once: int = 0,
@@ -161,11 +172,11 @@ def children(
 ) -> list[Manifest]:
     """Every object of a job that has not ended, in the order in which they are made.
 
-    recorded_image: of the StatefulSet that is there, "" if there is none. A newer chart does not change it.
+    defaults: as the servers that are there were begun, if any are.
     pod_monitors: the cluster knows PodMonitors. servers_run: no, of a job that is suspended.
     pods_at_once: that must find room together; 0: there is no PodGroup. tls: between its pods.
     """
-    image = server_image(job, defaults, recorded_image)
+    image = server_image(job, defaults)
     return [
         _object(
             job, "v1", "ServiceAccount", f"{job.name}-tablebay", "job", automountServiceAccountToken=False
@@ -525,7 +536,10 @@ def stateful_set(
             "whenScaled": "Retain",
         }
     manifest = _object(job, "apps/v1", "StatefulSet", job.servers_name, SERVER, spec=content)
-    manifest["metadata"]["annotations"][IMAGE_ANNOTATION] = image
+    manifest["metadata"]["annotations"] |= {
+        IMAGE_ANNOTATION: image,
+        PULL_POLICY_ANNOTATION: defaults.server_pull_policy,
+    }
     if tls:
         manifest["metadata"]["annotations"][TLS_ANNOTATION] = "Enabled"
     return manifest

@@ -8,11 +8,15 @@ from typing import Any
 
 from tablebay.client.environment import JOB_LABEL, ROLE_LABEL
 from tablebay.operator.cluster import FIELD_MANAGER
+from tablebay.operator.pod_tls import CONTAINER as CERTIFICATE_CONTAINER
 
+SERVER_CONTAINER = "server"
 HASH_ANNOTATION = "tablebay.dev/hash"
 # On the workers' Job once it may run: which container each server was when training began.
 SERVERS_ANNOTATION = "tablebay.dev/servers"
+# On the servers' set: what its servers were begun with where the job says nothing of it.
 IMAGE_ANNOTATION = "tablebay.dev/server-image"
+PULL_POLICY_ANNOTATION = "tablebay.dev/server-pull-policy"
 # On the workers' Job of a job that was failed for something that the Job itself does not show: why, as JSON.
 FAILED_ANNOTATION = "tablebay.dev/failed"
 # On the workers' Job of a job that was suspended: what its times of suspension are not to count, as JSON.
@@ -32,7 +36,6 @@ FINALIZER = "tablebay.dev/checkpoint"
 
 _KEPT_ANNOTATIONS = (
     SERVERS_ANNOTATION,
-    IMAGE_ANNOTATION,
     FAILED_ANNOTATION,
     PAUSED_ANNOTATION,
     RAN_ANNOTATION,
@@ -64,8 +67,10 @@ class Child:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatefulSet(Child):
-    """The servers' set."""
+    """The servers' set. image, pull_policy: that it was begun with, "" if unknown."""
 
+    image: str
+    pull_policy: str
     replicas: int
     ready: int
 
@@ -216,11 +221,25 @@ def _ended(state: Mapping[str, Any] | None) -> Ended | None:
 def stateful_set(body: Mapping[str, Any]) -> StatefulSet:
     """Of an apps/v1 StatefulSet."""
     status = body.get("status", {})
+    annotations = body["metadata"].get("annotations") or {}
     return StatefulSet(
         **_child(body, "StatefulSet"),
+        image=annotations.get(IMAGE_ANNOTATION, ""),
+        pull_policy=annotations.get(PULL_POLICY_ANNOTATION) or _pull_policy(body),
         replicas=body["spec"].get("replicas", 1),
         ready=status.get("readyReplicas", 0),
     )
+
+
+def _pull_policy(body: Mapping[str, Any]) -> str:
+    """Of a set that does not say it, as an older operator made it."""
+    pod = body["spec"].get("template", {}).get("spec", {})
+    containers = (*(pod.get("initContainers") or ()), *(pod.get("containers") or ()))
+    # The one that TLS adds comes first: a job may name another policy for its server, and hardly for that one.
+    for one in containers:
+        if one["name"] in (CERTIFICATE_CONTAINER, SERVER_CONTAINER):
+            return str(one.get("imagePullPolicy", ""))
+    return ""
 
 
 def worker_job(body: Mapping[str, Any]) -> WorkerJob:

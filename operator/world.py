@@ -6,10 +6,11 @@ import datetime
 import json
 from dataclasses import dataclass
 
-from tablebay.operator.manifests import SERVER, SERVER_CONTAINER, WORKER, JobObject
+from tablebay.operator.manifests import SERVER, WORKER, JobObject
 from tablebay.operator.plans import Observed
 from tablebay.operator.projections import (
     PAUSED_ANNOTATION,
+    SERVER_CONTAINER,
     SERVERS_ANNOTATION,
     TLS_ANNOTATION,
     Container,

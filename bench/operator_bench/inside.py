@@ -86,7 +86,7 @@ def objects(number: int, namespace: str, defaults: Defaults) -> list[Manifest]:
         spec=body["spec"],
         model=parse_job(body),
     )
-    manifests = [*children(job, defaults, recorded_image=""), *secrets(job)]
+    manifests = [*children(job, defaults), *secrets(job)]
     for manifest in manifests:
         del manifest["metadata"]["ownerReferences"]
     return manifests

@@ -290,4 +290,4 @@ def text(moment: datetime.datetime) -> str:
 
 def manifests_of(job: JobObject, **options: Any) -> list[dict[str, Any]]:
     """All children of a job."""
-    return manifests.children(job, DEFAULTS, recorded_image="", **options)
+    return manifests.children(job, DEFAULTS, **options)

@@ -473,7 +473,7 @@ def test_a_template_may_say_more_of_the_container() -> None:
 
 def test_a_job_without_tls_has_nothing_of_it() -> None:
     """No volume, no container, no variable, no note on its objects."""
-    for manifest in children(job_object(), DEFAULTS, recorded_image="", tls=False):
+    for manifest in children(job_object(), DEFAULTS, tls=False):
         text = json.dumps(manifest)
         assert "tls" not in text.lower() and "certificate" not in text
 

@@ -14,7 +14,8 @@ from unit.operator_world import CHECKPOINT, DEFAULTS, World, job_object, manifes
 
 from tablebay.client.job import JOB_NAME_CHARACTERS_MAX
 from tablebay.client.local import checkpoints
-from tablebay.operator import manifests
+from tablebay.operator import manifests, projections
+from tablebay.operator.manifests import Defaults
 from tablebay.ps_server.config import read_config
 
 GOLDEN = Path(__file__).parent / "golden" / "operator"
@@ -375,9 +376,13 @@ def test_a_hash_changes_with_its_object_alone() -> None:
     assert changed == {"StatefulSet/flights-server"}
 
 
-def test_the_image_of_servers_is_the_jobs_else_the_recorded_else_the_charts() -> None:
+def test_the_image_of_servers_is_the_jobs_else_the_one_they_were_begun_with_else_the_charts() -> None:
     """In this order."""
     job, own = job_object(), job_object({"servers": {"replicas": 2, "image": "own:1"}})
-    assert manifests.server_image(own, DEFAULTS, "recorded:1") == "own:1"
-    assert manifests.server_image(job, DEFAULTS, "recorded:1") == "recorded:1"
-    assert manifests.server_image(job, DEFAULTS, "") == DEFAULTS.server_image
+    (servers,) = (one for one in manifests_of(job) if one["kind"] == "StatefulSet")
+    servers["metadata"] |= {"uid": "u-2", "resourceVersion": "1"}
+    newer = Defaults("registry/tablebay:2", "Always")
+    begun = newer.as_begun(projections.stateful_set(servers))
+    assert manifests.server_image(own, begun) == "own:1"
+    assert manifests.server_image(job, begun) == DEFAULTS.server_image
+    assert manifests.server_image(job, newer.as_begun(None)) == "registry/tablebay:2"

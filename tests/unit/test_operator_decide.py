@@ -358,11 +358,11 @@ def test_limits_that_change_are_patched_and_nothing_else() -> None:
     assert quiet(world.look())
 
 
-def test_another_default_image_touches_no_running_job() -> None:
+def test_another_default_image_and_pull_policy_touch_no_running_job() -> None:
     """An upgrade of the chart leaves the servers of a job that runs as they are."""
     world = World()
     world.train()
-    newer = dataclasses.replace(DEFAULTS, server_image="registry/tablebay:2")
+    newer = dataclasses.replace(DEFAULTS, server_image="registry/tablebay:2", server_pull_policy="Always")
     assert quiet(decide(world.job, world.observed(), world.status, newer, world.now))
     assert world.status["servers"]["image"] == DEFAULTS.server_image
 

@@ -22,7 +22,7 @@ from tablebay.client.job import JOB_NAME_CHARACTERS_MAX, SERVERS_MAX, WORKERS_MA
 from tablebay.operator import manifests
 from tablebay.operator.decisions import decide
 from tablebay.operator.manifests import JobObject
-from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION
+from tablebay.operator.projections import HASH_ANNOTATION, IMAGE_ANNOTATION, PULL_POLICY_ANNOTATION
 
 GOLDEN = Path(__file__).parent / "golden" / "operator"
 OVERRIDES: dict[str, Any] = {
@@ -249,17 +249,32 @@ def test_a_job_of_workers_is_never_applied_again() -> None:
     assert not plan.patches
 
 
-def test_the_recorded_image_of_servers_outlives_the_charts() -> None:
-    """A newer chart and a change of the job: the set is applied with the image that its servers have."""
+NEWER = replace(DEFAULTS, server_image="registry/tablebay:2", server_pull_policy="Always")
+
+
+def test_servers_keep_their_image_and_pull_policy_when_their_job_changes() -> None:
+    """A newer chart and a change of the job: the set is applied with what its servers were begun with."""
     world = World()
     world.train()
     world.job = replace(job_object({"scheduling": {"schedulerName": "other"}}), generation=2)
-    newer = replace(DEFAULTS, server_image="registry/tablebay:2")
-    plan = decide(world.job, world.observed(), world.status, newer, world.now)
+    plan = decide(world.job, world.observed(), world.status, NEWER, world.now)
     (servers,) = (one for one in plan.applies if one["kind"] == "StatefulSet")
-    (container,) = servers["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == DEFAULTS.server_image
-    assert servers["metadata"]["annotations"][IMAGE_ANNOTATION] == DEFAULTS.server_image
+    pod = servers["spec"]["template"]["spec"]
+    begun = DEFAULTS.server_image, DEFAULTS.server_pull_policy
+    found = {(one["image"], one["imagePullPolicy"]) for one in (*pod["containers"], *pod["initContainers"])}
+    assert found == {begun}
+    annotations = servers["metadata"]["annotations"]
+    assert (annotations[IMAGE_ANNOTATION], annotations[PULL_POLICY_ANNOTATION]) == begun
+
+
+@pytest.mark.parametrize("tls", ["Enabled", "Disabled"])
+def test_a_set_that_does_not_name_its_pull_policy_keeps_it(tls: str) -> None:
+    """As an operator made it that did not record it yet: a newer chart's does not become its own."""
+    world = World(job=job_object({"network": {"tls": tls}}))
+    world.train()
+    del world.objects["StatefulSet", "flights-server"]["metadata"]["annotations"][PULL_POLICY_ANNOTATION]
+    plan = decide(world.job, world.observed(), world.status, NEWER, world.now)
+    assert not plan.applies
 
 
 def test_the_longest_names_fit() -> None:
