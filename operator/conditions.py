@@ -11,6 +11,8 @@ COMPLETE, FAILED = "Complete", "Failed"
 MONITORED, GANG = "Monitored", "Gang"
 SUSPENDED = "Suspended"
 SECURE = "Secure"
+# An image of a pod cannot be had. There only while that is so.
+IMAGE_PULL_FAILED = "ImagePullFailed"
 
 # Why Ready is what it is.
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"

@@ -20,13 +20,14 @@ from tablebay.operator import (
     halting,
     live_options,
     manifests,
+    mending,
     prerunning,
     resizing,
 )
 from tablebay.operator import conditions as c
-from tablebay.operator.cluster import Manifest
+from tablebay.operator.cluster import PODS, Manifest
 from tablebay.operator.conditions import Fact
-from tablebay.operator.manifests import Defaults, JobObject
+from tablebay.operator.manifests import SERVER, WORKER, Defaults, JobObject
 from tablebay.operator.native_policy import judged_here
 from tablebay.operator.plans import Happened, Observed, Patch, Plan
 from tablebay.operator.projections import (
@@ -45,6 +46,7 @@ from tablebay.operator.statements import (
     HINT_MAX,
     first_failure,
     hint,
+    images,
     merged,
     readiness,
     secure,
@@ -205,7 +207,7 @@ def _late(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _E
     if left_s is None or left_s > 0:
         return None
     limit = world.job.model.spec.run_policy.pre_running_deadline_seconds
-    why = hint(world.servers) or hint(world.workers)
+    why = hint(world.servers, now) or hint(world.workers, now)
     text = f"not all workers ran within spec.runPolicy.preRunningDeadlineSeconds, which is {limit}{why}"
     return _End(c.FAILED, c.PRE_RUNNING_DEADLINE, text, "", own=True)
 
@@ -344,7 +346,8 @@ def _leftovers(world: World, end: _End, *, recorded: bool) -> list[tuple[str, st
 
 def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: datetime.datetime) -> Plan:
     job, observed = world.job, world.observed
-    defaults = defaults.as_begun(world.stateful_set)
+    if world.began or mending.ran(world):
+        defaults = defaults.as_begun(world.stateful_set)
     # What has begun without checkpoints has nothing to go on from.
     suspend = job.model.spec.suspend and (world.durable or not world.began)
     halt = _halt(world, status, now) if suspend else None
@@ -372,6 +375,9 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     if first and not observed.fresh and moment(job.created, now) < now - datetime.timedelta(seconds=60):
         # An old job without a single child: the cache may speak of one that is gone.
         return Plan(confirm=True)
+    replaced = [*mending.surplus(world), *(mending.stuck(world) if not applies else ())]
+    if not observed.fresh and (replaced or mending.unseen(world, trained=c.is_true(status, c.READY))):
+        return Plan(confirm=True)
     patches = []
     found = world.worker_job
     if found is None and world.stateful_set is not None:
@@ -394,21 +400,23 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     missing = [index for index in range(world.server_replicas) if index not in identities]
     running = found is not None and SERVERS_ANNOTATION in found.annotations and not found.suspended
     ready = (found.ready + found.succeeded) if found is not None else 0
+    unmade, unmade_s = _unmade(world, SERVER if missing else WORKER, status, now)
     if halt is not None:
         state = _halted(world, halt, status)
     elif missing and running and world.durable:
-        state = Fact(c.READY, False, c.SERVER_RECOVERING, _recovery(world, missing))
+        state = Fact(c.READY, False, c.SERVER_RECOVERING, _recovery(world, missing, now) + unmade)
     elif missing:
         text = f"{world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
-        state = Fact(c.READY, False, c.STARTING_SERVERS, text + hint(world.servers))
+        state = Fact(c.READY, False, c.STARTING_SERVERS, text + (hint(world.servers, now) or unmade))
     elif ready < world.worker_replicas:
         text = f"{ready} of {world.worker_replicas} workers are ready"
         waits = backoff.wait(world, found, now) if found is not None else None
         again = f"; those that failed begin again at {waits.until}" if waits is not None else ""
-        state = Fact(c.READY, False, c.STARTING_WORKERS, text + again + hint(world.workers))
+        text += again + (hint(world.workers, now) or unmade)
+        state = Fact(c.READY, False, c.STARTING_WORKERS, text)
     else:
         state = Fact(c.READY, True, c.TRAINING, f"{world.worker_replicas} workers train")
-    facts = [state, *readiness(world), secure(world)]
+    facts = [state, *readiness(world), secure(world), *images(world)]
     facts += gangs.fact(world, defaults, next((one for one in wanted if one["kind"] == "PodGroup"), None))
     if halt is not None:
         facts.append(Fact(c.SUSPENDED, halt.stage == "done", state.reason, state.message))
@@ -431,10 +439,12 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         )
     surplus = (observed.children.get(key) for key in manifests.unwanted(job, servers_run=servers_run))
     deletes = [(one.kind, one.name, one.uid, "") for one in surplus if one is not None and not one.deleting]
+    deletes += [(PODS.kind, pod.name, pod.uid, pod.resource_version) for pod in replaced]
     plan = Plan(
         applies=applies,
         first=first,
         patches=patches,
+        relabels=mending.relabels(world),
         deletes=deletes,
         status={
             **status_of(world, facts, status, now, image=manifests.server_image(job, defaults)),
@@ -452,7 +462,10 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
             again_s=None if halt.stage == "done" else max(1.0, halt.left_s),
         )
     else:
-        plan = replace(plan, again_s=_next_look(world, left_s, now))
+        plan = replace(plan, again_s=_next_look(world, left_s, unmade_s, now))
+    for fact in images(world):
+        if not c.is_true(status, fact.type):
+            plan = replace(plan, events=(*plan.events, Happened("Warning", fact.type, fact.message)))
     before = c.found(status, c.READY).get("reason")
     if state.status and not c.is_true(status, c.READY):
         return with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
@@ -486,9 +499,25 @@ def _remade(world: World, found: WorkerJob, status: Mapping[str, Any], now: date
     )
 
 
-def _next_look(world: World, left_s: float | None, now: datetime.datetime) -> float | None:
+def _unmade(
+    world: World, role: str, status: Mapping[str, Any], now: datetime.datetime
+) -> tuple[str, float | None]:
+    """Which pods of a role that is not ready are not made, and in how many seconds that may be said."""
+    found = world.worker_job
+    if role == WORKER and found is not None and backoff.wait(world, found, now) is not None:
+        # That is said by itself.
+        return "", None
+    known = c.found(status, c.SERVERS_READY if role == SERVER else c.WORKERS_READY)
+    since = moment(known.get("lastTransitionTime", ""), now) if known.get("status") == "False" else now
+    return mending.unmade(world, role, since, now)
+
+
+def _next_look(
+    world: World, left_s: float | None, unmade_s: float | None, now: datetime.datetime
+) -> float | None:
     """In how many seconds time alone changes something."""
-    due = [] if left_s is None else [left_s + 0.1]
+    waits_s = (left_s, unmade_s, mending.overdue_s(world, now))
+    due = [one + 0.1 for one in waits_s if one is not None]
     if judged_here(world.job.model.spec.run_policy.failure_policy):
         eases_s = failure_rules.budget(world, now).eases_s
         due += [] if eases_s is None else [eases_s + 0.1]
@@ -498,7 +527,7 @@ def _next_look(world: World, left_s: float | None, now: datetime.datetime) -> fl
     return min(due, default=None)
 
 
-def _recovery(world: World, missing: Sequence[int]) -> str:
+def _recovery(world: World, missing: Sequence[int], now: datetime.datetime) -> str:
     lost = dict(world.lost_servers())
     named = "; ".join(
         f"server {index} comes back: {lost.get(index, 'it is not ready')}" for index in missing[:3]
@@ -506,7 +535,7 @@ def _recovery(world: World, missing: Sequence[int]) -> str:
     more = f" (and {len(missing) - 3} more)" if len(missing) > 3 else ""
     return (
         f"{named}{more}; {world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
-        f"{hint(world.servers)}"
+        f"{hint(world.servers, now)}"
     )
 
 

@@ -108,6 +108,10 @@ class Store(Generic[_Item]):
         key = (item.namespace, item.name)
         if self._is_behind(key, item):
             return
+        known = self._items.get(key)
+        if known is not None and known.job != item.job:
+            # Somebody has edited its label.
+            self._drop(key)
         self._items[key] = item
         self._by_job.setdefault((item.namespace, item.job), {})[item.name] = item
         self._changed((item.namespace, item.job))

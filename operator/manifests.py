@@ -19,7 +19,9 @@ from tablebay.operator.native_policy import NO_LIMIT, judged_here, native_rules,
 from tablebay.operator.projections import (
     HASH_ANNOTATION,
     IMAGE_ANNOTATION,
+    INDEX_LABEL,
     PULL_POLICY_ANNOTATION,
+    RANK_LABEL,
     SERVER_CONTAINER,
     SERVER_COUNT_ANNOTATION,
     TLS_ANNOTATION,
@@ -37,8 +39,6 @@ GRACE_SECONDS = 30
 _GRACE_LEFT_SECONDS = 10
 
 _GRACE = "TABLEBAY_GRACE_SECONDS"
-_RANK_LABEL = "batch.kubernetes.io/job-completion-index"
-_INDEX_LABEL = "apps.kubernetes.io/pod-index"
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,18 @@ class JobObject:
     deleted: str = ""
     finalizers: tuple[str, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    # What was made of this generation of the job before: most looks want the same again.
+    made: dict[Any, list[Manifest]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def servers_name(self) -> str:
         """Of the StatefulSet; with a hyphen and an index the name of a server's pod."""
         return f"{self.name}-server"
+
+    @property
+    def account_name(self) -> str:
+        """Of the ServiceAccount of all its pods: whatever becomes of their labels, they have it."""
+        return f"{self.name}-tablebay"
 
     @property
     def workers_name(self) -> str:
@@ -132,7 +139,7 @@ def child_names(job: JobObject) -> frozenset[tuple[str, str]]:
     """Kind and name of every object that a job can have."""
     return frozenset(
         {
-            ("ServiceAccount", f"{job.name}-tablebay"),
+            ("ServiceAccount", job.account_name),
             ("Service", f"{job.name}-servers"),
             ("Service", f"{job.name}-workers"),
             ("Job", job.workers_name),
@@ -170,17 +177,33 @@ def children(
     pods_at_once: int = 0,
     tls: bool = True,
 ) -> list[Manifest]:
-    """Every object of a job that has not ended, in the order in which they are made.
+    """Every object of a job that has not ended, in the order in which they are made. Nobody is to change them.
 
     defaults: as the servers that are there were begun, if any are.
     pod_monitors: the cluster knows PodMonitors. servers_run: no, of a job that is suspended.
     pods_at_once: that must find room together; 0: there is no PodGroup. tls: between its pods.
     """
+    key = (
+        *(job.uid, job.namespace, job.name, job.created),
+        *(defaults, pod_monitors, servers_run, pods_at_once, tls),
+    )
+    if key not in job.made:
+        job.made[key] = _children(job, defaults, pod_monitors, servers_run, pods_at_once, tls=tls)
+    return job.made[key]
+
+
+def _children(
+    job: JobObject,
+    defaults: Defaults,
+    pod_monitors: bool,
+    servers_run: bool,
+    pods_at_once: int,
+    *,
+    tls: bool,
+) -> list[Manifest]:
     image = server_image(job, defaults)
     return [
-        _object(
-            job, "v1", "ServiceAccount", f"{job.name}-tablebay", "job", automountServiceAccountToken=False
-        ),
+        _object(job, "v1", "ServiceAccount", job.account_name, "job", automountServiceAccountToken=False),
         _service(job, f"{job.name}-servers", SERVER, _SERVER_PORTS),
         _service(job, f"{job.name}-workers", WORKER, (("master", MASTER_PORT),)),
         worker_job(job, defaults, image, tls=tls),
@@ -482,7 +505,7 @@ def stateful_set(
                 **_server_grace(job, container),
             }
         ),
-        _from_label(names.INDEX, _INDEX_LABEL),
+        _from_label(names.INDEX, INDEX_LABEL),
         *container.get("env", ()),
     ]
     container["ports"] = [
@@ -569,8 +592,8 @@ def worker_job(job: JobObject, defaults: Defaults, image: str, *, tls: bool = Tr
                 names.METRICS_PORT: str(names.HTTP_PORT),
             }
         ),
-        _from_label(names.RANK, _RANK_LABEL),
-        _from_label("RANK", _RANK_LABEL),
+        _from_label(names.RANK, RANK_LABEL),
+        _from_label("RANK", RANK_LABEL),
         *container.get("env", ()),
     ]
     container["ports"] = [
@@ -657,7 +680,7 @@ def _pod_template(job: JobObject, role: str, given: Mapping[str, Any] | None) ->
     }
     pod = template.setdefault("spec", {})
     pod.setdefault("containers", [])
-    pod["serviceAccountName"] = f"{job.name}-tablebay"
+    pod["serviceAccountName"] = job.account_name
     pod["automountServiceAccountToken"] = False
     pod.setdefault("enableServiceLinks", False)
     pod.setdefault("terminationGracePeriodSeconds", GRACE_SECONDS)

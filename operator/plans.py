@@ -70,6 +70,14 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class Relabel:
+    """Labels that a pod is to have again, on the condition that it is as observed."""
+
+    pod: Pod
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Happened:
     """An Event for the job."""
 
@@ -80,7 +88,7 @@ class Happened:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to do, in this order: confirm (decide again on fresh reads), apply, patch, delete, status.
+    """What to do, in this order: confirm (decide again on fresh reads), apply, patch, relabel, delete, status.
 
     first: these were never applied before, so their names must be free and the API server asked for its opinion.
     finalizers: all that the job is to have; None leaves them as they are. poll: what its server 0 is asked for;
@@ -92,6 +100,7 @@ class Plan:
     applies: Sequence[Manifest] = ()
     first: bool = False
     patches: Sequence[Patch] = ()
+    relabels: Sequence[Relabel] = ()
     deletes: Sequence[tuple[str, str, str, str]] = ()  # kind, name, uid, resource version
     delete_job: bool = False
     finalizers: tuple[str, ...] | None = None

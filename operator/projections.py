@@ -44,6 +44,9 @@ _KEPT_ANNOTATIONS = (
     SERVER_COUNT_ANNOTATION,
     TLS_ANNOTATION,
 )
+# Of a server's index and a worker's rank, given by Kubernetes.
+INDEX_LABEL, RANK_LABEL = "apps.kubernetes.io/pod-index", "batch.kubernetes.io/job-completion-index"
+_KEPT_LABELS = (JOB_LABEL, ROLE_LABEL, INDEX_LABEL, RANK_LABEL)
 _MESSAGE_MAX = 1024
 
 
@@ -73,6 +76,9 @@ class StatefulSet(Child):
     pull_policy: str
     replicas: int
     ready: int
+    # The template that new pods are made of, and the generation of which that is said.
+    revision: str
+    observed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +137,8 @@ class Container:
 class Pod:
     """A pod. index: the server's or the worker's, -1 if unknown. held: why no node takes it, or "".
 
-    conditions: type to status, of one that failed. reason: of the pod itself, such as Evicted, or "".
+    conditions: type to status, of one that failed. reason: of the pod itself, such as Evicted, or "". ends: by when it
+    is to have ended, of one that is told to. labels: those by which it is known. revision: of the set's template.
     """
 
     namespace: str
@@ -146,6 +153,9 @@ class Pod:
     node: str
     ready: bool
     deleting: bool
+    ends: str
+    labels: Mapping[str, str]
+    revision: str
     held: str
     reason: str
     conditions: Mapping[str, str]
@@ -155,12 +165,10 @@ class Pod:
 def pod(body: Mapping[str, Any]) -> Pod:
     """Of a v1 Pod."""
     meta, status = body["metadata"], body.get("status", {})
-    labels = meta.get("labels", {})
+    labels = meta.get("labels") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
-    index = labels.get("apps.kubernetes.io/pod-index") or labels.get(
-        "batch.kubernetes.io/job-completion-index"
-    )
+    index = labels.get(INDEX_LABEL) or labels.get(RANK_LABEL)
     return Pod(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -174,6 +182,9 @@ def pod(body: Mapping[str, Any]) -> Pod:
         node=body["spec"].get("nodeName", ""),
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting="deletionTimestamp" in meta,
+        ends=meta.get("deletionTimestamp") or "",
+        labels={name: labels[name] for name in _KEPT_LABELS if name in labels},
+        revision=labels.get("controller-revision-hash", ""),
         reason=status.get("reason", ""),
         # Of a few pods alone: those that a failure policy judges.
         conditions={type: one.get("status", "") for type, one in conditions.items()}
@@ -228,6 +239,8 @@ def stateful_set(body: Mapping[str, Any]) -> StatefulSet:
         pull_policy=annotations.get(PULL_POLICY_ANNOTATION) or _pull_policy(body),
         replicas=body["spec"].get("replicas", 1),
         ready=status.get("readyReplicas", 0),
+        revision=status.get("updateRevision", ""),
+        observed=status.get("observedGeneration", 0),
     )
 
 

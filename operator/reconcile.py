@@ -52,7 +52,7 @@ CHILDREN: dict[Resource, Callable[[Mapping[str, Any]], projections.Child]] = {
     DISRUPTION_BUDGETS: projections.child,
     NETWORK_POLICIES: projections.child,
 }
-_RESOURCES = {resource.kind: resource for resource in (*CHILDREN, POD_MONITORS)}
+_RESOURCES = {resource.kind: resource for resource in (*CHILDREN, PODS, POD_MONITORS)}
 
 
 # A job whose objects are refused is tried again after so long, and ever later.
@@ -99,7 +99,8 @@ class Reconciler:
         if defaults.gang:
             self._resources["PodGroup"] = POD_GROUPS[defaults.gang]
         self._now = now
-        self._models: dict[Key, tuple[str, int, TrainingJob]] = {}
+        # By uid and generation: the model, and what was made of it.
+        self._models: dict[Key, tuple[str, int, TrainingJob, dict[Any, list[Manifest]]]] = {}
         # By uid of a child: the generation at which the last write of ours left it.
         self._settled: dict[Key, dict[str, int]] = {}
         self._refused: dict[Key, _Refused] = {}
@@ -190,7 +191,7 @@ class Reconciler:
         meta = body["metadata"]
         known = self._models.get(key)
         if known is not None and known[:2] == (meta["uid"], meta["generation"]):
-            model = known[2]
+            model, made = known[2:]
         else:
             model = parse_job(
                 {
@@ -200,7 +201,8 @@ class Reconciler:
                     "spec": body.get("spec"),
                 }
             )
-            self._models[key] = (meta["uid"], meta["generation"], model)
+            made = {}
+            self._models[key] = (meta["uid"], meta["generation"], model, made)
         return JobObject(
             namespace=meta["namespace"],
             name=meta["name"],
@@ -213,6 +215,7 @@ class Reconciler:
             deleted=meta.get("deletionTimestamp") or "",
             finalizers=tuple(meta.get("finalizers") or ()),
             annotations=meta.get("annotations") or {},
+            made=made,
         )
 
     # -- what is there --
@@ -233,9 +236,11 @@ class Reconciler:
 
     async def _live(self, key: Key, job: JobObject) -> Observed:
         query = {"labelSelector": f"{JOB_LABEL}={key[1]}"}
+        # Those too that have lost the label: a hand can edit that, and their account never.
+        of_account = {"fieldSelector": f"spec.serviceAccountName={job.account_name}"}
         resources = [PODS, *(self._resources[kind] for kind in self._children)]
         lists = await asyncio.gather(
-            *(self._cluster.list_all(resource, key[0], query) for resource in resources)
+            *(self._cluster.list_all(one, key[0], of_account if one is PODS else query) for one in resources)
         )
         children: dict[tuple[str, str], projections.Child] = {}
         pods: list[projections.Pod] = []
@@ -290,6 +295,11 @@ class Reconciler:
             resource = self._resources[patch.child.kind]
             live = await self._cluster.patch(resource, key[0], patch.child.name, body)
             self._remember(key, live)
+        for relabel in plan.relabels:
+            meta = {"resourceVersion": relabel.pod.resource_version, "labels": dict(relabel.labels)}
+            live = await self._cluster.patch(PODS, key[0], relabel.pod.name, {"metadata": meta})
+            self._pods.remember(live)
+            _LOG.warning("pod.relabelled", extra={"job": "/".join(key), "pod": relabel.pod.name})
         for kind, name, uid, version in plan.deletes:
             await self._cluster.delete(self._resources[kind], key[0], name, uid=uid, resource_version=version)
             _LOG.info("child.deleted", extra={"job": "/".join(key), "kind": kind, "child": name})

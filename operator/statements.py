@@ -11,11 +11,21 @@ from tablebay.operator import conditions as c
 from tablebay.operator import failure_rules, manifests
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import WORKER
+from tablebay.operator.mending import OVERDUE_S
 from tablebay.operator.plans import Happened, Plan
 from tablebay.operator.projections import Pod
-from tablebay.operator.world import World, text_of
+from tablebay.operator.world import World, moment, text_of, trouble
 
 HINT_MAX = 300
+# What the kubelet says of an image that it cannot have.
+_NO_IMAGE = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "ImageInspectError",
+    "RegistryUnavailable",
+}
 
 
 def readiness(world: World) -> list[Fact]:
@@ -165,18 +175,30 @@ def first_failure(world: World, *, servers_are_wanted: bool = True) -> dict[str,
     return {}
 
 
-def hint(pods: Sequence[Pod]) -> str:
+def hint(pods: Sequence[Pod], now: datetime.datetime) -> str:
     """Why the first pod that is not ready is not, in the words of the scheduler or the kubelet."""
     for pod in sorted(pods, key=lambda pod: pod.index):
         if pod.ready or pod.phase == "Succeeded":
             continue
-        if pod.held:
-            return f"; {pod.name}: {pod.held[:HINT_MAX]}"
-        for container in pod.containers:
-            if container.waiting and container.waiting[0] not in ("ContainerCreating", "PodInitializing"):
-                reason, message = container.waiting
-                return f"; {pod.name}: {reason}{f': {message[:HINT_MAX]}' if message else ''}"
+        if pod.ends and (now - moment(pod.ends, now)).total_seconds() >= OVERDUE_S:
+            return (
+                f"; {pod.name} was to end by {pod.ends}, and its node {pod.node} does not say that it has: no other "
+                "is made before it is known to be gone"
+            )
+        reason, message = trouble(pod)
+        if reason:
+            said = message if pod.held else f"{reason}{f': {message}' if message else ''}"
+            return f"; {pod.name}: {said[:HINT_MAX]}"
     return ""
+
+
+def images(world: World) -> list[Fact]:
+    """Which image cannot be had, if one cannot."""
+    for pod in sorted((*world.servers, *world.workers), key=lambda pod: (pod.role, pod.index)):
+        reason, message = trouble(pod)
+        if reason in _NO_IMAGE:
+            return [Fact(c.IMAGE_PULL_FAILED, True, reason, f"{pod.name}: {message[:HINT_MAX]}")]
+    return []
 
 
 def with_event(plan: Plan, status: Mapping[str, Any], event: Happened) -> Plan:

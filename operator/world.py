@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tablebay.operator.manifests import SERVER, WORKER, JobObject
 from tablebay.operator.plans import Observed
@@ -30,9 +30,11 @@ class World:
         found = observed.children.get(("StatefulSet", job.servers_name))
         self.stateful_set = found if isinstance(found, StatefulSet) else None
         of_set = self.stateful_set.uid if self.stateful_set is not None else ""
-        # Pods of a set that was deleted before may still be about to go.
-        self.servers = [pod for pod in observed.pods if pod.role == SERVER and pod.owner in ("", of_set)]
-        self.workers = [pod for pod in observed.pods if pod.role == WORKER]
+        # By their names, which nobody can edit. Pods of a set that was deleted before may still be about to go.
+        named = [_named(job, pod) for pod in observed.pods]
+        self.pods = [pod for pod in named if pod.role != SERVER or pod.owner in ("", of_set)]
+        self.servers = [pod for pod in self.pods if pod.role == SERVER]
+        self.workers = [pod for pod in self.pods if pod.role == WORKER]
         found = observed.children.get(("Job", job.workers_name))
         self.worker_job = found if isinstance(found, WorkerJob) else None
 
@@ -162,6 +164,26 @@ def paused(found: WorkerJob | None) -> Paused:
         )
     except (ValueError, KeyError, TypeError):
         return Paused()
+
+
+def _named(job: JobObject, pod: Pod) -> Pod:
+    """The pod with the role and the index that its name says; without a role where it is none of the job's."""
+    role, index = "", -1
+    for prefix, of in ((job.servers_name, SERVER), (job.workers_name, WORKER)):
+        first, _, last = pod.name.removeprefix(f"{prefix}-").partition("-")
+        if pod.name.startswith(f"{prefix}-") and first.isdecimal() and (of == WORKER) == last.isalnum():
+            role, index = of, int(first)
+    return pod if (pod.role, pod.index) == (role, index) else replace(pod, role=role, index=index)
+
+
+def trouble(pod: Pod) -> tuple[str, str]:
+    """Why a pod does not begin, in the words of the scheduler or the kubelet: reason and message, or two empty ones."""
+    if pod.held:
+        return "Unschedulable", pod.held
+    for container in pod.containers:
+        if container.waiting and container.waiting[0] not in ("ContainerCreating", "PodInitializing"):
+            return container.waiting
+    return "", ""
 
 
 def named_container(pod: Pod, name: str) -> Container | None:

@@ -19,6 +19,9 @@ Body = dict[str, Any]
 # plural, namespace, name
 Key = tuple[str, str, str]
 
+# From a pod's deletion to the time by which it is to have ended, which is its deletionTimestamp.
+GRACE = datetime.timedelta(seconds=30)
+
 # What may change of the spec of one that exists; of the other kinds all may.
 _MUTABLE = {
     "jobs": {"suspend", "backoffLimit", "activeDeadlineSeconds", "parallelism", "completions"},
@@ -52,6 +55,8 @@ class ApiServer:
         self.states: dict[Key, list[tuple[int, Body | None]]] = {}
         self.history: list[Event] = []
         self.version = 100
+        # What admission makes of an object of that plural before it is kept: a webhook, a LimitRange.
+        self.admission: Callable[[str, Body], Body] = lambda plural, body: body
         self._clock = clock
         self._tell = tell
         self._applied: dict[tuple[Key, str], Body] = {}
@@ -107,7 +112,7 @@ class ApiServer:
             self._applied[key, manager] = copy.deepcopy(manifest)
             return self._make(key, copy.deepcopy(manifest), manager)
         before = self._applied.get((key, manager), {})
-        wanted = _merged(_without(known, before, manifest), manifest)
+        wanted = self.admission(plural, _merged(_without(known, before, manifest), manifest))
         self._check(plural, known, wanted)
         if dry_run:
             return wanted
@@ -151,7 +156,8 @@ class ApiServer:
             raise ApiError(409, "Conflict", f"{name}: the precondition does not hold")
         if plural == "pods" or meta.get("finalizers"):
             if "deletionTimestamp" not in meta:
-                wanted = {**known, "metadata": {**meta, "deletionTimestamp": text(self._clock())}}
+                by = self._clock() + (GRACE if plural == "pods" else datetime.timedelta())
+                wanted = {**known, "metadata": {**meta, "deletionTimestamp": text(by)}}
                 self._replace(key, known, wanted, "")
             return
         self._remove(key)
@@ -179,6 +185,7 @@ class ApiServer:
             "creationTimestamp": text(self._clock()),
             "managedFields": [{"manager": manager}],
         }
+        body = self.admission(key[0], body)
         if key[0] not in _WITHOUT_GENERATION:
             body["metadata"]["generation"] = 1
         body.setdefault("spec", {})

@@ -2,7 +2,8 @@
 
 O1 the same end state as without a fault. O2 each object was made and deleted as often. O3 then nothing is written.
 O7 a deleted job leaves nothing but claims. O8 no rows are lost: a job without checkpoints is Complete only if its
-servers were never others, and one that is suspended or deleted has all in a checkpoint. O9 no unhandled error; the
+servers were never others, one that is suspended or deleted has all in a checkpoint, and no server begins while another
+one of its index runs. O9 no unhandled error; the
 status is of the newest generation; Ready is not True for long while a server is down. (O4 to O6 are of changes of the
 job, and are not asked here.)
 """
@@ -456,6 +457,8 @@ def look_at_certificates(simulation: Simulation, problem: Callable[[str], None])
 
 
 def _look_at_rows(simulation: Simulation, fixture: Fixture, problem: Callable[[str], None]) -> None:
+    for double in simulation.kubernetes.doubles:
+        problem(f"O8: {double}")
     for training in simulation.kubernetes.training.values():
         if not fixture.durable and len(training.servers) > 1 and min(training.steps.values()) >= STEPS:
             problem(f"O8: trained to its end over other servers: {training.servers}")
@@ -493,6 +496,8 @@ def plain(body: Body) -> Any:
     annotations = {name: value for name, value in (meta.get("annotations") or {}).items() if name != NOTE}
     meta["annotations"] = annotations
     status = {name: value for name, value in (body.get("status") or {}).items() if name != "counted"}
+    if body.get("kind") == "StatefulSet":
+        status.pop("observedGeneration", None)
     if "progress" in status:
         status["progress"] = {"step": status["progress"].get("step")}
     spec = dict(body.get("spec") or {})

@@ -6,21 +6,27 @@ All of it is a function of the objects and the time, so it goes on however the o
 from __future__ import annotations
 
 import datetime
+import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from operator_faults.api import ApiServer, Body, of_job, text
+from operator_faults.api import ApiServer, Body, text
 
 from tablebay.operator.cluster import ApiError
 
 CONTROLLER, KUBELET = "kube-controller-manager", "kubelet"
+# How often a controller tries again to make a pod that was refused.
+REFUSED_S = 20.0
 START_S, GRACE_S, RESTART_S = 2.0, 1.0, 2.0
 # From a worker's failure to the next pod of any rank: doubled with each, up to ten minutes.
 JOB_BACKOFF_S, JOB_BACKOFF_MAX_S = 10.0, 600.0
 # The clock goes in thousandths.
 EARLY_S = 0.002
 RANK = "batch.kubernetes.io/job-completion-index"
+OF_JOB = "batch.kubernetes.io/controller-uid"
+REVISION = "controller-revision-hash"
 
 
 @dataclass
@@ -64,10 +70,46 @@ class Kubernetes:
         self._suffix: dict[tuple[str, int], int] = {}
         # By a Job's uid: before when it makes no pods.
         self._backoff: dict[str, float] = {}
+        # Of a set's template, by the set's uid and generation.
+        self._revisions: dict[tuple[str, int], str] = {}
         self._seen = 0.0
         self.training: dict[str, Training] = {}
+        # Pods on a node of which nothing is heard: they may run, and nobody can end them.
+        self._unheard: set[str] = set()
+        # No registry has these.
+        self.no_images: set[str] = set()
+        # How many pods a ResourceQuota lets there be.
+        self.quota = 1_000_000
+        self._servers_of: dict[str, tuple[str, str]] = {}
+        # Servers that began while another one of the same index ran.
+        self.doubles: list[str] = []
 
     # -- misfortunes --
+
+    def lose_node(self, namespace: str, pod: str) -> None:
+        """Nothing is heard of its node any more: it is not ready, and told to end, which nobody does."""
+        body = self._api.get("pods", namespace, pod)
+        assert body is not None, f"no pod {pod}"
+        self._unheard.add(body["metadata"]["uid"])
+        conditions = [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]
+        self._api.patch(
+            "pods",
+            namespace,
+            pod,
+            {"status": {"conditions": conditions}},
+            subresource="status",
+            manager=CONTROLLER,
+        )
+        self._api.delete("pods", namespace, pod)
+
+    def end_node(self, namespace: str, pod: str) -> None:
+        """The node of a pod is known to be gone: so is the pod."""
+        body = self._api.get("pods", namespace, pod)
+        assert body is not None, f"no pod {pod}"
+        uid = body["metadata"]["uid"]
+        self._unheard.discard(uid)
+        self._lives[uid].running = False
+        self._api.remove_pod(namespace, pod)
 
     def end_container(self, namespace: str, pod: str, code: int) -> None:
         """Its process ends with this exit code, and the kubelet starts another where the pod wants that."""
@@ -77,7 +119,7 @@ class Kubernetes:
         assert life.running, f"{pod} does not run"
         life.running = False
         life.last = {"exitCode": code, "reason": "Error", "finishedAt": text(self._moment())}
-        if body["metadata"]["labels"]["tablebay.dev/role"] == "worker":
+        if _role(body) == "worker":
             self._pod_status(body, "Failed", life)
             return
         life.number += 1
@@ -122,11 +164,10 @@ class Kubernetes:
         if passed <= 0:
             return
         for body in self._api.list("pods", None):
-            labels = body["metadata"].get("labels", {})
             life = self._lives.get(body["metadata"]["uid"])
-            if labels.get("tablebay.dev/role") != "worker" or life is None or not life.running:
+            if _role(body) != "worker" or life is None or not life.running:
                 continue
-            namespace, job = body["metadata"]["namespace"], of_job(body)
+            namespace, job = body["metadata"]["namespace"], _job_of(body)
             owner = self._api.get("trainingjobs", namespace, job)
             found = self._api.get("statefulsets", namespace, f"{job}-server")
             servers = self._servers(found) if found is not None else None
@@ -136,7 +177,7 @@ class Kubernetes:
             if training.servers and training.servers[-1] != servers and "checkpoint" not in owner["spec"]:
                 # Its clients push nothing to another life of a server.
                 continue
-            rank = int(labels[RANK])
+            rank = _rank(body)
             training.steps[rank] = min(float(self._steps), training.steps.get(rank, 0.0) + passed)
             if training.servers[-1:] != [servers]:
                 training.servers.append(servers)
@@ -151,6 +192,8 @@ class Kubernetes:
             life = self._lives.get(body["metadata"]["uid"]) if body is not None else None
             if body is None or life is None or not life.running or "deletionTimestamp" in body["metadata"]:
                 return None
+            if body["metadata"]["uid"] in self._unheard:
+                return None
             result.append(_container_id(body, life))
         return tuple(result)
 
@@ -158,22 +201,48 @@ class Kubernetes:
 
     def _stateful_set(self, body: Body) -> None:
         meta, spec = body["metadata"], body["spec"]
+        of = meta["uid"], meta["generation"]
+        if of not in self._revisions:
+            text_of = json.dumps(spec["template"], sort_keys=True)
+            self._revisions[of] = f"{zlib.crc32(text_of.encode()):08x}"
+        revision = self._revisions[of]
         ready = 0
         for pod in self._api.list("pods", meta["namespace"]):
-            owners = pod["metadata"].get("ownerReferences") or ()
-            if not any(owner["uid"] == meta["uid"] for owner in owners):
+            if not self._claims(body, pod, spec["selector"]["matchLabels"], f"{meta['name']}-"):
                 continue
             ready += _ready(pod)
-            gone = int(pod["metadata"]["labels"]["apps.kubernetes.io/pod-index"]) >= spec["replicas"]
+            gone = int(pod["metadata"]["name"].rpartition("-")[2]) >= spec["replicas"]
             if gone and "deletionTimestamp" not in pod["metadata"]:
                 self._api.delete("pods", meta["namespace"], pod["metadata"]["name"])
         for index in range(spec["replicas"]):
             name = f"{meta['name']}-{index}"
             if self._api.get("pods", meta["namespace"], name) is None:
-                self._make_pod(body, name, {"apps.kubernetes.io/pod-index": str(index)})
+                labels = {"apps.kubernetes.io/pod-index": str(index), REVISION: revision}
+                if not self._make_pod(body, name, labels):
+                    break
             for template in spec.get("volumeClaimTemplates", ()):
                 self._make_claim(body, f"{template['metadata']['name']}-{name}", template)
-        self._status("statefulsets", body, {"replicas": spec["replicas"], "readyReplicas": ready})
+        status = {
+            "replicas": spec["replicas"],
+            "readyReplicas": ready,
+            "updateRevision": revision,
+            "observedGeneration": meta["generation"],
+        }
+        self._status("statefulsets", body, status)
+
+    def _claims(self, owner: Body, pod: Body, selector: Body, prefix: str) -> bool:
+        """Whether a pod is of a set or a Job. By its labels it is given up, or taken in, as its owner does."""
+        meta, labels = pod["metadata"], pod["metadata"].get("labels") or {}
+        owners = meta.get("ownerReferences") or ()
+        mine = any(one["uid"] == owner["metadata"]["uid"] for one in owners)
+        alike = all(labels.get(name) == value for name, value in selector.items())
+        alike = alike and meta["name"].startswith(prefix)
+        if mine == alike or (owners and not mine) or (alike and "deletionTimestamp" in meta):
+            return mine
+        reference = {"kind": owner["kind"], "uid": owner["metadata"]["uid"], "controller": True}
+        change = {"metadata": {"ownerReferences": [reference] if alike else []}}
+        self._api.patch("pods", meta["namespace"], meta["name"], change, manager=CONTROLLER)
+        return alike
 
     def _make_claim(self, owner: Body, name: str, template: Body) -> None:
         meta = owner["metadata"]
@@ -195,7 +264,7 @@ class Kubernetes:
         pods = [
             pod
             for pod in self._api.list("pods", meta["namespace"])
-            if any(owner["uid"] == meta["uid"] for owner in pod["metadata"].get("ownerReferences") or ())
+            if self._claims(body, pod, {OF_JOB: meta["uid"]}, f"{meta['name']}-")
         ]
         active = [pod for pod in pods if pod["status"].get("phase") in ("Pending", "Running")]
         over = held.get("Complete", held.get("Failed"))
@@ -232,9 +301,7 @@ class Kubernetes:
             self._wake(after)
         status["counted"] = sorted(counted | failed)
         status["failed"] = status.get("failed", 0) + len(failed)
-        done = {
-            int(pod["metadata"]["labels"][RANK]) for pod in pods if pod["status"].get("phase") == "Succeeded"
-        }
+        done = {_rank(pod) for pod in pods if pod["status"].get("phase") == "Succeeded"}
         status["succeeded"] = len(done)
         if over is None and status["failed"] > spec["backoffLimit"]:
             held["Failed"] = over = self._condition("Failed", "True", "BackoffLimitExceeded")
@@ -247,7 +314,7 @@ class Kubernetes:
                 if "deletionTimestamp" not in pod["metadata"]:
                     self._api.delete("pods", meta["namespace"], pod["metadata"]["name"])
         elif self._clock() + EARLY_S >= self._backoff.get(meta["uid"], 0.0):
-            ranks = {int(pod["metadata"]["labels"][RANK]) for pod in active}
+            ranks = {_rank(pod) for pod in active}
             room = max(0, spec["parallelism"] - len(active))
             # Ranks that are no longer wanted go first, then the youngest.
             by_age = sorted(active, key=lambda pod: (_rank(pod) >= spec["completions"], _number(pod)))
@@ -256,7 +323,9 @@ class Kubernetes:
                     self._api.delete("pods", meta["namespace"], pod["metadata"]["name"])
             for rank in sorted(set(range(spec["completions"])) - ranks - done)[:room]:
                 number = self._suffix[meta["uid"], rank] = self._suffix.get((meta["uid"], rank), 0) + 1
-                self._make_pod(body, f"{meta['name']}-{rank}-{number}", {RANK: str(rank)})
+                labels = {RANK: str(rank), OF_JOB: meta["uid"], "batch.kubernetes.io/job-name": meta["name"]}
+                if not self._make_pod(body, f"{meta['name']}-{rank}-{number}", labels):
+                    break
         if self._clock() + EARLY_S >= self._backoff.get(meta["uid"], 0.0):
             # As in 1.34: a pod that failed counts until the next one is made.
             status["active"] = len(active)
@@ -279,7 +348,12 @@ class Kubernetes:
                 manager=CONTROLLER,
             )
 
-    def _make_pod(self, owner: Body, name: str, labels: dict[str, str]) -> None:
+    def _make_pod(self, owner: Body, name: str, labels: dict[str, str]) -> bool:
+        """Whether the API server takes it."""
+        if len(self._api.list("pods", None)) >= self.quota:
+            # Refused with 403, of which the owner's Events tell.
+            self._wake(self._clock() + REFUSED_S)
+            return False
         meta, template = owner["metadata"], owner["spec"]["template"]
         body = {
             "metadata": {
@@ -287,36 +361,49 @@ class Kubernetes:
                 "labels": {**template["metadata"]["labels"], **labels},
                 "ownerReferences": [{"kind": owner["kind"], "uid": meta["uid"], "controller": True}],
             },
-            "spec": {"nodeName": "node-0", "containers": template["spec"]["containers"]},
+            "spec": {
+                "nodeName": f"node-{name.removeprefix(meta['name']).split('-')[1]}",
+                "serviceAccountName": template["spec"]["serviceAccountName"],
+                "containers": template["spec"]["containers"],
+            },
             "status": {"phase": "Pending"},
         }
         made = self._api.create("pods", meta["namespace"], body, manager=CONTROLLER)
         life = self._lives[made["metadata"]["uid"]] = Life(self._clock() + START_S)
         self._wake(life.begins)
+        return True
 
     # -- the kubelet --
 
     def _kubelet(self, body: Body) -> None:
         meta, now = body["metadata"], self._clock()
         life = self._lives[meta["uid"]]
+        if meta["uid"] in self._unheard:
+            return
         if "deletionTimestamp" in meta:
             if life.ends is None:
                 life.ends = now + GRACE_S
                 self._wake(life.ends)
             if life.ends <= now + EARLY_S:
+                life.running = False
                 self._api.remove_pod(meta["namespace"], meta["name"])
             return
         if body["status"]["phase"] in ("Succeeded", "Failed"):
             return
         if not life.running:
-            if life.begins <= now + EARLY_S:
+            role, image = _role(body), body["spec"]["containers"][0].get("image", "")
+            if image in self.no_images:
+                self._cannot_pull(body, role, image)
+            elif life.begins <= now + EARLY_S:
                 life.running = True
+                if role == "server":
+                    self._only_one(body)
                 self._pod_status(body, "Running", life)
             return
-        if meta["labels"].get("tablebay.dev/role") != "worker":
+        if _role(body) != "worker":
             return
-        rank = int(meta["labels"][RANK])
-        owner = self._api.get("trainingjobs", meta["namespace"], of_job(body))
+        rank, job = _rank(body), _job_of(body)
+        owner = self._api.get("trainingjobs", meta["namespace"], job)
         training = self.training.get(owner["metadata"]["uid"]) if owner is not None else None
         left = self._steps - (training.steps.get(rank, 0.0) if training is not None else 0.0)
         if training is not None and left <= EARLY_S:
@@ -324,11 +411,33 @@ class Kubernetes:
             life.running = False
             life.last = {"exitCode": 0, "reason": "Completed", "finishedAt": text(self._moment())}
             self._pod_status(body, "Succeeded", life)
-        elif self.servers_ready(meta["namespace"], of_job(body)):
+        elif self.servers_ready(meta["namespace"], job):
             self._wake(now + left)
 
+    def _only_one(self, body: Body) -> None:
+        meta = body["metadata"]
+        for uid, name in self._servers_of.items():
+            if name == (meta["namespace"], meta["name"]) and uid != meta["uid"] and self._lives[uid].running:
+                self.doubles.append(f"{meta['name']} began while another one ran")
+        self._servers_of[meta["uid"]] = meta["namespace"], meta["name"]
+
+    def _cannot_pull(self, body: Body, role: str, image: str) -> None:
+        waiting = {"reason": "ErrImagePull", "message": f"failed to pull {image}: not found"}
+        container = {"name": role, "ready": False, "restartCount": 0, "state": {"waiting": waiting}}
+        status = {"phase": "Pending", "containerStatuses": [container]}
+        if body["status"] != status:
+            meta = body["metadata"]
+            self._api.patch(
+                "pods",
+                meta["namespace"],
+                meta["name"],
+                {"status": status},
+                subresource="status",
+                manager=KUBELET,
+            )
+
     def _pod_status(self, body: Body, phase: str, life: Life) -> None:
-        meta, role = body["metadata"], body["metadata"]["labels"]["tablebay.dev/role"]
+        meta, role = body["metadata"], _role(body)
         over = phase in ("Succeeded", "Failed")
         state: Body
         if over:
@@ -369,6 +478,17 @@ def _container_id(body: Body, life: Life, *, before: bool = False) -> str:
     return f"c-{body['metadata']['uid']}-{number}"
 
 
+def _role(pod: Body) -> str:
+    """Of what it runs, whatever its labels say."""
+    return "server" if "-server-" in pod["metadata"]["name"] else "worker"
+
+
+def _job_of(pod: Body) -> str:
+    """Whose it is, whatever its labels say."""
+    name: str = pod["metadata"]["name"]
+    return name.rpartition(f"-{_role(pod)}-")[0]
+
+
 def _ready(pod: Body) -> bool:
     return any(
         one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ())
@@ -385,7 +505,7 @@ def jobs_pods(api: ApiServer, job: str, role: str) -> list[dict[str, Any]]:
 
 
 def _rank(pod: Body) -> int:
-    return int(pod["metadata"]["labels"][RANK])
+    return int(pod["metadata"]["name"].split("-")[-2])
 
 
 def _number(pod: Body) -> int:

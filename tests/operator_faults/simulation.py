@@ -160,13 +160,19 @@ class Facade:
         self, resource: Resource, namespace: str | None, query: Mapping[str, str] | None = None
     ) -> list[Body]:
         api, selector = self._simulation.api, (query or {}).get("labelSelector", "")
+        account = (query or {}).get("fieldSelector", "").removeprefix("spec.serviceAccountName=")
+
+        def read(at: int | None = None) -> list[Body]:
+            found = api.list(resource.plural, namespace, selector, at=at)
+            return [one for one in found if account in ("", one["spec"].get("serviceAccountName", ""))]
+
         return cast(
             "list[Body]",
             await self._call(
                 "list",
                 resource,
-                selector,
-                lambda at=None: api.list(resource.plural, namespace, selector, at=at),
+                selector or account,
+                read,
             ),
         )
 
@@ -263,7 +269,7 @@ class Process:
             poller=self.poller,
             recorder=Recorder(self._facade, "test", clock=simulation.clock),
             queue=self.queue,
-            defaults=Defaults("registry/tablebay:1", "IfNotPresent"),
+            defaults=Defaults(simulation.image, "IfNotPresent"),
             certificates=Certificates(
                 self._facade, now=lambda: simulation.moment() + simulation.skew, aside=_at_once
             ),
@@ -299,9 +305,11 @@ class Process:
             return
         if event.plural == "trainingjobs":
             self.jobs.event(event.kind, event.body)
-        elif event.plural in self.stores and of_job(event.body):
+        elif event.plural in self.stores:
             store = self.stores[event.plural]
-            store.take(event.kind, store.projected(event.body))
+            # One that has lost the label is gone, for a watch of those that bear it.
+            kind = event.kind if of_job(event.body) else "DELETED"
+            store.take(kind, store.projected(event.body))
 
     @property
     def has_work(self) -> bool:
@@ -361,6 +369,8 @@ class Simulation:
 
     # How far the operator's clock is ahead of the others.
     skew = datetime.timedelta()
+    # What the chart says of servers to an operator that starts.
+    image = "registry/tablebay:1"
 
     def __init__(
         self,

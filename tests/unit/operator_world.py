@@ -265,6 +265,7 @@ def pod(
     label = {"server": "apps.kubernetes.io/pod-index", "worker": "batch.kubernetes.io/job-completion-index"}[
         role
     ]
+    kind = {"server": "StatefulSet", "worker": "Job"}[role]
     status = {"name": role, "containerID": container, "ready": ready, "state": {"running": {}}, **state}
     return {
         "metadata": {
@@ -273,6 +274,7 @@ def pod(
             "uid": f"u-{name}-{container}",
             "resourceVersion": "1",
             "labels": {"tablebay.dev/job": "flights", "tablebay.dev/role": role, label: str(index)},
+            "ownerReferences": [{"kind": kind, "uid": f"u-{kind}-flights-{role}", "controller": True}],
         },
         "spec": {"nodeName": "node-0"},
         "status": {

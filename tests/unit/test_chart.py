@@ -42,7 +42,7 @@ RIGHTS = {
     "monitoring.coreos.com/podmonitors": CREATED,
     "/persistentvolumeclaims": {"get", "create"},
     "/secrets": {"get", "create", "patch"},
-    "/pods": {"get", "list", "watch"},
+    "/pods": {"get", "list", "watch", "patch", "delete"},
     "/events": {"create", "patch"},
 }
 

@@ -73,6 +73,11 @@ def test_a_server_that_dies_is_waited_for(how: str) -> None:
     assert message.startswith("server 1 comes back: its p")
     assert "1 of 2 servers are ready" in message
     assert [event.reason for event in world.plan.events] == ["ServerRecovering"]
+    if how == "gone":
+        assert world.plan.again_s == pytest.approx(10.1)
+        world.later(10.1)
+        world.look()
+        assert "; flights-server-1 not made: kubectl describe" in world.condition("Ready")["message"]
     assert quiet(world)
     assert json.dumps(world.workers["spec"]) + json.dumps(world.workers["metadata"]) == workers
     assert replicas(world) == 2
@@ -432,6 +437,8 @@ def test_a_job_is_held_for_its_last_checkpoint_only_if_it_asks_for_it() -> None:
     world.job = dataclasses.replace(world.job, finalizers=("other/one",))
     world.look()
     assert world.job.finalizers == ("other/one", FINALIZER)
+    world.later(11)
+    world.look()
     assert quiet(world)
     world = durable(when=["Suspend"])
     world.look()

@@ -118,7 +118,7 @@ capabilities:
   - ""
   resources:
   - pods
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups:
   - ""
   resources:
