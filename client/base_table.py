@@ -14,10 +14,11 @@ from tablebay.client.arrays import Keys, Rows, Shape, as_keys, as_out, as_rows, 
 from tablebay.client.eviction import Eviction
 from tablebay.client.evictions import Evictions, Some
 from tablebay.client.evictions import read as read_evictions
+from tablebay.client.options import LIVE_OPTIONS
 from tablebay.client.tables import TableSpec
 
 ITEMS_BATCH = 100_000
-_LEARNING_RATE_MAX = 1e30
+_LIVE_MAX = 1e30
 _COUNTS_MAX = 1e30
 EPOCH_MAX = 2**31
 
@@ -183,20 +184,30 @@ class BaseTable(ABC):
             raise errors.BadRequest(f"table '{self.name}' has no eviction, so that no row leaves by itself")
         return read_evictions(self._evicted, self._servers(), cursor, most, self.name)
 
-    def set(self, *, learning_rate: float) -> None:
-        """Change the learning rate of every later push, whoever sends it."""
-        if "learning_rate" not in self._spec.optimizer.parameters():
+    def set(self, *, learning_rate: float | None = None, weight_decay: float | None = None) -> None:
+        """Change the learning rate, the weight decay, or both, of every later push, whoever sends it.
+
+        Raises BadRequest for what the table's optimizer has not, and where neither is given.
+        """
+        given = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        values = {name: self._live(name, value) for name, value in given.items() if value is not None}
+        if not values:
             raise errors.BadRequest(
-                f"table '{self.name}': optimizer {self._spec.optimizer.type} has no learning_rate"
+                f"table '{self.name}': found nothing to set; wanted {' or '.join(LIVE_OPTIONS)}"
             )
-        if isinstance(learning_rate, bool) or not isinstance(learning_rate, int | float | np.floating):
-            found = type(learning_rate).__name__
-            raise errors.BadType(f"table '{self.name}': learning_rate: found {found}, wanted a number")
-        if not 0.0 <= learning_rate <= _LEARNING_RATE_MAX:
+        self._set(values)
+
+    def _live(self, name: str, value: float) -> float:
+        if name not in self._spec.live_options():
             raise errors.BadRequest(
-                f"table '{self.name}': learning_rate is {learning_rate}, wanted 0 to {_LEARNING_RATE_MAX:g}"
+                f"table '{self.name}': optimizer {self._spec.optimizer.type} has no {name}"
             )
-        self._set_learning_rate(float(learning_rate))
+        if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
+            found = type(value).__name__
+            raise errors.BadType(f"table '{self.name}': {name}: found {found}, wanted a number")
+        if not 0.0 <= value <= _LIVE_MAX:
+            raise errors.BadRequest(f"table '{self.name}': {name} is {value}, wanted 0 to {_LIVE_MAX:g}")
+        return float(value)
 
     def items(self, batch: int = ITEMS_BATCH) -> Iterator[tuple[Keys, Rows]]:
         """All rows, in no order: pairs of keys, uint64 (n,), and rows, (n, dim), n at most `batch`; both
@@ -309,7 +320,7 @@ class BaseTable(ABC):
     def _evicted(self, server: int, epoch: int, position: int, most: int) -> Some: ...
 
     @abstractmethod
-    def _set_learning_rate(self, value: float) -> None: ...
+    def _set(self, values: dict[str, float]) -> None: ...
 
     @abstractmethod
     def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]: ...

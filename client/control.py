@@ -84,7 +84,7 @@ class Control:
     def update_table(
         self, name: str, optimizer_parameters: Mapping[str, float], timeout: float | None = None
     ) -> list[tablebay_pb2.Table]:
-        """Change what may change live (learning_rate), on every server."""
+        """Change what may change live (learning_rate, weight_decay), on every server."""
         request = tablebay_pb2.UpdateTableRequest(name=name, optimizer_parameters=optimizer_parameters)
         return self._all("UpdateTable", request, tablebay_pb2.Table, timeout)
 

@@ -663,6 +663,19 @@ class Spec(Model):
         return self
 
     @model_validator(mode="after")
+    def _kueue_has_a_fixed_number_of_workers(self) -> Spec:
+        if self.scheduling.gang == "Kueue":
+            found = "minReplicas" if self.workers.elastic else ""
+            if self.run_policy.failure_policy.backoff is not None:
+                found = "failurePolicy.backoff"
+            if found:
+                raise ValueError(
+                    f"found {found} beside scheduling.gang Kueue, which stops a Job whose parallelism changes; wanted "
+                    "one of the two"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _every_server_sees_the_destination(self) -> Spec:
         template = self.servers.template
         if (

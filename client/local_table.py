@@ -110,8 +110,9 @@ class Table(BaseTable):
         first, keys, times, reasons = native(self._store.evicted, self._table_id, position, most)
         return Some(1, first, keys, times, reasons, tuple(_core.EVICTION_REASONS))
 
-    def _set_learning_rate(self, value: float) -> None:
-        native(self._store.set_learning_rate, self._table_id, value)
+    def _set(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            native(getattr(self._store, f"set_{name}"), self._table_id, value)
 
     def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]:
         position = 0

@@ -10,9 +10,15 @@ from tablebay.client.model import MaybeObjectName, Model
 
 
 def _gang(value: Any) -> Any:
-    if value in ("Kueue", "Kubernetes", "Auto"):
-        raise ValueError(f"found '{value}', which is not there yet; wanted None, Volcano or Coscheduling")
+    if value in ("Kubernetes", "Auto"):
+        raise ValueError(
+            f"found '{value}', which is not there yet; wanted None, Volcano, Coscheduling or Kueue"
+        )
     return value
+
+
+# A queue of Kueue's is named by a label's value.
+KUEUE_QUEUE_MAX = 63
 
 
 class Scheduling(Model):
@@ -25,17 +31,26 @@ class Scheduling(Model):
         default="", description="The scheduler of all pods of the job; the cluster's if not given, or empty."
     )
     gang: Annotated[
-        Literal["None", "Volcano", "Coscheduling"],
+        Literal["None", "Volcano", "Coscheduling", "Kueue"],
         BeforeValidator(_gang),
-        Field(description="Whose PodGroup has the job's pods find room together; None if not given."),
+        Field(
+            description="Whose PodGroup has the job's pods find room together, or Kueue; None if not given."
+        ),
     ] = "None"
-    queue: MaybeObjectName = Field(default="", description="Volcano's queue; its default one if not given.")
+    queue: MaybeObjectName = Field(
+        default="", description="Volcano's queue, its default one if not given; or Kueue's, which has none."
+    )
 
     @model_validator(mode="after")
-    def _queue_is_volcanos(self) -> Scheduling:
-        if self.queue and self.gang != "Volcano":
+    def _queue_is_of_the_gang(self) -> Scheduling:
+        if self.queue and self.gang not in ("Volcano", "Kueue"):
             raise ValueError(
-                f"found queue {self.queue} beside gang {self.gang}; wanted gang Volcano, or no queue"
+                f"found queue {self.queue} beside gang {self.gang}; wanted gang Volcano or Kueue, or no queue"
+            )
+        if self.gang == "Kueue" and not 0 < len(self.queue) <= KUEUE_QUEUE_MAX:
+            raise ValueError(
+                f"found queue '{self.queue}' beside gang Kueue; wanted the name of a LocalQueue, at most "
+                f"{KUEUE_QUEUE_MAX} characters"
             )
         return self
 
@@ -54,7 +69,7 @@ class Network(Model):
 
     policy: Literal["Isolated", "Open"] = Field(
         default="Isolated",
-        description="Isolated: a NetworkPolicy lets the job's own pods and the operator in; Isolated if not given.",
+        description="Isolated: NetworkPolicies let the job's own pods and the operator in; Isolated if not given.",
     )
     tls: Literal["Enabled", "Disabled"] = Field(
         default="Enabled",

@@ -167,9 +167,9 @@ class PythonTable(BaseTable):
     def _evicted(self, server: int, epoch: int, position: int, most: int) -> Some:
         return Some(1, 0, b"", b"", b"", ())
 
-    def _set_learning_rate(self, value: float) -> None:
+    def _set(self, values: dict[str, float]) -> None:
         raise BadRequest(
-            f"table '{self.name}': its update is a function, which has no learning_rate of the table"
+            f"table '{self.name}': its update is a function, which has no {' and no '.join(values)} of the table"
         )
 
     def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
+from pydantic.alias_generators import to_camel
 
 from tablebay.client.cel import Code, Schema, put, quoted, rule
 from tablebay.client.eviction import CLICK_WEIGHT, SHOW_WEIGHT
@@ -28,6 +29,8 @@ from tablebay.client.job import (
     TrainingJob,
 )
 from tablebay.client.optimizers import OPTIMIZERS
+from tablebay.client.options import LIVE_OPTIONS
+from tablebay.client.placement import KUEUE_QUEUE_MAX
 from tablebay.client.policy_rules import add_policy_rules
 from tablebay.client.tables import FILTER_COUNT_MAX, SIGHTINGS_SUFFIX, TABLE_NAME_CHARACTERS_MAX, Uniform
 
@@ -401,10 +404,16 @@ def _add_rules(spec: Schema) -> None:
         scheduling,
         [
             rule(
-                "!has(self.queue) || self.queue == '' || (has(self.gang) && self.gang == 'Volcano')",
-                "found queue without gang Volcano; wanted both, or no queue",
+                "!has(self.queue) || self.queue == '' || (has(self.gang) && self.gang in ['Volcano', 'Kueue'])",
+                "found queue without gang Volcano or Kueue; wanted both, or no queue",
                 field=".queue",
-            )
+            ),
+            rule(
+                "!has(self.gang) || self.gang != 'Kueue' "
+                f"|| (has(self.queue) && self.queue != '' && self.queue.size() <= {KUEUE_QUEUE_MAX})",
+                f"gang Kueue wants queue, the name of a LocalQueue of at most {KUEUE_QUEUE_MAX} characters",
+                field=".queue",
+            ),
         ],
     )
     checkpoint, restore = fields["checkpoint"], fields["restore"]
@@ -461,6 +470,14 @@ def _add_rules(spec: Schema) -> None:
             *_fixed(_only(spec, "image")),
             _comes_or_goes("tableDefaults"),
             _comes_or_goes("scheduling"),
+            rule(
+                "!has(self.scheduling) || !has(self.scheduling.gang) || self.scheduling.gang != 'Kueue' "
+                "|| !(has(self.workers.minReplicas) || (has(self.runPolicy) && has(self.runPolicy.failurePolicy) "
+                "&& has(self.runPolicy.failurePolicy.backoff)))",
+                "gang Kueue stops a Job whose parallelism changes; wanted no minReplicas and no failurePolicy.backoff "
+                "beside it",
+                field=".scheduling",
+            ),
             rule(
                 f"{_tls('self')} == {_tls('oldSelf')}",
                 "network.tls cannot change in a job that exists; undo the change, or delete the job and make it anew",
@@ -676,7 +693,12 @@ def _table_rules(table: Schema) -> list[Schema]:
         optimizer,
         [
             # What servers can be told of while they run.
-            *_fixed(_only(optimizer, *(name for name in optimizer["properties"] if name != "learningRate"))),
+            *_fixed(
+                _only(
+                    optimizer,
+                    *(name for name in optimizer["properties"] if name not in map(to_camel, LIVE_OPTIONS)),
+                )
+            ),
             rule(
                 f"!has(self.epsilon) || self.epsilon > 0.0 || !(self.type in [{divided}] "
                 f"|| (self.type in ['Adagrad', 'RowwiseAdagrad', 'TensorNetAdagrad'] && {no_accumulator}))",

@@ -161,11 +161,9 @@ class RemoteTable(BaseTable):
             answer.epoch, answer.first, answer.keys, answer.times, answer.reasons, tuple(answer.reason_names)
         )
 
-    def _set_learning_rate(self, value: float) -> None:
+    def _set(self, values: dict[str, float]) -> None:
         timeout = self._session.timeout
-        self._session.speak(
-            lambda control: control.update_table(self.name, {"learning_rate": value}, timeout)
-        )
+        self._session.speak(lambda control: control.update_table(self.name, values, timeout))
 
     def _items(self, batch: int) -> Iterator[tuple[Keys, Rows]]:
         # A server that restarts in the middle would look like one that has few rows.

@@ -26,7 +26,7 @@ from pydantic_core import ArgsKwargs
 from tablebay.client.errors import BadRequest
 from tablebay.client.eviction import Eviction
 from tablebay.client.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, Add, Optimizer
-from tablebay.client.options import CONFIG, Float, Named, Positive, bad_request
+from tablebay.client.options import CONFIG, LIVE_OPTIONS, Float, Named, Positive, bad_request
 
 if TYPE_CHECKING:
     from tablebay.client.proto import tablebay_pb2
@@ -318,13 +318,18 @@ class TableSpec:
         """The tables that are made with this one, before it."""
         return [spec for spec in (self.sightings(), self.days()) if spec is not None]
 
-    def with_learning_rate(self, value: float) -> TableSpec:
-        """The same but for the learning rate, where its optimizer has one."""
-        if "learning_rate" not in self.optimizer.parameters():
-            return self
+    def live_options(self) -> dict[str, float]:
+        """The optimizer's options that may change while the table is used."""
+        optimizer = self.optimizer
+        return {name: float(getattr(optimizer, name)) for name in LIVE_OPTIONS if hasattr(optimizer, name)}
+
+    def with_options(self, values: Mapping[str, float]) -> TableSpec:
+        """The same but for these of its live options; those that its optimizer has not are left out."""
+        known = self.live_options()
         # Every optimizer with that parameter has a field of its name.
         optimizer: Any = self.optimizer
-        return replace(self, optimizer=replace(optimizer, learning_rate=value))
+        changes = {name: value for name, value in values.items() if name in known}
+        return replace(self, optimizer=replace(optimizer, **changes)) if changes else self
 
     @classmethod
     def from_message(cls, message: tablebay_pb2.TableSpec) -> TableSpec:

@@ -204,6 +204,8 @@ class Store:
         """
     def set_shard_map(self, owners: numpy.typing.NDArray[numpy.uint16], index: int, version: int) -> None:
         ...
+    def set_weight_decay(self, table_id: int, value: float) -> None:
+        ...
     def shows(self, table_id: int, keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.float32]:
         """
         Shows and clicks of each key, float32 (n, 2).

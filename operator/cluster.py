@@ -67,6 +67,9 @@ POD_GROUPS = {
     "Coscheduling": Resource("scheduling.x-k8s.io/v1alpha1", "podgroups", "PodGroup"),
 }
 
+# What Kueue makes of a Job that waits in one of its queues.
+WORKLOADS = Resource("kueue.x-k8s.io/v1beta1", "workloads", "Workload")
+
 _BY_KIND = {
     (resource.api, resource.kind): resource
     for resource in (

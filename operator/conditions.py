@@ -17,6 +17,7 @@ IMAGE_PULL_FAILED = "ImagePullFailed"
 # Why Ready is what it is.
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"
 STARTING_SERVERS, STARTING_WORKERS, TRAINING = "StartingServers", "StartingWorkers", "Training"
+QUEUED = "Queued"
 FINISHING, COMPLETED = "Finishing", "Completed"
 SERVER_RECOVERING, SUSPENDING, DELETING = "ServerRecovering", "Suspending", "Deleting"
 # Of a destination that cannot be used; of a job that has nothing to be suspended to.

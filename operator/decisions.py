@@ -22,6 +22,7 @@ from tablebay.operator import (
     manifests,
     mending,
     prerunning,
+    queues,
     resizing,
 )
 from tablebay.operator import conditions as c
@@ -315,7 +316,11 @@ def _ending_patch(world: World, end: _End, at: str, *, noted: bool) -> Manifest:
     policy = world.job.model.spec.run_policy.clean_policy
     # A lost server ends its workers by itself. Any other end that is not the Job's own has none that would.
     ends = policy.on_failure != "None" or end.reason != c.SERVER_LOST
-    if not ended and not found.suspended and ends:
+    if ended:
+        return body
+    if queues.released(found) and (ends or found.suspended):
+        queues.hold(body)
+    elif not found.suspended and ends:
         body["spec"] = {"suspend": True}
     return body
 
@@ -355,7 +360,11 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         # A cache may be behind, also of what the user wants by now.
         return Plan(confirm=True)
     servers_run = (halt is None or halt.stage in ("workers", "checkpoint")) and not resizing.stale(world)
-    gang = observed.pod_groups and job.model.spec.scheduling.gang == observed.pod_groups
+    gang = (
+        observed.pod_groups
+        and job.model.spec.scheduling.gang == observed.pod_groups
+        and not queues.asked(job)
+    )
     wanted = manifests.children(
         job,
         defaults,
@@ -408,6 +417,11 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     elif missing:
         text = f"{world.server_replicas - len(missing)} of {world.server_replicas} servers are ready"
         state = Fact(c.READY, False, c.STARTING_SERVERS, text + (hint(world.servers, now) or unmade))
+    elif world.queued:
+        queue = job.model.spec.scheduling.queue
+        state = Fact(
+            c.READY, False, c.QUEUED, f"the workers wait for Kueue to admit them from its queue {queue}"
+        )
     elif ready < world.worker_replicas:
         text = f"{ready} of {world.worker_replicas} workers are ready"
         waits = backoff.wait(world, found, now) if found is not None else None
@@ -660,8 +674,14 @@ def _deleting(world: World, status: Mapping[str, Any], now: datetime.datetime) -
     if not world.observed.fresh and not ended and _ends_something(world, halt):
         return Plan(confirm=True)
     patches = []
-    if found is not None and not ended and not found.suspended and not found.deleting:
-        patches.append(Patch(found, {"spec": {"suspend": True}}))
+    if found is not None and not ended and not found.deleting:
+        body: Manifest = {}
+        if queues.released(found):
+            queues.hold(body)
+        elif not found.suspended:
+            body = {"spec": {"suspend": True}}
+        if body:
+            patches.append(Patch(found, body))
     servers = world.stateful_set
     if halt.stage == "servers" and servers is not None and not _scaled(world):
         patches.append(Patch(servers, {"spec": {"replicas": 0}}))
@@ -706,6 +726,7 @@ def _released(world: World, *, suspend: bool) -> bool:
         and found.suspended
         and not suspend
         and not found.deleting
+        and (not queues.released(found) or queues.outdated(world, found))
         and all(identities.get(index) for index in range(world.server_replicas))
         and elastic.may_start(world)
     )
@@ -716,7 +737,8 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
     paused = before = world.paused
     identities = world.identities()
     release = _released(world, suspend=suspend)
-    hold = suspend and not found.suspended and not found.deleting
+    given = queues.released(found)
+    hold = suspend and (not found.suspended or given) and not found.deleting
     # What the Job's controller says: it may not have seen yet what was written last.
     stands = any(one.type == "Suspended" and one.status == "True" for one in found.conditions)
     if hold:
@@ -724,10 +746,12 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
         trained_s = (now - moment(found.started, now)).total_seconds() if counts else 0.0
         paused = replace(
             paused,
-            failed_before=found.failed,
+            failed_before=found.failed if paused.failed_before is None else paused.failed_before,
             trained_s=paused.trained_s + max(0, int(trained_s)),
             started=paused.started or found.started,
         )
+    elif queues.asked(world.job) and (release or given):
+        paused = _queued(paused, found)
     elif release and paused.failed_before is not None:
         paused = replace(paused, forgiven=paused.forgiven_now(found.failed), failed_before=None)
     # Kubernetes may count each pod that a suspension ends as one that failed.
@@ -758,7 +782,12 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
         annotations[RATES_ANNOTATION] = rates
     if prerunning.ran(world, found):
         annotations[RAN_ANNOTATION] = text_of(now)
-    if release or hold:
+    if queues.asked(world.job):
+        if release:
+            queues.release(world.job, body)
+        elif hold:
+            queues.hold(body)
+    elif release or hold:
         body.setdefault("spec", {})["suspend"] = hold
     waits = None if suspend else backoff.wait(world, found, now)
     if waits is not None and waits != backoff.noted(found) and not found.deleting:
@@ -769,6 +798,16 @@ def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *,
     if annotations:
         body.setdefault("metadata", {}).setdefault("annotations", {}).update(annotations)
     return body
+
+
+def _queued(paused: Paused, found: WorkerJob) -> Paused:
+    """What a Job of Kueue's is not to count: failures of the pods that Kueue ends, when it stops the Job for others."""
+    if found.suspended:
+        return paused if paused.failed_before is not None else replace(paused, failed_before=found.failed)
+    started = paused.started or found.started
+    if paused.failed_before is None:
+        return replace(paused, started=started)
+    return replace(paused, forgiven=paused.forgiven_now(found.failed), failed_before=None, started=started)
 
 
 def _waiting(

@@ -40,9 +40,9 @@ def resized(world: World, found: WorkerJob, waits: backoff.Wait | None = None) -
 
 def news(world: World, found: WorkerJob | None) -> Tell | None:
     """What the servers are to know, if they do not know it and are all there to hear it."""
-    elastic, rates = world.job.model.spec.workers.elastic, live_options.told(found)
+    elastic, options = world.job.model.spec.workers.elastic, live_options.told(found)
     lives, wanted = world.identities(), world.worker_replicas if elastic else 0
-    if found is None or not (elastic or rates):
+    if found is None or not (elastic or options):
         return None
     if any(index not in lives for index in range(world.server_replicas)):
         return None
@@ -50,5 +50,5 @@ def news(world: World, found: WorkerJob | None) -> Tell | None:
         # Those who leave are told first.
         return None
     current = tuple(lives[index] for index in range(world.server_replicas))
-    tell = Tell(workers=wanted, lives=current, rates=rates)
+    tell = Tell(workers=wanted, lives=current, options=options)
     return None if tell == world.observed.progress.told else tell

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tablebay.operator.cluster import POD_GROUPS
+from tablebay.operator.cluster import POD_GROUPS, WORKLOADS
 from tablebay.operator.conditions import GANG, Fact
 from tablebay.operator.manifests import Defaults
 from tablebay.operator.world import World
 
 MADE, NO_POD_GROUPS, NOT_ENABLED = "PodGroup", "NoPodGroups", "GangNotEnabled"
+KUEUE, NO_KUEUE = "Kueue", "NoKueue"
 
 
 def missing(gang: str, served: str, defaults: Defaults) -> tuple[str, str]:
@@ -26,6 +27,8 @@ def missing(gang: str, served: str, defaults: Defaults) -> tuple[str, str]:
             NOT_ENABLED,
             f"found spec.scheduling.gang {gang} and the chart's gang.scheduler {found}; wanted the same",
         )
+    if gang == KUEUE:
+        return NO_KUEUE, f"the cluster knows no Workloads ({WORKLOADS.api}); wanted Kueue installed"
     return NO_POD_GROUPS, f"the cluster knows no PodGroups ({POD_GROUPS[gang].api}); wanted {gang} installed"
 
 
@@ -50,5 +53,8 @@ def fact(world: World, defaults: Defaults, made: dict[str, Any] | None) -> list[
     reason, words = missing(gang, world.observed.pod_groups, defaults)
     if reason:
         return [Fact(GANG, False, reason, words)]
+    if gang == KUEUE:
+        queue = world.job.model.spec.scheduling.queue
+        return [Fact(GANG, True, KUEUE, f"Kueue says when the workers run, by its queue {queue}")]
     text = f"{made['spec']['minMember']} pods at once" if made is not None else "no pod is wanted"
     return [Fact(GANG, True, MADE, f"{gang}: {text}")]

@@ -43,7 +43,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--server-image", required=True, help="image of servers, for jobs that name none")
     add("--server-pull-policy", default="IfNotPresent", choices=("Always", "IfNotPresent", "Never"))
-    add("--gang", default="", choices=("", "Volcano", "Coscheduling"), help="whose PodGroups to write (none)")
+    add(
+        "--gang", default="", choices=("", "Volcano", "Coscheduling", "Kueue"), help="who places gangs (none)"
+    )
     add("--lease-namespace", default="", help="where the lease is (the operator's own namespace)")
     add("--lease-name", default="tablebay-operator", help="its name (tablebay-operator)")
     add("--http-port", type=_number(0, 65535), default=8080, help="/metrics, /healthz, /readyz (8080)")

@@ -147,6 +147,7 @@ def child_names(job: JobObject) -> frozenset[tuple[str, str]]:
             ("PodDisruptionBudget", f"{job.name}-servers"),
             ("PodMonitor", job.name),
             ("NetworkPolicy", job.name),
+            ("NetworkPolicy", f"{job.name}-workers"),
             ("PodGroup", job.name),
         }
     )
@@ -157,7 +158,11 @@ def unwanted(job: JobObject, *, servers_run: bool = True) -> list[tuple[str, str
     spec = job.model.spec
     return [
         *([("PodMonitor", job.name)] if spec.monitoring.pod_monitor == "Disabled" else ()),
-        *([("NetworkPolicy", job.name)] if spec.network.policy == "Open" else ()),
+        *(
+            (one for one in child_names(job) if one[0] == "NetworkPolicy")
+            if spec.network.policy == "Open"
+            else ()
+        ),
         # Without pods it would hold a place in its queue.
         *([("PodGroup", job.name)] if not servers_run else ()),
     ]
@@ -210,7 +215,7 @@ def _children(
         stateful_set(job, defaults, image, run=servers_run, tls=tls),
         disruption_budget(job),
         *([pod_group(job, pods_at_once)] if pods_at_once and servers_run else ()),
-        *([network_policy(job, defaults)] if job.model.spec.network.policy == "Isolated" else ()),
+        *(network_policies(job, defaults) if job.model.spec.network.policy == "Isolated" else ()),
         *([pod_monitor(job)] if pod_monitors and job.model.spec.monitoring.pod_monitor != "Disabled" else ()),
     ]
 
@@ -307,8 +312,20 @@ def _join_gang(job: JobObject, metadata: dict[str, Any], pod: dict[str, Any]) ->
         metadata["labels"]["scheduling.x-k8s.io/pod-group"] = job.name
 
 
-def network_policy(job: JobObject, defaults: Defaults) -> Manifest:
-    """Into the job's pods come its own pods, the operator, and at the port named http whoever asks for metrics."""
+# Where clouds answer whoever runs on a machine with that machine's rights.
+_METADATA = {"0.0.0.0/0": ["169.254.0.0/16"], "::/0": ["fd00:ec2::254/128", "fe80::/10"]}
+
+
+def network_policies(job: JobObject, defaults: Defaults) -> list[Manifest]:
+    """Who speaks with whom. Both hold for workers: what one of them lets through is let through."""
+    return [_network_policy(job, defaults), _workers_way_out(job)]
+
+
+def _network_policy(job: JobObject, defaults: Defaults) -> Manifest:
+    """Into the job's pods come its own pods, the operator, and at the port named http whoever asks for metrics.
+
+    Out of them goes what is for its own pods, or asks for a name. Servers need no more: kubelets mount their claims.
+    """
     own = {names.JOB_LABEL: job.name}
     ingress: list[dict[str, Any]] = [
         {"from": [{"podSelector": {"matchLabels": own}}]},
@@ -334,7 +351,34 @@ def network_policy(job: JobObject, defaults: Defaults) -> Manifest:
         "NetworkPolicy",
         job.name,
         "job",
-        spec={"podSelector": {"matchLabels": own}, "policyTypes": ["Ingress"], "ingress": ingress},
+        spec={
+            "podSelector": {"matchLabels": own},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": ingress,
+            "egress": [
+                {"to": [{"podSelector": {"matchLabels": own}}]},
+                # A node's cache of names may have an address of the metadata services' range.
+                {"ports": [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]},
+            ],
+        },
+    )
+
+
+def _workers_way_out(job: JobObject) -> Manifest:
+    """Workers read their examples from anywhere but the machine's metadata service."""
+    blocks = [{"ipBlock": {"cidr": cidr, "except": without}} for cidr, without in _METADATA.items()]
+    return _object(
+        job,
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        f"{job.name}-workers",
+        WORKER,
+        spec={
+            "podSelector": {"matchLabels": selector(job, WORKER)},
+            "policyTypes": ["Egress"],
+            # Some plugins take no pod's address for one of a block.
+            "egress": [{"to": [{"namespaceSelector": {}}, *blocks]}],
+        },
     )
 
 

@@ -14,13 +14,13 @@ from tablebay.operator.projections import Child, Pod
 class Tell:
     """What the servers are told while they run. workers: how many there are, of an elastic job; 0 of another.
 
-    rates: table and learning rate, where the job file has changed it. lives: which container each server is; another
+    options: table, option and value, where the job file has changed it. lives: which container each server is; another
     one has heard nothing.
     """
 
     workers: int
     lives: tuple[str, ...]
-    rates: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, str, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,8 +68,8 @@ def tell_servers(addresses: Sequence[str], tls: Source | None, tell: Tell) -> No
     with Control(addresses, timeout=CALL_S, tls=tls) as control:
         if tell.workers:
             control.set_workers(tell.workers, CALL_S)
-        for table, rate in tell.rates:
-            control.update_table(table, {"learning_rate": rate}, CALL_S)
+        for table, option, value in tell.options:
+            control.update_table(table, {option: value}, CALL_S)
 
 
 def ask_checkpoints(address: str, tls: Source | None, begin: bool) -> Checkpoints:

@@ -23,10 +23,13 @@ FAILED_ANNOTATION = "tablebay.dev/failed"
 PAUSED_ANNOTATION = "tablebay.dev/paused"
 # On the workers' Job: when all of them ran for the first time.
 RAN_ANNOTATION = "tablebay.dev/ran"
-# On the workers' Job: the learning rate of each table as the job file said it last, and whether it changed, as JSON.
+# On the workers' Job: what may change live of each table as the job file said it last, and whether it changed, as JSON.
 RATES_ANNOTATION = "tablebay.dev/learning-rates"
 # On the workers' Job: until when no worker that failed is begun again, as JSON.
 BACKOFF_ANNOTATION = "tablebay.dev/backoff"
+# On the workers' Job, where Kueue says when it runs: whether it was given to Kueue, or is held back.
+QUEUE_ANNOTATION = "tablebay.dev/queue"
+QUEUE_RELEASED, QUEUE_HELD = "Released", "Held"
 # On the workers' Job: for how many servers it was made.
 SERVER_COUNT_ANNOTATION = "tablebay.dev/server-replicas"
 # On the workers' Job and the servers' set: that the job's pods speak TLS. None is given it, or loses it, later.
@@ -41,6 +44,7 @@ _KEPT_ANNOTATIONS = (
     RAN_ANNOTATION,
     RATES_ANNOTATION,
     BACKOFF_ANNOTATION,
+    QUEUE_ANNOTATION,
     SERVER_COUNT_ANNOTATION,
     TLS_ANNOTATION,
 )

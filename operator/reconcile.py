@@ -13,7 +13,7 @@ from typing import Any
 from tablebay.client.environment import DATA_PORT, JOB_LABEL
 from tablebay.client.errors import JobInvalid
 from tablebay.client.job import TrainingJob, parse_job
-from tablebay.operator import manifests, projections
+from tablebay.operator import manifests, projections, queues
 from tablebay.operator.certificates import Certificates
 from tablebay.operator.cluster import (
     CLAIMS,
@@ -27,6 +27,7 @@ from tablebay.operator.cluster import (
     SERVICES,
     STATEFUL_SETS,
     TRAINING_JOBS,
+    WORKLOADS,
     ApiError,
     Cluster,
     Manifest,
@@ -96,7 +97,9 @@ class Reconciler:
         self._queue = queue
         self._defaults = defaults
         self._resources = dict(_RESOURCES)
-        if defaults.gang:
+        # Whether the cluster knows what the chart's gang.scheduler needs, where that is no kind of ours.
+        self.queues_served = False
+        if defaults.gang in POD_GROUPS:
             self._resources["PodGroup"] = POD_GROUPS[defaults.gang]
         self._now = now
         # By uid and generation: the model, and what was made of it.
@@ -220,6 +223,10 @@ class Reconciler:
 
     # -- what is there --
 
+    @property
+    def _gang_served(self) -> str:
+        return self._defaults.gang if self.queues_served or "PodGroup" in self._children else ""
+
     def _observed(self, key: Key, job: JobObject) -> Observed:
         return Observed(
             children={
@@ -231,7 +238,7 @@ class Reconciler:
             progress=self._poller.of_job(key, job.uid),
             settled=self._settled.get(key, {}),
             pod_monitors="PodMonitor" in self._children,
-            pod_groups=self._defaults.gang if "PodGroup" in self._children else "",
+            pod_groups=self._gang_served,
         )
 
     async def _live(self, key: Key, job: JobObject) -> Observed:
@@ -257,7 +264,7 @@ class Reconciler:
             progress=self._poller.of_job(key, job.uid),
             settled=self._settled.get(key, {}),
             pod_monitors="PodMonitor" in self._children,
-            pod_groups=self._defaults.gang if "PodGroup" in self._children else "",
+            pod_groups=self._gang_served,
             fresh=True,
         )
 
@@ -290,6 +297,9 @@ class Reconciler:
         if plan.applies:
             self._refused.pop(key, None)
         for patch in plan.patches:
+            active = queues.active(patch.body)
+            if active is not None:
+                await self._set_workloads(key, patch.child.uid, active=active)
             body = {**patch.body, "metadata": dict(patch.body.get("metadata", {}))}
             body["metadata"]["resourceVersion"] = patch.child.resource_version
             resource = self._resources[patch.child.kind]
@@ -307,6 +317,22 @@ class Reconciler:
             await self._cluster.delete(TRAINING_JOBS, *key, uid=job.uid)
             _LOG.info("job.expired", extra={"job": "/".join(key)})
         return {}
+
+    async def _set_workloads(self, key: Key, uid: str, *, active: bool) -> None:
+        """Say to Kueue whether it may let a Job run: by the Workload that it has made of it, if it has."""
+        query = {"labelSelector": f"{queues.JOB_UID_LABEL}={uid}"}
+        try:
+            found = await self._cluster.list_all(WORKLOADS, key[0], query)
+        except ApiError as error:
+            if error.status == 404:
+                # Kueue is there no more.
+                return
+            raise
+        for body in found:
+            if body["spec"].get("active", True) != active:
+                meta = {"resourceVersion": body["metadata"]["resourceVersion"]}
+                change = {"metadata": meta, "spec": {"active": active}}
+                await self._cluster.patch(WORKLOADS, key[0], body["metadata"]["name"], change)
 
     def _hold(self, key: Key, job: JobObject, words: str) -> None:
         """Ask the API server for the same no sooner than in a while, each time later."""

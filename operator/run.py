@@ -19,7 +19,15 @@ from tablebay import __version__
 from tablebay.client.environment import JOB_LABEL
 from tablebay.operator import handlers, probes, projections
 from tablebay.operator.certificates import Certificates
-from tablebay.operator.cluster import POD_GROUPS, POD_MONITORS, PODS, ApiError, Cluster, Resource
+from tablebay.operator.cluster import (
+    POD_GROUPS,
+    POD_MONITORS,
+    PODS,
+    WORKLOADS,
+    ApiError,
+    Cluster,
+    Resource,
+)
 from tablebay.operator.informers import Informer, Store
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.lease import Lease
@@ -161,8 +169,10 @@ class _Operator:
             "workers": asyncio.create_task(self._work(workers)),
         }
         gang = config.defaults.gang
-        if gang:
+        if gang in POD_GROUPS:
             tasks["gang"] = asyncio.create_task(self._find(cluster, POD_GROUPS[gang], children))
+        elif gang:
+            tasks["gang"] = asyncio.create_task(self._find_queues(cluster, reconciler))
         else:
             self._gang_asked.set()
         await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
@@ -212,6 +222,20 @@ class _Operator:
         children[resource.kind] = informer
         if resource.kind == "PodGroup":
             self._gang_asked.set()
+        for body in self._jobs.bodies():
+            self._queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+        await asyncio.Event().wait()
+
+    async def _find_queues(self, cluster: Cluster, reconciler: Reconciler) -> None:
+        """Whether the cluster knows Kueue, also if it learns it later. Nothing of Kueue's is watched."""
+        while not reconciler.queues_served:
+            try:
+                reconciler.queues_served = await cluster.serves(WORKLOADS)
+                self._gang_asked.set()
+            except ApiError as error:
+                _LOG.info("kind.unknown", extra={"kind": WORKLOADS.kind, "cause": str(error)})
+            if not reconciler.queues_served:
+                await asyncio.sleep(DISCOVER_S)
         for body in self._jobs.bodies():
             self._queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
         await asyncio.Event().wait()

@@ -10,6 +10,9 @@ from tablebay.operator.manifests import SERVER, WORKER, JobObject
 from tablebay.operator.plans import Observed
 from tablebay.operator.projections import (
     PAUSED_ANNOTATION,
+    QUEUE_ANNOTATION,
+    QUEUE_RELEASED,
+    RAN_ANNOTATION,
     SERVER_CONTAINER,
     SERVERS_ANNOTATION,
     TLS_ANNOTATION,
@@ -57,6 +60,23 @@ class World:
         return self.worker_job is not None and SERVERS_ANNOTATION in self.worker_job.annotations
 
     @property
+    def queued(self) -> bool:
+        """Whether Kueue has not let the workers run, or go on, yet."""
+        found = self.worker_job
+        given = found is not None and found.annotations.get(QUEUE_ANNOTATION) == QUEUE_RELEASED
+        return given and found is not None and found.suspended
+
+    @property
+    def unstarted(self) -> bool:
+        """Whether they wait for that for the first time, so that servers that are lost meanwhile had learnt nothing."""
+        found = self.worker_job
+        if found is None or not self.queued:
+            return False
+        return not (
+            found.started or found.failed or self.paused.started or RAN_ANNOTATION in found.annotations
+        )
+
+    @property
     def paused(self) -> Paused:
         """What earlier suspensions left."""
         return paused(self.worker_job)
@@ -94,7 +114,7 @@ class World:
 
     def lost_servers(self) -> list[tuple[int, str]]:
         """The servers that are not those with which training began, and what is there instead."""
-        if self.worker_job is None:
+        if self.worker_job is None or self.unstarted:
             return []
         try:
             recorded = json.loads(self.worker_job.annotations.get(SERVERS_ANNOTATION, "[]"))

@@ -27,6 +27,7 @@ from tablebay.client.errors import (
     error_named,
     status_code,
 )
+from tablebay.client.options import LIVE_OPTIONS
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
 from tablebay.client.sweeper import Sweeper
@@ -106,8 +107,8 @@ class Service:
         self._sweeper = Sweeper(self._store, clock=clock, told=_tell_of_sweep)
         # The thread keeps the store, but not this server.
         weakref.finalize(self, self._sweeper.close)
-        # Learning rates that were changed live, by table.
-        self._rates: dict[str, float] = {}
+        # Options that were changed live, by table and name.
+        self._live: dict[str, dict[str, float]] = {}
         self._progress = Progress(clock)
         self._barriers = Barriers() if durability is None else durability.barriers()
         self._members = Members(
@@ -378,9 +379,9 @@ class Service:
                         self._tables[companion.name] = (companion, self._native_table(companion))
 
     def _current_specs(self) -> list[tuple[TableSpec, int]]:
-        """Tables as they are now: with the learning rate that was set last."""
+        """Tables as they are now: with the options that were set last."""
         return [
-            (spec.with_learning_rate(self._rates[spec.name]) if spec.name in self._rates else spec, table_id)
+            (spec.with_options(self._live.get(spec.name, {})), table_id)
             for spec, table_id in self._known_tables()
         ]
 
@@ -392,15 +393,15 @@ class Service:
         return self._table_message(*self._make_table(TableSpec.from_message(request.spec)))
 
     def _declare(self, spec: TableSpec) -> None:
-        """Make a table that the job declares. One restored keeps the learning rate that it had last."""
+        """Make a table that the job declares. One restored keeps the live options that it had last."""
         with self._tables_lock:
             restored = self._tables.get(spec.name)
             if restored is not None:
-                rate = restored[0].optimizer.parameters().get("learning_rate")
-                declared = spec.optimizer.parameters().get("learning_rate")
-                if rate is not None and declared is not None and rate != declared:
-                    self._rates[spec.name] = rate
-                    self._tables[spec.name] = (restored[0].with_learning_rate(declared), restored[1])
+                had, declared = restored[0].live_options(), spec.live_options()
+                kept = {name: value for name, value in had.items() if declared.get(name, value) != value}
+                if kept:
+                    self._live[spec.name] = kept
+                    self._tables[spec.name] = (restored[0].with_options(declared), restored[1])
         self._make_table(spec)
 
     def _make_table(self, spec: TableSpec) -> tuple[TableSpec, int]:
@@ -444,22 +445,30 @@ class Service:
             self._refuse_draining()
         spec, table_id = self._table(request.name)
         given = dict(request.optimizer_parameters)
-        fixed = sorted(set(given) - {"learning_rate"})
+        fixed = sorted(set(given) - set(LIVE_OPTIONS))
         if fixed or not given:
             found = ", ".join(name[:80] for name in fixed[:_NAMES_SHOWN]) or "nothing"
             raise BadRequest(
-                f"table '{spec.name}': found {found} to change; only learning_rate may change live"
+                f"table '{spec.name}': found {found} to change; only {' and '.join(LIVE_OPTIONS)} may change live"
             )
-        if "learning_rate" not in spec.optimizer.parameters():
+        missing = sorted(set(given) - set(spec.live_options()))
+        if missing:
             raise BadRequest(
-                f"table '{spec.name}': its optimizer {spec.optimizer.type} has no learning_rate to change"
+                f"table '{spec.name}': its optimizer {spec.optimizer.type} has no {missing[0]} to change"
             )
+        # All of them or none: a value that cannot be is refused before the first is set.
+        spec.with_options(given)
+        setters = {
+            "learning_rate": self._store.set_learning_rate,
+            "weight_decay": self._store.set_weight_decay,
+        }
         try:
-            self._store.set_learning_rate(table_id, given["learning_rate"])
+            for name, value in given.items():
+                setters[name](table_id, value)
+                self._live.setdefault(spec.name, {})[name] = value
         except _core.StatusError as error:
             raise self._native_error(error) from None
-        self._rates[spec.name] = given["learning_rate"]
-        _EVENTS.info("table.updated", table=spec.name, learning_rate=given["learning_rate"])
+        _EVENTS.info("table.updated", table=spec.name, **given)
         return self._table_message(spec, table_id)
 
     def _describe_tables(

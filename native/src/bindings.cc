@@ -181,6 +181,7 @@ py::dict TableInfo(const Table& table) {
   info["state_names"] = names;
   info["state_widths"] = widths;
   info["learning_rate"] = table.learning_rate();
+  info["weight_decay"] = table.weight_decay();
   py::dict evicted;
   for (uint32_t r = 0; r < kReasons; ++r) evicted[kReasonNames[r]] = table.evicted(static_cast<Reason>(r));
   info["evicted"] = evicted;
@@ -391,6 +392,10 @@ void BindStore(py::module_& m) {
       .def(
           "set_learning_rate",
           [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_learning_rate(value); },
+          py::arg("table_id"), py::arg("value"))
+      .def(
+          "set_weight_decay",
+          [](Store& store, uint32_t table_id, double value) { store.FindTable(table_id).set_weight_decay(value); },
           py::arg("table_id"), py::arg("value"))
       .def(
           "table_info", [](const Store& store, uint32_t table_id) { return TableInfo(store.FindTable(table_id)); },

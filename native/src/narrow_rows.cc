@@ -81,7 +81,7 @@ void Table::UpdateNarrow(UpdateKernel rule, const Update& update) const {
       std::memcpy(rows[j] + wide.step, row + at.step, sizeof(uint32_t));
       std::memcpy(rows[j] + wide.slots, row + at.slots, at.slot_bytes);
     }
-    if (beside_the_rule_) {
+    if (Beside(update)) {
       UpdateBeside(rule, part);
     } else {
       rule(part);

@@ -97,23 +97,19 @@ Table::Table(const CheckedOptions& checked, uint32_t id, std::atomic<uint64_t>* 
   update_.fade1 = parameter("beta1");
   update_.fade2 = parameter("beta2");
   update_.momentum = static_cast<float>(parameter("momentum"));
-  update_.weight_decay = static_cast<float>(parameter("weight_decay"));
+  weight_decay_.store(static_cast<float>(parameter("weight_decay")));
+  decoupled_ = parameter("decoupled") != 0;
   update_.rho = static_cast<float>(parameter("rho"));
   update_.l21 = static_cast<float>(parameter("l21"));
   update_.clip_value = static_cast<float>(parameter("clip_value"));
   update_.clip_norm = static_cast<float>(parameter("clip_norm"));
   update_.weight_bound = static_cast<float>(parameter("weight_bound"));
-  if (checked_.optimizer->decays) {
-    (parameter("decoupled") != 0 ? update_.decoupled_decay : update_.coupled_decay) = update_.weight_decay;
-  }
-  conditions_ = update_.clip_value > 0 || update_.clip_norm > 0 || update_.coupled_decay > 0;
+  may_condition_ = update_.clip_value > 0 || update_.clip_norm > 0 || (checked_.optimizer->decays && !decoupled_);
   update_.l2_shrinkage = static_cast<float>(parameter("l2_shrinkage"));
   update_.initial_accumulator = static_cast<float>(parameter("initial_accumulator"));
   clock_ = static_cast<AdamClock>(static_cast<int>(parameter("clock")));
   update_.by_time = clock_ != AdamClock::kRow;
   if (checked_.optimizer->counts_steps) update_.seconds = checked_.optimizer->slots[1].row_wise ? 1 : dim();
-  beside_the_rule_ =
-      conditions_ || update_.decoupled_decay > 0 || update_.weight_bound > 0 || clock_ == AdamClock::kLazyDecay;
   update_.beta = static_cast<float>(parameter("beta"));
   update_.l1 = static_cast<float>(parameter("l1"));
   update_.l2 = static_cast<float>(parameter("l2"));
@@ -159,6 +155,19 @@ void Table::set_learning_rate(double value) {
                                            checked_.optimizer->divides_by_learning_rate ? "more than " : ""));
   }
   learning_rate_.store(static_cast<float>(value), std::memory_order_relaxed);
+}
+
+void Table::set_weight_decay(double value) {
+  const Parameters& parameters = checked_.options.optimizer_parameters;
+  if (!checked_.optimizer->decays && parameters.find("weight_decay") == parameters.end()) {
+    throw StatusError("BadRequest",
+                      Format("table '%s': optimizer %s has no weight_decay", name().c_str(), checked_.optimizer->name));
+  }
+  if (!(value >= 0) || value > 1e30 || (decoupled_ && value == 0)) {
+    throw StatusError("BadRequest", Format("table '%s': weight_decay is %g, wanted %s0 to 1e30", name().c_str(), value,
+                                           decoupled_ ? "more than " : ""));
+  }
+  weight_decay_.store(static_cast<float>(value), std::memory_order_relaxed);
 }
 
 uint64_t Table::bytes() const {
@@ -506,6 +515,21 @@ float Table::RateAt(uint64_t step) const {
   return static_cast<float>(learning_rate() * FactorAt(schedule_, step));
 }
 
+// The decay as it is now, for all rows of a step.
+void Table::SetDecay(Update& update) const {
+  update.weight_decay = weight_decay();
+  if (checked_.optimizer->decays) (decoupled_ ? update.decoupled_decay : update.coupled_decay) = update.weight_decay;
+}
+
+static bool Conditions(const Update& update) {
+  return update.clip_value > 0 || update.clip_norm > 0 || update.coupled_decay > 0;
+}
+
+// Whether something stands before or after the rule.
+bool Table::Beside(const Update& update) const {
+  return Conditions(update) || update.decoupled_decay > 0 || update.weight_bound > 0 || clock_ == AdamClock::kLazyDecay;
+}
+
 // The rule with what stands before and after it.
 void Table::UpdateBeside(UpdateKernel rule, Update update) const {
   const Kernels& kernels = ActiveKernels();
@@ -514,17 +538,18 @@ void Table::UpdateBeside(UpdateKernel rule, Update update) const {
   const char* const* const gradients = update.gradients;
   const uint32_t count = update.count;
   const uint32_t together = ConditionedRows(dim());
+  const bool conditions = Conditions(update);
   const char* conditioned[kBlock];
   for (uint32_t j = 0; j < together; ++j) {
     conditioned[j] =
-        conditions_ ? reinterpret_cast<const char*>(conditioned_rows.data() + uint64_t{j} * dim()) : nullptr;
+        conditions ? reinterpret_cast<const char*>(conditioned_rows.data() + uint64_t{j} * dim()) : nullptr;
   }
   for (uint32_t first = 0; first < count; first += together) {
     update.rows = rows + first;
     update.gradients = gradients + first;
     update.count = std::min(together, count - first);
     update.ahead = first == 0 ? ahead : Ahead{};
-    if (conditions_) {
+    if (conditions) {
       kernels.condition(update, conditioned_rows.data());
       update.gradients = conditioned;
     }
@@ -545,6 +570,8 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
       is_days_ ? &RaiseDays : checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
   Update update = update_;
   update.learning_rate = RateAt(step);
+  SetDecay(update);
+  const bool beside = Beside(update);
   update.now = static_cast<uint32_t>(std::min<uint64_t>(step, UINT32_MAX - 1) + 1);
   FetchDirty(stripe, run.size());
   const uint64_t weight_bytes = wire_bytes();
@@ -614,7 +641,7 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
               update.ahead = ahead;
               if (narrow()) [[unlikely]] {
                 UpdateNarrow(kernel, update);
-              } else if (beside_the_rule_) [[unlikely]] {
+              } else if (beside) [[unlikely]] {
                 UpdateBeside(kernel, update);
               } else {
                 kernel(update);
@@ -735,7 +762,7 @@ void Table::BeginCut(uint32_t stripe_index, bool full) {
 }
 
 void Table::ReserveImages(uint32_t stripe_index, uint64_t rows) {
-  if (conditions_) ReserveConditioned(dim());
+  if (may_condition_) ReserveConditioned(dim());
   ReserveWide();
   Stripe& stripe = all_->stripes[stripe_index];
   if (!stripe.cutting) return;

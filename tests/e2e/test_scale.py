@@ -125,25 +125,29 @@ def test_a_rule_ignores_what_the_budget_would_not_bear(
     assert status["firstFailure"]["rule"] == "killed"
 
 
-def test_a_learning_rate_changed_while_it_trains(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
-    """In the middle: both servers have the new one, and no pod is another one."""
+def test_a_learning_rate_and_a_weight_decay_changed_while_it_trains(
+    job: Callable[..., Job], scenario: dict[str, Any]
+) -> None:
+    """In the middle: both servers have the new ones, and no pod is another one."""
     flights = job(steps_per_second=1.0)
     step = in_the_middle(flights)
     pods = flights.uids("server") | flights.uids("worker")
     (table,) = flights.body()["spec"]["tables"]
-    flights.patch(tables=[{**table, "optimizer": {**table["optimizer"], "learningRate": 0.04}}])
+    options = {"learningRate": 0.04, "weightDecay": 0.001}
+    flights.patch(tables=[{**table, "optimizer": {**table["optimizer"], **options}}])
 
-    def told() -> set[str]:
-        """The servers that say so."""
+    def told() -> set[tuple[str, str]]:
+        """The servers that say so, with what."""
         return {
-            name
+            (name, option)
             for name in flights.pods("server")
             for line in kubectl("-n", flights.namespace, "logs", name).splitlines()
-            if "table.updated" in line and '"learning_rate": 0.04' in line
+            for option in ('"learning_rate": 0.04', '"weight_decay": 0.001')
+            if "table.updated" in line and option in line
         }
 
     began = time.monotonic()
-    until(lambda: len(told()) == 2, lambda: f"both servers have it: {told()}", 30)
+    until(lambda: len(told()) == 4, lambda: f"both servers have both: {told()}", 30)
     scenario["told_seconds"] = seconds_since(began)
     assert step <= flights.step() < STEPS
     assert flights.uids("server") | flights.uids("worker") == pods

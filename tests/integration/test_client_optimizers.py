@@ -26,7 +26,7 @@ EVERYTHING: dict[str, Any] = {
 @pytest.mark.parametrize("beside", ["alone", "everything"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_on_servers_is_that_in_this_process(name: str, beside: str) -> None:
-    """Pushes with repeats, an assignment, a deletion, a push of nothing and a live change of the learning rate.
+    """Pushes with repeats, an assignment, a deletion, a push of nothing, and a live change of rate and decay.
 
     With everything on, learning rates go by the step, so the two must number their steps alike.
     """
@@ -53,7 +53,9 @@ def test_an_optimizer_on_servers_is_that_in_this_process(name: str, beside: str)
                 else:
                     table.push(keys, gradients)
                 if step == 16 and name != "Add":
-                    table.set(learning_rate=0.02)
+                    table.set(
+                        learning_rate=0.02, **({"weight_decay": 0.3} if "weight_decay" in fields else {})
+                    )
         everyone = np.arange(61, dtype=np.uint64)
         where = f"{name} {beside}, seed {seed}"
         assert remote.pull(everyone).tobytes() == alone.pull(everyone).tobytes(), where

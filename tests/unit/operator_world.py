@@ -125,7 +125,8 @@ class World:
     def _patch(self, child: Child, body: dict[str, Any]) -> None:
         live = self.objects[child.kind, child.name]
         assert live["metadata"]["resourceVersion"] == child.resource_version
-        live["metadata"]["annotations"] |= body.get("metadata", {}).get("annotations", {})
+        for what in ("annotations", "labels"):
+            live["metadata"][what] |= body.get("metadata", {}).get(what, {})
         before = live["spec"].get("suspend")
         live["spec"] = {
             name: value

@@ -379,6 +379,20 @@ class TestRights:
         assert groups("namespaced") == {"scheduling.x-k8s.io"}
         assert groups("default") == set()
 
+    def test_workloads_are_written_only_where_kueue_is_enabled(self) -> None:
+        """Listed to be found by their Job, and made active or inactive; no more."""
+        rules = [
+            rule
+            for name in ("default", "namespaced", "monitored")
+            for kind in ("Role", "ClusterRole")
+            for role in of_kind(name, kind)
+            for rule in role["rules"]
+            if "workloads" in rule["resources"]
+        ]
+        assert [(rule["apiGroups"], sorted(rule["verbs"])) for rule in rules] == [
+            (["kueue.x-k8s.io"], ["list", "patch"])
+        ]
+
     def test_the_lease_is_one_and_named(self) -> None:
         """Leases other than its own can only be created; of accounts it reads its own, which owns the lease."""
         (role,) = [role for role in of_kind("default", "Role") if role["metadata"]["name"].endswith("-lease")]

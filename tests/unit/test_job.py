@@ -192,8 +192,8 @@ def test_any_field_is_taken_below_a_pod_template() -> None:
         ("spec.scheduling", {"gnag": "Volcano"}, "spec.scheduling.gnag: unknown field"),
         (
             "spec.scheduling",
-            {"gang": "Kueue"},
-            "spec.scheduling.gang: found 'Kueue', which is not there yet; wanted None, Volcano or Coscheduling",
+            {"gang": "Kubernetes"},
+            "spec.scheduling.gang: found 'Kubernetes', which is not there yet; wanted None, Volcano, Coscheduling",
         ),
         ("spec.network", {"tls": "Off"}, "spec.network.tls: found 'Off', wanted one of Enabled, Disabled"),
         (

@@ -10,7 +10,7 @@ import pytest
 
 from tablebay.client.errors import BadRequest, BadType, NonFinite
 from tablebay.client.local_table import Table
-from tablebay.client.optimizers import RowwiseAdagrad
+from tablebay.client.optimizers import FTRL, OPTIMIZERS, RowwiseAdagrad
 from tablebay.client.tables import SGD, Adagrad, Adam, Add, Constant, Normal, Uniform, Zeros
 
 EDGE_KEYS = np.array([0, 1, 2**63 - 1, 2**63, 2**64 - 2, 2**64 - 1], np.uint64)
@@ -156,6 +156,66 @@ def test_set_changes_the_learning_rate_of_later_pushes() -> None:
         table.set(learning_rate="0.1")  # type: ignore[arg-type]
     with pytest.raises(BadRequest, match="optimizer Add has no learning_rate"):
         Table(dim=1, optimizer=Add()).set(learning_rate=0.1)
+
+
+def test_set_changes_the_weight_decay_of_later_pushes() -> None:
+    """From the formulas: w -= rate * (g + decay * w), and decoupled w -= rate * decay * w, then w -= rate * g."""
+    one = np.ones((1, 1), np.float32)
+    table = Table(dim=1, optimizer=SGD(1.0), initializer=Zeros())
+    table.push([1], one)
+    table.set(weight_decay=0.5)
+    table.push([1], one)
+    assert table.pull([1]).tolist() == [[-1.0 - (1.0 + 0.5 * -1.0)]]
+    table.set(learning_rate=0.5, weight_decay=0.0)
+    table.push([1], one)
+    assert table.pull([1]).tolist() == [[-2.0]]
+    assert table.spec.optimizer == SGD(1.0)
+    apart = Table(dim=1, optimizer=SGD(1.0, weight_decay=0.25, decoupled=True), initializer=Zeros())
+    apart.push([1], one)
+    apart.set(weight_decay=0.5)
+    apart.push([1], one)
+    assert apart.pull([1]).tolist() == [[-1.0 + 0.5 - 1.0]]
+    for values, words in (
+        ({"weight_decay": 0.0}, "weight_decay is 0, wanted more than 0 to 1e30"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({}, "found nothing to set; wanted learning_rate or weight_decay"),
+    ):
+        with pytest.raises(BadRequest, match=words):
+            apart.set(**values)
+    with pytest.raises(BadRequest, match="optimizer FTRL has no weight_decay"):
+        Table(dim=1, optimizer=FTRL()).set(weight_decay=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "name", [name for name in OPTIMIZERS if "weight_decay" in OPTIMIZERS[name]().values()]
+)
+def test_a_decay_that_is_set_is_one_that_was_given(name: str, dtype: str) -> None:
+    """To a value and to none, before the first push: the rows, bit for bit, of a table that was made with it."""
+    seed = 6
+    keys = np.arange(40)
+    for given, then in ((0.0, 0.1), (0.1, 0.0)):
+        made, live = (
+            Table(dim=5, dtype=dtype, optimizer=OPTIMIZERS[name](weight_decay=decay), initializer=Normal(0.5))
+            for decay in (then, given)
+        )
+        live.set(weight_decay=then)
+        random = np.random.default_rng(seed)
+        for _ in range(4):
+            gradients = random.standard_normal((len(keys), 5)).astype(np.float32)
+            for table in (made, live):
+                table.push(keys, gradients)
+        where = f"{name} {dtype} {given} to {then}, seed {seed}"
+        assert live.pull(keys).tobytes() == made.pull(keys).tobytes(), where
+        changed = Table(
+            dim=5, dtype=dtype, optimizer=OPTIMIZERS[name](weight_decay=given), initializer=Normal(0.5)
+        )
+        random = np.random.default_rng(seed)
+        for _ in range(4):
+            changed.push(keys, random.standard_normal((len(keys), 5)).astype(np.float32))
+        assert changed.pull(keys).tobytes() != made.pull(keys).tobytes(), (
+            f"{where}: the decay shows in no row"
+        )
 
 
 def test_gradients_that_are_not_finite_are_refused_by_key_and_position() -> None:

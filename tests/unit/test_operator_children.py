@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import warnings
 from pathlib import Path
@@ -275,10 +276,69 @@ def lets_in(policy: dict[str, Any], namespace: str, labels: dict[str, str], port
     )
 
 
+def policies(made: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The NetworkPolicies by name."""
+    return {one["metadata"]["name"]: one for one in made if one["kind"] == "NetworkPolicy"}
+
+
+def lets_out(made: list[dict[str, Any]], own: dict[str, str], to: str | dict[str, str], port: int) -> bool:
+    """Whether the policies let a pod of these labels connect to an address, or to a pod of these labels in `ads`.
+
+    As their API documents it: what one of those that select the pod allows is allowed.
+    """
+    for policy in policies(made).values():
+        spec = policy["spec"]
+        if (
+            not spec["podSelector"]["matchLabels"].items() <= own.items()
+            or "Egress" not in spec["policyTypes"]
+        ):
+            continue
+        for rule in spec["egress"]:
+            ports = {one["port"] for one in rule.get("ports", ())}
+            if (not ports or port in ports) and (
+                "to" not in rule or any(_is_peer(one, to) for one in rule["to"])
+            ):
+                return True
+    return False
+
+
+def _is_peer(peer: dict[str, Any], to: str | dict[str, str]) -> bool:
+    if isinstance(to, dict):
+        if "ipBlock" in peer:
+            return False
+        return peer.get("podSelector", {}).get("matchLabels", {}).items() <= to.items()
+    address, block = ipaddress.ip_address(to), peer.get("ipBlock")
+    if block is None or address not in ipaddress.ip_network(block["cidr"]):
+        return False
+    return not any(address in ipaddress.ip_network(one) for one in block["except"])
+
+
+def test_servers_reach_their_job_and_names_alone_and_workers_no_metadata_service() -> None:
+    """By rendered selectors. A node's cache of names, which has such an address, is asked all the same."""
+    made = manifests_of(job_object())
+    found = {one["kind"]: one for one in made}
+    server, worker = (
+        found[kind]["spec"]["template"]["metadata"]["labels"] for kind in ("StatefulSet", "Job")
+    )
+    elsewhere = {**worker, "tablebay.dev/job": "other"}
+    metadata = ("169.254.169.254", "169.254.170.2", "fd00:ec2::254")
+    for own in (server, worker):
+        for to in (server, worker):
+            assert lets_out(made, own, to, 7070)
+        for address in metadata:
+            assert not lets_out(made, own, address, 80)
+        assert lets_out(made, own, "169.254.20.10", 53)
+        assert lets_out(made, own, {"k8s-app": "kube-dns"}, 53)
+    for to in ("10.0.0.9", "203.0.113.7", "2001:db8::7", elsewhere, {"app": "examples"}):
+        assert not lets_out(made, server, to, 443)
+        assert lets_out(made, worker, to, 443)
+
+
 def test_only_the_jobs_own_pods_and_the_operator_are_let_in() -> None:
     """By the labels that the pods are made with, in the job's namespace; at the port of metrics everybody is."""
-    found = {one["kind"]: one for one in manifests_of(job_object())}
-    policy = found["NetworkPolicy"]
+    made = manifests_of(job_object())
+    found = {one["kind"]: one for one in made}
+    policy = policies(made)["flights"]
     for kind in ("StatefulSet", "Job"):
         labels = found[kind]["spec"]["template"]["metadata"]["labels"]
         assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
@@ -291,7 +351,7 @@ def test_only_the_jobs_own_pods_and_the_operator_are_let_in() -> None:
         assert not lets_in(policy, "ads", OPERATOR, port), "a pod that gives itself the operator's labels"
         assert not lets_in(policy, "ads", {}, port)
     assert lets_in(policy, "monitoring", {}, 7071)
-    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert policies(made)["flights-workers"]["spec"]["policyTypes"] == ["Egress"]
 
 
 def test_an_open_job_has_no_network_policy() -> None:
@@ -303,7 +363,7 @@ def test_an_open_job_has_no_network_policy() -> None:
     assert ("NetworkPolicy", "flights") in world.objects
     world.ask(network={"policy": "Open"})
     world.look()
-    assert ("NetworkPolicy", "flights") not in world.objects
+    assert "NetworkPolicy" not in {kind for kind, _ in world.objects}
     assert world.reason == "Training"
     world.ask(network={"policy": "Isolated"})
     world.look()

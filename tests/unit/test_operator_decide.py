@@ -28,7 +28,7 @@ def test_a_new_job_gets_all_of_its_objects_at_once() -> None:
     plan = world.look()
     assert plan.first
     assert {one["kind"] for one in plan.applies} == KINDS
-    assert len(plan.applies) == 7
+    assert len(plan.applies) == 8
     assert world.workers["spec"]["suspend"] is True
     assert world.reason == "StartingServers"
     writes = world.writes

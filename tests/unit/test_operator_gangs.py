@@ -162,9 +162,12 @@ def test_pods_say_to_which_group_they_belong() -> None:
 @pytest.mark.parametrize(
     ("scheduling", "words"),
     [
-        ({"gang": "Kueue"}, "found 'Kueue', which is not there yet; wanted None, Volcano or Coscheduling"),
+        (
+            {"gang": "Kubernetes"},
+            "found 'Kubernetes', which is not there yet; wanted None, Volcano, Coscheduling or Kueue",
+        ),
         ({"gang": "volcano"}, "scheduling.gang: found 'volcano'"),
-        ({"queue": "ads"}, "found queue ads beside gang None; wanted gang Volcano, or no queue"),
+        ({"queue": "ads"}, "found queue ads beside gang None; wanted gang Volcano or Kueue, or no queue"),
         ({"gang": "Coscheduling", "queue": "ads"}, "found queue ads beside gang Coscheduling"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A learning rate that a job file changes while the job trains."""
+"""A learning rate and a weight decay that a job file changes while the job trains."""
 
 from __future__ import annotations
 
@@ -32,10 +32,31 @@ def test_servers_are_told_of_a_rate_that_the_file_has_changed() -> None:
     assert world.plan.tell is None
     for rate in (0.01, 0.05):
         change_rate(world, rate)
-        assert world.plan.tell == Tell(workers=0, lives=("c-0", "c-1"), rates=(("fields", rate),))
+        told = (("fields", "learning_rate", rate),)
+        assert world.plan.tell == Tell(workers=0, lives=("c-0", "c-1"), options=told)
         world.hear()
         world.look()
         assert world.plan.tell is None
+
+
+def test_servers_are_told_of_a_weight_decay_that_the_file_has_changed() -> None:
+    """Of it alone, and of the rate too once that has changed; taken away it is none."""
+    world = training()
+    tables = copy.deepcopy(world.job.spec["tables"])
+    for options, told in (
+        ({"weightDecay": 0.1}, {"weight_decay": 0.1}),
+        ({"weightDecay": 0.2, "learningRate": 0.01}, {"weight_decay": 0.2, "learning_rate": 0.01}),
+        ({"learningRate": 0.01}, {"weight_decay": 0.0, "learning_rate": 0.01}),
+    ):
+        tables[0]["optimizer"] = {"type": "Adagrad", "initialAccumulator": 1.0e-8, **options}
+        world.ask(tables=copy.deepcopy(tables))
+        world.look()
+        world.look()
+        assert world.plan.tell is not None
+        assert {(table, option): value for table, option, value in world.plan.tell.options} == {
+            ("fields", option): value for option, value in told.items()
+        }
+        world.hear()
 
 
 def test_no_pod_is_touched_and_new_pods_begin_with_the_new_rate() -> None:

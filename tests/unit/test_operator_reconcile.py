@@ -6,6 +6,7 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 class Operator:
     """A reconciler with its caches, whose looks a test begins."""
 
-    def __init__(self, api: Api, *, pod_monitors: bool) -> None:
+    def __init__(self, api: Api, *, pod_monitors: bool, gang: str) -> None:
         self.api = api
         self.begun = 0
         queue = WorkQueue()
@@ -68,9 +69,10 @@ class Operator:
             poller=self.poller,
             recorder=Recorder(cluster, "test"),
             queue=queue,
-            defaults=DEFAULTS,
+            defaults=replace(DEFAULTS, gang=gang),
             certificates=Certificates(cluster),
         )
+        self.reconciler.queues_served = gang == "Kueue"
 
     def _ask_checkpoints(self, address: str, tls: Source | None, begin: bool) -> Checkpoints:
         """Each that is begun has ended by the next question."""
@@ -92,9 +94,9 @@ class Operator:
 
 
 @asynccontextmanager
-async def operating(api: Api, *, pod_monitors: bool = False) -> AsyncIterator[Operator]:
+async def operating(api: Api, *, pod_monitors: bool = False, gang: str = "") -> AsyncIterator[Operator]:
     """An operator whose watches are in step."""
-    operator = Operator(api, pod_monitors=pod_monitors)
+    operator = Operator(api, pod_monitors=pod_monitors, gang=gang)
     try:
         async with asyncio.timeout(20):
             for informer in operator.informers.values():

@@ -184,13 +184,28 @@ def test_the_learning_rate_may_change_live() -> None:
     assert peer.create(USER).rows == 1
 
 
+def test_the_weight_decay_may_change_live_and_with_the_rate_or_not_at_all() -> None:
+    """A request of which one value cannot be changes neither."""
+    peer = Peer(Service())
+    peer.create(USER)
+    peer.push(USER, [1], [[1.0, 1.0]])
+    with pytest.raises(BadRequest, match="weight_decay"):
+        update(peer, "user", learning_rate=0.5, weight_decay=-1.0)
+    update(peer, "user", weight_decay=0.5)
+    peer.push(USER, [1], [[1.0, 1.0]])
+    assert peer.pull(USER, [1]).tolist() == [[-1.5, -1.5]], "1 + (1 - 0.5), at the rate of 1"
+    assert peer.create(USER).rows == 1
+
+
 def test_nothing_else_of_a_table_may_change_live() -> None:
     """Each field that may not is named."""
     service = Service()
     peer = Peer(service)
     peer.create(TableSpec("adagrad", 2, optimizer=Adagrad(0.1)))
     peer.create(TableSpec("sums", 1, "int64", Add(), Zeros()))
-    with pytest.raises(BadRequest, match="table 'adagrad': found dim, epsilon to change; only learning_rate"):
+    with pytest.raises(
+        BadRequest, match="adagrad': found dim, epsilon to change; only learning_rate and weight_decay"
+    ):
         update(peer, "adagrad", learning_rate=0.1, epsilon=1.0, dim=3)
     with pytest.raises(BadRequest, match="found nothing to change"):
         update(peer, "adagrad")

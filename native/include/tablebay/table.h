@@ -54,6 +54,8 @@ class Table {
   uint64_t bytes() const;
   float learning_rate() const { return learning_rate_.load(std::memory_order_relaxed); }
   void set_learning_rate(double value);  // throws StatusError(BadRequest)
+  float weight_decay() const { return weight_decay_.load(std::memory_order_relaxed); }
+  void set_weight_decay(double value);  // throws StatusError(BadRequest)
 
   // Copies `bytes` at `offset` of each key's row to out + i * bytes, i the key's index in the run's arrays.
   // A missing key reads as zeros, and its index is appended to `missing` unless that is null.
@@ -216,6 +218,8 @@ class Table {
   void FillRows(const uint64_t* keys, char* const* rows, uint32_t count, uint32_t offset) const;
   void UpdateNarrow(UpdateKernel rule, const Update& update) const;
   void AgreeNarrow(const Update& update, char* row) const;
+  void SetDecay(Update& update) const;
+  bool Beside(const Update& update) const;
   void UpdateBeside(UpdateKernel rule, Update update) const;
   void Touch(Stripe& stripe, uint32_t position, char* row);
   // What eviction asks of a row, as it is after so many pushes more; as of a row that was never seen.
@@ -265,6 +269,7 @@ class Table {
   const uint32_t slab_shift_;
   const uint32_t slab_mask_;
   std::atomic<float> learning_rate_;
+  std::atomic<float> weight_decay_;
   const Schedule schedule_;
   std::atomic<uint64_t> own_steps_{0};
   std::array<std::atomic<uint64_t>, kReasons> evicted_{};
@@ -274,9 +279,9 @@ class Table {
   const bool evicts_;
   const bool is_days_;
   AdamClock clock_ = AdamClock::kRow;
-  bool conditions_ = false;       // gradients are changed before the rule
-  bool beside_the_rule_ = false;  // or weights, before or after it
-  Update update_{};               // all but the rows, the gradients and the learning rate
+  bool may_condition_ = false;  // gradients are changed before the rule, or may be once weight_decay is set
+  bool decoupled_ = false;
+  Update update_{};  // all but the rows, the gradients, the learning rate and the weight decay
   std::vector<float> corrections1_;
   std::vector<float> corrections2_;
 };

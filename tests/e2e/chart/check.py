@@ -31,6 +31,7 @@ RENDERINGS = {
     "monitored": (
         "--set=crds.install=false,metrics.enabled=false,metrics.serviceMonitor.enabled=true",
         "--set=metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=monitoring",
+        "--set=gang.scheduler=Kueue",
     ),
 }
 BAD = (
@@ -44,7 +45,7 @@ BAD = (
     ("--set=image.digest=1", "at '/image': additional properties 'digest'"),
     ("--set=resources.claims=1", "at '/resources': additional properties 'claims'"),
     ("--set=crds.install=maybe", "at '/crds/install': got string, want boolean"),
-    ("--set=gang.scheduler=Kueue", "at '/gang/scheduler'"),
+    ("--set=gang.scheduler=Kubernetes", "at '/gang/scheduler'"),
     ("--set=replicas=0", "at '/replicas'"),
     ("--set=resources.limits.memory=lots", "at '/resources/limits/memory'"),
     ("--set=watchNamespaces={A}", "at '/watchNamespaces/0'"),

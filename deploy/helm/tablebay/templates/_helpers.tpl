@@ -131,9 +131,16 @@ capabilities:
   verbs: [get, list, watch, create, patch, delete]
 {{- with .Values.gang.scheduler }}
 - apiGroups:
+{{- if eq . "Kueue" }}
+  - kueue.x-k8s.io
+  resources:
+  - workloads
+  verbs: [list, patch]
+{{- else }}
   - {{ if eq . "Volcano" }}scheduling.volcano.sh{{ else }}scheduling.x-k8s.io{{ end }}
   resources:
   - podgroups
   verbs: [get, list, watch, create, patch, delete]
+{{- end }}
 {{- end }}
 {{- end }}
