@@ -14,8 +14,7 @@ from tablebay.client.arrays import Keys, Rows, Shape, as_keys, as_out, as_rows, 
 from tablebay.client.eviction import Eviction
 from tablebay.client.evictions import Evictions, Some
 from tablebay.client.evictions import read as read_evictions
-from tablebay.client.options import LIVE_OPTIONS
-from tablebay.client.tables import TableSpec
+from tablebay.client.tables import LIVE_OPTIONS, TableSpec
 
 ITEMS_BATCH = 100_000
 _LIVE_MAX = 1e30

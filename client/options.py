@@ -41,9 +41,6 @@ CLOCKS = ("Row", "Global", "LazyDecay")
 POLICIES = ("LRU", "LFU")
 _WORDS = {"schedule": SCHEDULES, "clock": CLOCKS, "policy": POLICIES}
 
-# What may change of an optimizer while its table is used.
-LIVE_OPTIONS = ("learning_rate", "weight_decay")
-
 _Class = TypeVar("_Class", bound=type)
 
 

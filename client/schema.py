@@ -29,10 +29,15 @@ from tablebay.client.job import (
     TrainingJob,
 )
 from tablebay.client.optimizers import OPTIMIZERS
-from tablebay.client.options import LIVE_OPTIONS
 from tablebay.client.placement import KUEUE_QUEUE_MAX
 from tablebay.client.policy_rules import add_policy_rules
-from tablebay.client.tables import FILTER_COUNT_MAX, SIGHTINGS_SUFFIX, TABLE_NAME_CHARACTERS_MAX, Uniform
+from tablebay.client.tables import (
+    FILTER_COUNT_MAX,
+    LIVE_OPTIONS,
+    SIGHTINGS_SUFFIX,
+    TABLE_NAME_CHARACTERS_MAX,
+    Uniform,
+)
 
 PLURAL = "trainingjobs"
 GROUP, VERSION = API_VERSION.split("/")

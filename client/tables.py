@@ -26,7 +26,7 @@ from pydantic_core import ArgsKwargs
 from tablebay.client.errors import BadRequest
 from tablebay.client.eviction import Eviction
 from tablebay.client.optimizers import OPTIMIZERS, SGD, Adagrad, Adam, Add, Optimizer
-from tablebay.client.options import CONFIG, LIVE_OPTIONS, Float, Named, Positive, bad_request
+from tablebay.client.options import CONFIG, Float, Named, Positive, bad_request
 
 if TYPE_CHECKING:
     from tablebay.client.proto import tablebay_pb2
@@ -49,6 +49,8 @@ __all__ = [
     "Zeros",
 ]
 
+# What may change of an optimizer while its table is used.
+LIVE_OPTIONS = ("learning_rate", "weight_decay")
 TABLE_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9_]*[a-z0-9])?$"
 TABLE_NAME_CHARACTERS_MAX = 63
 SIGHTINGS_SUFFIX = "--sightings"

@@ -27,11 +27,10 @@ from tablebay.client.errors import (
     error_named,
     status_code,
 )
-from tablebay.client.options import LIVE_OPTIONS
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
 from tablebay.client.sweeper import Sweeper
-from tablebay.client.tables import TableSpec, differences
+from tablebay.client.tables import LIVE_OPTIONS, TableSpec, differences
 from tablebay.native import _core
 from tablebay.ps_server.barriers import Barriers
 from tablebay.ps_server.durability import Durability
