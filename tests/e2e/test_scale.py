@@ -128,7 +128,8 @@ def test_a_rule_ignores_what_the_budget_would_not_bear(
 def test_a_learning_rate_and_a_weight_decay_changed_while_it_trains(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
-    """In the middle: both servers have the new ones, and no pod is another one."""
+    """In the middle: both servers have the new ones, and no pod is another one. So it is with labels of pods that a
+    hand takes away or edits: a server's set has given its pod up by then, and takes it back."""
     flights = job(steps_per_second=1.0)
     step = in_the_middle(flights)
     pods = flights.uids("server") | flights.uids("worker")
@@ -151,6 +152,24 @@ def test_a_learning_rate_and_a_weight_decay_changed_while_it_trains(
     scenario["told_seconds"] = seconds_since(began)
     assert step <= flights.step() < STEPS
     assert flights.uids("server") | flights.uids("worker") == pods
+
+    def label(pod: str, change: str) -> None:
+        kubectl("-n", flights.namespace, "label", "pod", pod, change, "--overwrite")
+
+    def seen() -> bool:
+        """Whether each is owned and has its labels."""
+        found = flights.pods("server") | flights.pods("worker")
+        owned = all(pod["metadata"].get("ownerReferences") for pod in found.values())
+        return owned and flights.uids("server") | flights.uids("worker") == pods
+
+    began = time.monotonic()
+    label("flights-server-1", "tablebay.dev/job-")
+    until(seen, "the server is the job's again", 60)
+    label(next(iter(flights.pods("worker"))), "tablebay.dev/role=nobody")
+    until(seen, "the worker is a worker again", 60)
+    scenario["relabelled_seconds"] = seconds_since(began)
+    assert step <= flights.step() < STEPS
+    assert condition(flights.body(), "Ready")["reason"] == "Training"
     flights.until_condition("Complete")
 
 

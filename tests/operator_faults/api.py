@@ -1,12 +1,11 @@
 """An API server in memory, as far as the operator and Kubernetes' own controllers can tell.
 
-Objects are never changed in place: whoever has read one keeps what was read. Every change has a resource version, and
-is told to whoever watches.
+Objects are never changed in place, nor what is given to make them: whoever has read one keeps what was read. Every
+change has a resource version, and is told to whoever watches.
 """
 
 from __future__ import annotations
 
-import copy
 import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ class ApiServer:
         key = (plural, namespace, body["metadata"]["name"])
         if key in self.objects:
             raise ApiError(409, "AlreadyExists", f'{plural} "{key[2]}" already exists')
-        return self._make(key, copy.deepcopy(body), manager)
+        return self._make(key, dict(body), manager)
 
     def apply(self, plural: str, manifest: Body, manager: str, *, dry_run: bool = False) -> Body:
         """Server-side apply, by force: what the manager no longer names goes."""
@@ -108,15 +107,15 @@ class ApiServer:
         known = self.objects.get(key)
         if known is None:
             if dry_run:
-                return copy.deepcopy(manifest)
-            self._applied[key, manager] = copy.deepcopy(manifest)
-            return self._make(key, copy.deepcopy(manifest), manager)
+                return manifest
+            self._applied[key, manager] = manifest
+            return self._make(key, dict(manifest), manager)
         before = self._applied.get((key, manager), {})
         wanted = self.admission(plural, _merged(_without(known, before, manifest), manifest))
         self._check(plural, known, wanted)
         if dry_run:
             return wanted
-        self._applied[key, manager] = copy.deepcopy(manifest)
+        self._applied[key, manager] = manifest
         return self._replace(key, known, wanted, manager)
 
     def patch(
@@ -256,10 +255,10 @@ def of_job(body: Mapping[str, Any]) -> str:
 
 def _merged(known: Any, manifest: Any) -> Any:
     if not isinstance(known, dict) or not isinstance(manifest, dict):
-        return copy.deepcopy(manifest)
+        return manifest
     result = dict(known)
     for name, value in manifest.items():
-        result[name] = _merged(known[name], value) if name in known else copy.deepcopy(value)
+        result[name] = _merged(known[name], value) if name in known else value
     return result
 
 
@@ -278,7 +277,7 @@ def _without(known: Any, before: Any, manifest: Any) -> Any:
 def _merge_patch(into: Any, patch: Any) -> Any:
     """RFC 7386."""
     if not isinstance(patch, dict):
-        return copy.deepcopy(patch)
+        return patch
     result = dict(into) if isinstance(into, dict) else {}
     for name, value in patch.items():
         if value is None:

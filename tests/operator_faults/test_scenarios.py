@@ -332,7 +332,7 @@ def test_f42_a_namespace_that_ends_takes_no_new_objects() -> None:
         make(simulation, {})
         await simulation.until(lambda: False, 600.0)
         assert reason(simulation.job("flights")) == "InvalidTemplate"
-        assert len(simulation.calls) < 220
+        assert len(simulation.calls) < 240
         simulation.api.delete("trainingjobs", NAMESPACE, "flights")
         await gone(simulation)
 
