@@ -104,11 +104,22 @@ def _with_rows(folder: Path, rows: int, dim: int, prefix: str, whole: bool = Fal
         [partial(limit.adagrad, at, work.gradients) for at in limit.positions],
         ROUNDS,
     )
+    after_pull = measure.interleave(
+        [partial(store.push, table, keys, work.gradients, True) for keys in work.grouped],
+        [partial(limit.adagrad, at, work.gradients) for at in limit.positions],
+        ROUNDS,
+        before=(
+            [partial(store.pull, table, keys, out, True) for keys in work.grouped],
+            [partial(limit.gather, at, out) for at in limit.positions],
+        ),
+    )
     figures[f"table.{prefix}pull.over_gather"] = pulls.ours_over_theirs()
     figures[f"table.{prefix}push.over_rmw"] = pushes.ours_over_theirs()
+    figures[f"table.{prefix}push_after_pull.over_rmw"] = after_pull.ours_over_theirs()
     for name, times in (
         (f"table.{prefix}pull_rows_per_s", pulls.ours),
         (f"table.{prefix}push_rows_per_s", pushes.ours),
+        (f"table.{prefix}push_after_pull_rows_per_s", after_pull.ours),
         (f"limit.{prefix}gather_rows_per_s", pulls.theirs),
         (f"limit.{prefix}rmw_rows_per_s", pushes.theirs),
     ):

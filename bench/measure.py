@@ -76,15 +76,26 @@ def interleave(
     theirs: Sequence[Callable[[], object]],
     rounds: int,
     warm_up: int = 1,
+    before: tuple[Sequence[Callable[[], object]], Sequence[Callable[[], object]]] | None = None,
 ) -> Pairs:
-    """Call ours[i], then theirs[i], for each i, `rounds` times; the order within a pair changes each round."""
+    """Call ours[i], then theirs[i], for each i, `rounds` times; the order within a pair changes each round.
+
+    before: of ours and theirs, what is called before each and not timed.
+    """
     pairs = Pairs([], [])
+    nothing = [lambda: None] * len(ours)
+    before_ours, before_theirs = before or (nothing, nothing)
+
+    def timed(first: Callable[[], object], call: Callable[[], object]) -> float:
+        first()
+        return seconds(call)
+
     for turn in range(warm_up + rounds):
-        for a, b in zip(ours, theirs, strict=True):
+        for first_a, a, first_b, b in zip(before_ours, ours, before_theirs, theirs, strict=True):
             if turn % 2 == 0:
-                x, y = seconds(a), seconds(b)
+                x, y = timed(first_a, a), timed(first_b, b)
             else:
-                y, x = seconds(b), seconds(a)
+                y, x = timed(first_b, b), timed(first_a, a)
             if turn >= warm_up:
                 pairs.ours.append(x)
                 pairs.theirs.append(y)

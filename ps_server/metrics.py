@@ -169,6 +169,10 @@ def _of_keys(counters: Mapping[str, int]) -> Iterator[Metric]:
         ("duplicates_changed", "Shards on which a step was sent again with other content"),
         ("rows_created", "Rows made"),
         ("rows_deleted", "Rows removed"),
+        (
+            "pushes_after_pull",
+            "Pushes to a table that began where a pull of the same keys had found their rows",
+        ),
     ):
         yield CounterMetricFamily(f"tablebay_{name}", text, value=counters[name])
 

@@ -150,6 +150,7 @@ py::dict CountersOf(const Store& store) {
   add("keys_duplicate", counters.keys_duplicate);
   add("rows_created", counters.rows_created);
   add("rows_deleted", counters.rows_deleted);
+  add("pushes_after_pull", counters.pushes_after_pull);
   add("tables_loaded", counters.tables_loaded);
   add("nonfinite_rows", counters.nonfinite_rows);
   add("push_missing_created", counters.push_missing_created);
@@ -287,7 +288,13 @@ class PyCall {
 
   py::tuple Accept(uint32_t server, size_t piece, const py::bytes& message) {
     if (piece >= call_->Pieces(server)) throw py::index_error("no such piece");
-    const Response response = call_->Accept(server, piece, message);
+    const std::string_view bytes = message;
+    Response response;
+    {
+      // A checksum of the whole answer.
+      const py::gil_scoped_release release;
+      response = call_->Accept(server, piece, bytes);
+    }
     kept_.append(message);
     return py::make_tuple(response.epoch, response.shard_map_version, response.applied_shards,
                           response.duplicate_shards, response.durable_next);

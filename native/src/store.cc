@@ -76,9 +76,13 @@ struct Store::Piece {
   Plan merged;
   std::string own_rows;
   std::string own_counts;
+  // Of a push after a pull.
+  std::unique_ptr<RecentPulls::Positions> guesses;
 
   Run RunOf(uint32_t stripe) const {
-    return Run{keys, order.empty() ? nullptr : order.data(), stripe_begin[stripe], stripe_begin[stripe + 1]};
+    Run run{keys, order.empty() ? nullptr : order.data(), stripe_begin[stripe], stripe_begin[stripe + 1]};
+    if (guesses != nullptr) run.guesses = guesses->data();
+    return run;
   }
 };
 
@@ -437,6 +441,13 @@ void Store::CheckGradients(Piece& piece) {
   piece.rows = piece.own_rows.data();
 }
 
+// Where a pull of the same keys found their rows. After Arrange.
+void Store::GuessRows(Piece& piece) {
+  if ((piece.flags & (kAssign | kDelete)) != 0) return;
+  piece.guesses = recent_pulls_.Take(piece.table->id(), piece.keys, piece.count);
+  if (piece.guesses != nullptr) counters_.pushes_after_pull.fetch_add(1, std::memory_order_relaxed);
+}
+
 bool Store::MayCreate(const Piece& piece) {
   if ((piece.flags & (kReadOnly | kState | kContains | kShows)) != 0 && !piece.push) return false;
   if (piece.push && (piece.flags & kDelete) != 0) return false;
@@ -660,6 +671,7 @@ void Store::ApplyPushes(Exchange& exchange) {
   ClientSteps& client = *exchange.client;
   TABLEBAY_FAILPOINT("push.after_validate");
   MakeRoomForImages(exchange);
+  for (Piece& piece : exchange.pushes) GuessRows(piece);
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
     bool touched = false;
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) touched = touched || exchange.shards[stripe * kShardsPerStripe + i];
@@ -667,6 +679,7 @@ void Store::ApplyPushes(Exchange& exchange) {
     if (exchange.applied > 0) TABLEBAY_FAILPOINT("push.mid_apply");
     ApplyStripe(exchange, stripe);
   }
+  for (Piece& piece : exchange.pushes) recent_pulls_.GiveBack(std::move(piece.guesses));
   TABLEBAY_FAILPOINT("push.before_whole");
   bool known = exchange.applied == 0 && exchange.duplicate > 0;
   {
@@ -706,8 +719,11 @@ void Store::RunPull(const Piece& piece, char* out) {
   char* const rows = widens ? out + uint64_t{piece.count} * (piece.bytes_each - at.weight_bytes) : out;
   uint64_t missing_total = 0;
   std::vector<uint32_t> missing;
+  // A push may follow.
+  std::unique_ptr<RecentPulls::Positions> found = create ? recent_pulls_.Begin(piece.count) : nullptr;
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
-    const Run run = piece.RunOf(stripe);
+    Run run = piece.RunOf(stripe);
+    if (found != nullptr) run.found = found->data();
     if (run.size() == 0) continue;
     missing.clear();
     {
@@ -732,13 +748,15 @@ void Store::RunPull(const Piece& piece, char* out) {
       }
       continue;
     }
-    const Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
+    Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
+    rest.found = run.found;
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
     const Table::Room room(&table, stripe, rest);
     table.Create(stripe, rest, MomentOf(table, piece.days, stripe), rows);
     counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
   }
+  if (found != nullptr) recent_pulls_.Keep(table.id(), piece.keys, std::move(found));
   if (widens) table.WidenInPlace(out, piece.count);
   counters_.keys_pulled.fetch_add(piece.count, std::memory_order_relaxed);
   counters_.keys_missing.fetch_add(missing_total, std::memory_order_relaxed);
@@ -801,6 +819,7 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
   CheckGradients(piece);
   Arrange(piece);
   CheckMemory(pieces);
+  GuessRows(piece);
   const uint64_t step = table.NextOwnStep();
   uint64_t removed = 0;
   for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
@@ -822,6 +841,7 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
       ApplyPiece(piece, stripe, run, step);
     }
   }
+  recent_pulls_.GiveBack(std::move(piece.guesses));
   counters_.pushes.fetch_add(1, std::memory_order_relaxed);
   return removed;
 }

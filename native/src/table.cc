@@ -182,8 +182,9 @@ uint32_t Table::Find(const Stripe& stripe, uint64_t key, uint64_t hash) const {
 
 // A rolling pipeline of four stages, each a block of keys behind the one before: hash the keys and fetch their index
 // buckets; guess their rows, which `visit` fetches between the rows that it works on; look further for the few keys
-// without a guess; confirm the guesses and visit. `row_bytes_wanted` of each row, from its start.
-template <bool kOrdered, class Visit>
+// without a guess; confirm the guesses and visit. `row_bytes_wanted` of each row, from its start. Where the run has
+// guesses the index is asked only for those that prove wrong.
+template <bool kOrdered, bool kGuided, class Visit>
 void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const {
   struct Block {
     uint64_t keys[kBlock];
@@ -202,9 +203,11 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
   const uint32_t slab_shift = slab_shift_;
   const uint32_t slab_mask = slab_mask_;
   const uint64_t row_bytes = checked_.layout.row_bytes;
+  const uint32_t rows = stripe.rows;
   const char* const keys = run.keys;
   const uint32_t* const order = run.order;
   const auto hash_keys = ActiveKernels().hash_keys;
+  const bool hashes_all = evicts_ || !admits_all();  // or of the keys without a row alone
 
   for (uint32_t b = 0; b < blocks + 3; ++b) {
     if (b < blocks) {
@@ -218,12 +221,23 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
       } else {
         std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), n * sizeof(uint64_t));
       }
-      hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);
-      for (uint32_t j = 0; j < n; ++j) block.buckets[j] = index.Fetch(block.hashes[j]);
+      if constexpr (!kGuided) {
+        hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);
+        for (uint32_t j = 0; j < n; ++j) block.buckets[j] = index.Fetch(block.hashes[j]);
+      } else if (hashes_all) [[unlikely]] {
+        hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);
+      }
     }
     if (b >= 1 && b - 1 < blocks) {
       Block& block = ring[(b - 1) % 4];
-      for (uint32_t j = 0, n = size_of(b - 1); j < n; ++j) {
+      const uint32_t n = size_of(b - 1);
+      const uint32_t at = run.begin + (b - 1) * kBlock;
+      for (uint32_t j = 0; kGuided && j < n; ++j) {
+        const uint32_t position = run.guesses[kOrdered ? order[at + j] : at + j];
+        block.positions[j] = position;
+        block.rows[j] = position < rows ? slabs[position >> slab_shift] + (position & slab_mask) * row_bytes : nullptr;
+      }
+      for (uint32_t j = 0; !kGuided && j < n; ++j) {
         char* row = nullptr;
         uint32_t first = Index::kNone;
         index.Guess(block.hashes[j], block.buckets[j], [&](uint32_t position) {
@@ -236,7 +250,7 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
         block.rows[j] = row;
       }
     }
-    if (b >= 2 && b - 2 < blocks) {
+    if (!kGuided && b >= 2 && b - 2 < blocks) {
       Block& block = ring[(b - 2) % 4];
       for (uint32_t j = 0, n = size_of(b - 2); j < n; ++j) {
         if (block.rows[j] != nullptr) [[likely]]
@@ -261,20 +275,24 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
       if (j < ahead.count) __builtin_prefetch(ahead.rows[j], 0, 2);
       if (block.rows[j] != nullptr && StoredKey(block.rows[j]) == block.keys[j]) [[likely]]
         continue;
+      if constexpr (kGuided) block.hashes[j] = HashKey(block.keys[j]);
       block.positions[j] = Find(stripe, block.keys[j], block.hashes[j]);
       block.rows[j] = block.positions[j] == Index::kNone ? nullptr : Row(stripe, block.positions[j]);
     }
     for (uint32_t j = n; j < ahead.count; ++j) __builtin_prefetch(ahead.rows[j], 0, 2);
-    visit(run.begin + (b - 3) * kBlock, n, block.rows, block.positions, block.keys, block.hashes, ahead);
+    const uint32_t first = run.begin + (b - 3) * kBlock;
+    visit(first, n, block.rows, block.positions, block.keys, block.hashes, ahead);
+    if (run.found == nullptr) continue;
+    for (uint32_t j = 0; j < n; ++j) run.found[kOrdered ? order[first + j] : first + j] = block.positions[j];
   }
 }
 
-template <class Visit>
+template <bool kGuided, class Visit>
 void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const {
   if (run.order == nullptr) {
-    VisitBlocks<false>(stripe, run, row_bytes_wanted, visit);
+    VisitBlocks<false, kGuided>(stripe, run, row_bytes_wanted, visit);
   } else {
-    VisitBlocks<true>(stripe, run, row_bytes_wanted, visit);
+    VisitBlocks<true, kGuided>(stripe, run, row_bytes_wanted, visit);
   }
 }
 
@@ -580,73 +598,77 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
   if (sightings != nullptr) ++sightings->all_->stripes[stripe_index].version;
   uint32_t dropped = 0;
   uint64_t* const dirty = stripe.dirty.data();  // no insertion moves it: there is room
-  ForBlocks(stripe, run, at.row_bytes,
-            [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
-                const uint64_t* hashes, const Ahead& ahead) {
-              const char* block[kBlock];
-              if (run.order == nullptr) {
-                const char* next = gradients + uint64_t{first} * weight_bytes;
-                for (uint32_t j = 0; j < n; ++j, next += weight_bytes) block[j] = next;
-              } else {
-                for (uint32_t j = 0; j < n; ++j) block[j] = gradients + uint64_t{run.order[first + j]} * weight_bytes;
-              }
-              uint64_t kept_keys[kBlock];
-              uint64_t kept_hashes[kBlock];
-              if (drops) [[unlikely]] {
-                uint32_t kept = 0;
-                for (uint32_t j = 0; j < n; ++j) {
-                  // A key that is admitted now keeps its null, and gets its row below.
-                  if (rows[j] == nullptr && !Admits(stripe_index, keys[j], hashes[j], step, sightings)) {
-                    continue;
-                  }
-                  rows[kept] = rows[j];
-                  positions[kept] = positions[j];
-                  block[kept] = block[j];
-                  kept_keys[kept] = keys[j];
-                  kept_hashes[kept] = hashes[j];
-                  ++kept;
-                }
-                dropped += n - kept;
-                n = kept;
-                keys = kept_keys;
-                hashes = kept_hashes;
-              }
-              if (stripe.cutting) [[unlikely]] {
-                for (uint32_t j = 0; j < n; ++j) {
-                  if (rows[j] != nullptr) SaveImage(stripe, positions[j]);
-                }
-              }
-              bool missing = false;
-              for (uint32_t j = 0; j < n; ++j) missing |= rows[j] == nullptr;
-              if (missing) [[unlikely]]
-                InsertMissing(stripe, n, rows, positions, keys, hashes);
-              for (uint32_t j = 0; j < n; ++j) {
-                // As Touch does, with what it reads in registers.
-                std::memcpy(rows[j] + RowLayout::kVersion, &version, sizeof version);
-                dirty[positions[j] >> 6] |= uint64_t{1} << (positions[j] & 63);
-              }
-              if (evicts_) [[unlikely]] {
-                for (uint32_t j = 0; j < n; ++j) {
-                  Shows shows{1, 0};
-                  if (moment.counts != nullptr) {
-                    const auto i = static_cast<uint64_t>(block[j] - gradients) / weight_bytes;
-                    std::memcpy(&shows, moment.counts + i * kCountsBytes, sizeof shows);
-                  }
-                  See(rows[j], moment, hashes[j], 1, shows);
-                }
-              }
-              update.rows = rows;
-              update.gradients = block;
-              update.count = n;
-              update.ahead = ahead;
-              if (narrow()) [[unlikely]] {
-                UpdateNarrow(kernel, update);
-              } else if (beside) [[unlikely]] {
-                UpdateBeside(kernel, update);
-              } else {
-                kernel(update);
-              }
-            });
+  const auto apply = [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
+                         const uint64_t* hashes, const Ahead& ahead) {
+    const char* block[kBlock];
+    if (run.order == nullptr) {
+      const char* next = gradients + uint64_t{first} * weight_bytes;
+      for (uint32_t j = 0; j < n; ++j, next += weight_bytes) block[j] = next;
+    } else {
+      for (uint32_t j = 0; j < n; ++j) block[j] = gradients + uint64_t{run.order[first + j]} * weight_bytes;
+    }
+    uint64_t kept_keys[kBlock];
+    uint64_t kept_hashes[kBlock];
+    if (drops) [[unlikely]] {
+      uint32_t kept = 0;
+      for (uint32_t j = 0; j < n; ++j) {
+        // A key that is admitted now keeps its null, and gets its row below.
+        if (rows[j] == nullptr && !Admits(stripe_index, keys[j], hashes[j], step, sightings)) {
+          continue;
+        }
+        rows[kept] = rows[j];
+        positions[kept] = positions[j];
+        block[kept] = block[j];
+        kept_keys[kept] = keys[j];
+        kept_hashes[kept] = hashes[j];
+        ++kept;
+      }
+      dropped += n - kept;
+      n = kept;
+      keys = kept_keys;
+      hashes = kept_hashes;
+    }
+    if (stripe.cutting) [[unlikely]] {
+      for (uint32_t j = 0; j < n; ++j) {
+        if (rows[j] != nullptr) SaveImage(stripe, positions[j]);
+      }
+    }
+    bool missing = false;
+    for (uint32_t j = 0; j < n; ++j) missing |= rows[j] == nullptr;
+    if (missing) [[unlikely]]
+      InsertMissing(stripe, n, rows, positions, keys, hashes);
+    for (uint32_t j = 0; j < n; ++j) {
+      // As Touch does, with what it reads in registers.
+      std::memcpy(rows[j] + RowLayout::kVersion, &version, sizeof version);
+      dirty[positions[j] >> 6] |= uint64_t{1} << (positions[j] & 63);
+    }
+    if (evicts_) [[unlikely]] {
+      for (uint32_t j = 0; j < n; ++j) {
+        Shows shows{1, 0};
+        if (moment.counts != nullptr) {
+          const auto i = static_cast<uint64_t>(block[j] - gradients) / weight_bytes;
+          std::memcpy(&shows, moment.counts + i * kCountsBytes, sizeof shows);
+        }
+        See(rows[j], moment, hashes[j], 1, shows);
+      }
+    }
+    update.rows = rows;
+    update.gradients = block;
+    update.count = n;
+    update.ahead = ahead;
+    if (narrow()) [[unlikely]] {
+      UpdateNarrow(kernel, update);
+    } else if (beside) [[unlikely]] {
+      UpdateBeside(kernel, update);
+    } else {
+      kernel(update);
+    }
+  };
+  if (run.guesses != nullptr) {
+    ForBlocks<true>(stripe, run, at.row_bytes, apply);
+  } else {
+    ForBlocks(stripe, run, at.row_bytes, apply);
+  }
   return dropped;
 }
 

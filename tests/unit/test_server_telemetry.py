@@ -124,6 +124,7 @@ def snapshot() -> Snapshot:
         "duplicates_changed": 0,
         "rows_created": 4,
         "rows_deleted": 0,
+        "pushes_after_pull": 0,
         "bytes": 4096,
     }
     return Snapshot(

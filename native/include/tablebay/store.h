@@ -23,6 +23,7 @@
 #include "tablebay/client_steps.h"
 #include "tablebay/cut.h"
 #include "tablebay/figures.h"
+#include "tablebay/recent_pulls.h"
 #include "tablebay/table.h"
 #include "tablebay/wire.h"
 
@@ -41,6 +42,7 @@ struct Counters {
   std::atomic<uint64_t> pushes_applied{0};              // calls that changed a shard, or marked an empty step
   std::atomic<uint64_t> duplicates{0};                  // calls of which every shard had been applied before
   std::atomic<uint64_t> duplicates_changed{0};          // shards sent again with other content
+  std::atomic<uint64_t> pushes_after_pull{0};           // tables' parts of pushes whose rows a pull before had found
   std::atomic<uint64_t> keys_pulled{0}, keys_missing{0}, keys_pushed{0}, keys_duplicate{0};
   std::atomic<uint64_t> push_missing_created{0}, push_missing_dropped{0};  // keys without a row
   std::atomic<uint64_t> rows_created{0}, rows_deleted{0};
@@ -161,6 +163,7 @@ class Store {
   void MergeRepeats(Piece& piece) const;
   void CheckGradients(Piece& piece);
   static bool MayCreate(const Piece& piece);
+  void GuessRows(Piece& piece);
   void CheckMemory(const std::vector<Piece>& pieces);
   void RunPull(const Piece& piece, char* out);
   void ApplyPiece(const Piece& piece, uint32_t stripe, const Run& run, uint64_t step);
@@ -188,6 +191,8 @@ class Store {
   mutable Counters counters_;
   Figures figures_;
   mutable std::array<std::shared_mutex, kStripes> stripe_locks_;
+
+  RecentPulls recent_pulls_;
 
   mutable std::shared_mutex tables_lock_;
   std::unordered_map<uint32_t, std::unique_ptr<Table>> tables_;  // never removed

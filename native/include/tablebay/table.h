@@ -31,6 +31,9 @@ struct Run {
   const uint32_t* order;  // null: the keys already lie in stripe order
   uint32_t begin;
   uint32_t end;
+  // By the index of the key: where Read and Create put the position of its row, and where Apply looks first.
+  uint32_t* found = nullptr;
+  const uint32_t* guesses = nullptr;
   uint32_t At(uint32_t i) const { return order == nullptr ? i : order[i]; }
   uint32_t size() const { return end - begin; }
 };
@@ -251,10 +254,10 @@ class Table {
   };
 
   // Calls visit(first, count, rows, positions, keys, hashes, ahead) for blocks of the run; a missing key's row is
-  // null. `visit` fetches the rows of `ahead`.
-  template <bool kOrdered, class Visit>
+  // null. `visit` fetches the rows of `ahead`. kGuided: by the run's guesses.
+  template <bool kOrdered, bool kGuided, class Visit>
   void VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const;
-  template <class Visit>
+  template <bool kGuided = false, class Visit>
   void ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const;
 
   const CheckedOptions checked_;
