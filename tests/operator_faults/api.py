@@ -52,6 +52,8 @@ class ApiServer:
         self.objects: dict[Key, Body] = {}
         # Every state of each object, oldest first; None once it is gone.
         self.states: dict[Key, list[tuple[int, Body | None]]] = {}
+        # What there is and was, by plural.
+        self._known: dict[str, set[Key]] = {}
         self.history: list[Event] = []
         self.version = 100
         # What admission makes of an object of that plural before it is kept: a webhook, a LimitRange.
@@ -81,8 +83,8 @@ class ApiServer:
         """The objects of a kind with a label, `name` or `name=value`."""
         label, _, value = selector.partition("=")
         result = []
-        for key in sorted(self.states if at is not None else self.objects):
-            if key[0] != plural or namespace not in (None, key[1]):
+        for key in sorted(self._known.get(plural, ())):
+            if namespace not in (None, key[1]):
                 continue
             body = self.get(*key, at=at)
             if body is None:
@@ -226,6 +228,7 @@ class ApiServer:
 
     def _note(self, key: Key, kind: str, body: Body, state: Body | None) -> None:
         self.states.setdefault(key, []).append((self.version, state))
+        self._known.setdefault(key[0], set()).add(key)
         event = Event(self.version, kind, key[0], body)
         self.history.append(event)
         self._tell(event)

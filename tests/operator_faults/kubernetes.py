@@ -233,10 +233,11 @@ class Kubernetes:
     def _claims(self, owner: Body, pod: Body, selector: Body, prefix: str) -> bool:
         """Whether a pod is of a set or a Job. By its labels it is given up, or taken in, as its owner does."""
         meta, labels = pod["metadata"], pod["metadata"].get("labels") or {}
+        if not meta["name"].startswith(prefix):
+            return False
         owners = meta.get("ownerReferences") or ()
         mine = any(one["uid"] == owner["metadata"]["uid"] for one in owners)
         alike = all(labels.get(name) == value for name, value in selector.items())
-        alike = alike and meta["name"].startswith(prefix)
         if mine == alike or (owners and not mine) or (alike and "deletionTimestamp" in meta):
             return mine
         reference = {"kind": owner["kind"], "uid": owner["metadata"]["uid"], "controller": True}

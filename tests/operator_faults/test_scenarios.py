@@ -398,6 +398,7 @@ def completed(simulation: Simulation, names: list[str]) -> bool:
 
 def test_f44_many_jobs_at_the_operators_start_all_come_to_their_end() -> None:
     """Forty, made while no operator runs; each costs as many writes as one alone."""
+    alone = sum(call.write for call in baseline("plain").calls)
 
     async def life() -> None:
         simulation = Simulation(operators=0)
@@ -406,7 +407,6 @@ def test_f44_many_jobs_at_the_operators_start_all_come_to_their_end() -> None:
             simulation.api.create("trainingjobs", NAMESPACE, named(name))
         simulation.start()
         await wait(simulation, "all", lambda: completed(simulation, names))
-        alone = sum(call.write for call in baseline("plain").calls)
         assert sum(call.write for call in simulation.calls) <= len(names) * (alone + 3)
 
     asyncio.run(life())
