@@ -18,6 +18,8 @@ from e2e.jobs import Job
 from e2e.kube import ROOT, kubectl, make_namespace, run, until
 
 REPORT = ROOT / "build" / "e2e" / "report.json"
+# Their tests take longest. They begin first, or one would still run when the others, side by side, have ended.
+LONGEST = ("test_tls.py", "test_scale.py", "test_durability.py", "test_faults.py", "test_meeting.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+    longest = [Path(__file__).parent / name for name in LONGEST]
+    items.sort(key=lambda item: longest.index(item.path) if item.path in longest else len(longest))
 
 
 @pytest.fixture(scope="session")

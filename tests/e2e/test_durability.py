@@ -17,8 +17,10 @@ import pytest
 from e2e.jobs import Job, seconds_since
 from e2e.kube import condition, get, holds, items, kubectl, run, until
 
-# Of each worker: 261,877 examples, 2 workers, 2,048 to a batch.
+# Of each worker: 261,877 examples, 2 workers, 2,048 to a batch. It reports its step after every 20.
 STEPS = 64
+# Of batches of 256, for whoever wants to see more often how far training is.
+FINE_BATCH, FINE_STEPS = 256, 512
 SLOW = 2.0
 AUC_MIN = 0.785
 CLAIM = "flights-checkpoints"
@@ -30,14 +32,16 @@ CHECKPOINT: dict[str, Any] = {
 }
 
 
-def durable(job: Callable[..., Job], checkpoint: dict[str, Any] | None = None, **options: Any) -> Job:
-    """The flights job with an oracle and a checkpoint every 3 s, with fields of that changed.
+def durable(
+    job: Callable[..., Job], checkpoint: dict[str, Any] | None = None, *, fine: bool = False, **options: Any
+) -> Job:
+    """The flights job with an oracle and a checkpoint every 3 s, with fields of that changed. fine: FINE_STEPS.
 
     Its workers are their containers' first processes and handle no SIGTERM: they would train on to the end.
     """
     pod = {"terminationGracePeriodSeconds": 1}
     return job(
-        arguments=("--oracle",),
+        arguments=("--oracle", *(("--batch-size", str(FINE_BATCH)) if fine else ())),
         durable=True,
         change={
             "checkpoint": {**CHECKPOINT, **(checkpoint or {})},
@@ -67,10 +71,10 @@ def make_unwritable(job: Job) -> None:
     kubectl(*where, "python", "-c", program, folder)
 
 
-def in_the_middle(job: Job) -> int:
-    """Wait for a step that is neither the first nor near the last; which one it is."""
-    step = job.until_step(10)
-    assert 0 < step < STEPS - 20, f"step {step} is not in the middle"
+def in_the_middle(job: Job, *, after: int = 0, steps: int = STEPS) -> int:
+    """Wait for a step past one, which is not near the last; which one it is."""
+    step = job.until_step(after + 10)
+    assert after < step < steps - 20, f"step {step} of {steps} is not in the middle"
     return step
 
 
@@ -114,13 +118,30 @@ def evict(namespace: str, pod: str) -> None:
     until(lambda: eviction(namespace, pod).returncode == 0, f"{pod} may be evicted", 30)
 
 
-@pytest.mark.parametrize("how", ["process", "process of server 0", "pod", "all pods", "evicted"])
-def test_a_server_comes_back(job: Callable[..., Job], scenario: dict[str, Any], how: str) -> None:
+@pytest.mark.parametrize(
+    "hits", [("process", "process of server 0"), ("pod", "evicted", "all pods")], ids="+".join
+)
+def test_a_server_comes_back(
+    job: Callable[..., Job], scenario: dict[str, Any], hits: tuple[str, ...]
+) -> None:
     """Killed, deleted or evicted: it restores its rows, and no worker's pod is another one than before."""
-    flights = durable(job, steps_per_second=SLOW, shared_processes=True)
-    step = in_the_middle(flights)
-    workers, before, pods = flights.worker_pods(), containers(flights), flights.uids("server")
+    flights = durable(job, fine=True, steps_per_second=14.0, shared_processes=True)
+    step = in_the_middle(flights, steps=FINE_STEPS)
+    workers = flights.worker_pods()
     assert len(workers) == 2
+    for how in hits:
+        repaired_after(how, flights, scenario)
+        step = in_the_middle(flights, after=step, steps=FINE_STEPS)
+        scenario[f"back_at_step, {how}"] = step
+    until(lambda: flights.events("ServerRecovering"), "an Event tells of it", 30)
+    assert not holds(flights.body(), "Failed")
+    complete_and_exact(flights, scenario)
+    assert flights.worker_pods() == workers
+
+
+def repaired_after(how: str, flights: Job, scenario: dict[str, Any]) -> None:
+    """Hit servers, and wait until they are back."""
+    before, pods = containers(flights), flights.uids("server")
     assert len(before) == 2
     began = time.monotonic()
     hit = {"flights-server-0" if "server 0" in how else "flights-server-1"}
@@ -140,27 +161,27 @@ def test_a_server_comes_back(job: Callable[..., Job], scenario: dict[str, Any], 
         return len(now) == 2 and all(now[name] != before[name] for name in hit)
 
     until(repaired, lambda: f"{sorted(hit)} came back: {flights.ready_message()}", 120, 0.2)
-    scenario["repair_seconds"] = seconds_since(began)
-    print(f"{how}: repaired in {scenario['repair_seconds']} s")
+    seconds = scenario[f"repair_seconds, {how}"] = seconds_since(began)
+    print(f"{how}: repaired in {seconds} s")
     now = flights.uids("server")
     for name in before:
         # A process comes back in the pod that it had.
         assert (now[name] != pods[name]) == (name in hit and not how.startswith("process"))
     assert {name for name, one in containers(flights).items() if one != before[name]} == hit
-    flights.until_step(step + 5)
-    scenario["steps_again_seconds"] = seconds_since(began)
-    until(lambda: flights.events("ServerRecovering"), "an Event tells of it", 30)
     flights.until_reason("Training")
-    assert not holds(flights.body(), "Failed")
-    complete_and_exact(flights, scenario)
-    assert flights.worker_pods() == workers
 
 
 def test_suspended_and_resumed(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
-    """In the middle: no pod is left and the claim is; then training goes on from the last checkpoint to its end."""
+    """In the middle: no pod is left and the claim is; then training goes on from the last checkpoint to its end.
+
+    Another everySeconds is refused while it runs; while it is suspended it is taken, and used afterwards.
+    """
     flights = durable(job, steps_per_second=SLOW)
     step = in_the_middle(flights)
     workers = flights.worker_pods()
+    patch = ("-n", flights.namespace, "patch", "tj", "flights", "--type=merge", "-p")
+    refused = run("kubectl", *patch, json.dumps({"spec": {"checkpoint": {"everySeconds": 2}}}))
+    assert "checkpoint changes only while the job is suspended" in refused.stderr
     began = time.monotonic()
     flights.patch(suspend=True)
     body = flights.until_condition("Suspended")
@@ -177,10 +198,13 @@ def test_suspended_and_resumed(job: Callable[..., Job], scenario: dict[str, Any]
     assert row[1].split()[2] == "Suspended"
     time.sleep(5)
     assert not items("pods", flights.namespace, "tablebay.dev/job=flights")
+    flights.patch(checkpoint={"everySeconds": 2})
     began = time.monotonic()
     flights.patch(suspend=False)
     flights.until_reason("Training", 120)
     scenario["resumed_seconds"] = seconds_since(began)
+    (server,) = get("sts", "flights-server", flights.namespace)["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
+    assert {"name": "TABLEBAY_CHECKPOINT_EVERY_SECONDS", "value": "2"} in server["env"]
     assert restored_rows(flights) > 0
     flights.until_step(step + 1)
     assert not flights.worker_pods() & workers
@@ -196,23 +220,6 @@ def test_suspended_before_it_begins(job: Callable[..., Job], scenario: dict[str,
     flights.until_condition("Suspended")
     until(lambda: not items("pods", flights.namespace, "tablebay.dev/job=flights"), "it has no pods")
     flights.patch(suspend=False)
-    complete_and_exact(flights, scenario)
-
-
-def test_settings_change_while_suspended_alone(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
-    """A running job refuses another everySeconds; a suspended one uses it afterwards."""
-    flights = durable(job, steps_per_second=SLOW)
-    in_the_middle(flights)
-    patch = ("-n", flights.namespace, "patch", "tj", "flights", "--type=merge", "-p")
-    refused = run("kubectl", *patch, json.dumps({"spec": {"checkpoint": {"everySeconds": 2}}}))
-    assert "checkpoint changes only while the job is suspended" in refused.stderr
-    flights.patch(suspend=True)
-    flights.until_condition("Suspended")
-    flights.patch(checkpoint={"everySeconds": 2})
-    flights.patch(suspend=False)
-    flights.until_reason("Training", 120)
-    (server,) = get("sts", "flights-server", flights.namespace)["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
-    assert {"name": "TABLEBAY_CHECKPOINT_EVERY_SECONDS", "value": "2"} in server["env"]
     complete_and_exact(flights, scenario)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from e2e.jobs import Job
 
-FINISHED, RUNNING, QUIET_S = 20, 5, 120
+FINISHED, AT_ONCE, RUNNING, QUIET_S = 20, 10, 5, 120
 _REQUESTS = re.compile(r"^tablebay_operator_api_requests_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -38,8 +38,8 @@ def test_no_write_while_nothing_changes(
     """20 finished and 5 running jobs: in two minutes not one write to the API server."""
     running = [job(f"running-{number}", change=_workers("sleep", "3600")) for number in range(RUNNING)]
     finished = []
-    for first in range(0, FINISHED, 5):
-        some = [job(f"finished-{first + number}", change=_workers("true")) for number in range(5)]
+    for first in range(0, FINISHED, AT_ONCE):
+        some = [job(f"finished-{first + number}", change=_workers("true")) for number in range(AT_ONCE)]
         for one in some:
             one.until_condition("Complete")
         finished += some
