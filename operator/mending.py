@@ -52,8 +52,8 @@ def unseen(world: World, *, trained: bool) -> bool:
     indices = {pod.index for pod in world.servers}
     if world.began and not found.suspended and any(index not in indices for index in range(servers.replicas)):
         return True
-    live = sum(pod.phase not in ("Succeeded", "Failed") for pod in world.workers)
-    return trained and found.active > live
+    # Those that have ended are there too: the Job may not have heard of their end yet.
+    return trained and found.active > len(world.workers)
 
 
 def surplus(world: World) -> list[Pod]:
