@@ -67,8 +67,10 @@ POD_GROUPS = {
     "Coscheduling": Resource("scheduling.x-k8s.io/v1alpha1", "podgroups", "PodGroup"),
 }
 
-# What Kueue makes of a Job that waits in one of its queues.
-WORKLOADS = Resource("kueue.x-k8s.io/v1beta1", "workloads", "Workload")
+# What Kueue makes of a Job that waits in one of its queues: of what it serves the first is taken.
+WORKLOADS = tuple(
+    Resource(f"kueue.x-k8s.io/{version}", "workloads", "Workload") for version in ("v1beta2", "v1beta1")
+)
 
 _BY_KIND = {
     (resource.api, resource.kind): resource

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tablebay.operator.cluster import POD_GROUPS, WORKLOADS
+from tablebay.operator.cluster import POD_GROUPS
 from tablebay.operator.conditions import GANG, Fact
 from tablebay.operator.manifests import Defaults
 from tablebay.operator.world import World
@@ -28,7 +28,7 @@ def missing(gang: str, served: str, defaults: Defaults) -> tuple[str, str]:
             f"found spec.scheduling.gang {gang} and the chart's gang.scheduler {found}; wanted the same",
         )
     if gang == KUEUE:
-        return NO_KUEUE, f"the cluster knows no Workloads ({WORKLOADS.api}); wanted Kueue installed"
+        return NO_KUEUE, "the cluster knows no Workloads (kueue.x-k8s.io); wanted Kueue installed"
     return NO_POD_GROUPS, f"the cluster knows no PodGroups ({POD_GROUPS[gang].api}); wanted {gang} installed"
 
 

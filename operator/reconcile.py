@@ -27,7 +27,6 @@ from tablebay.operator.cluster import (
     SERVICES,
     STATEFUL_SETS,
     TRAINING_JOBS,
-    WORKLOADS,
     ApiError,
     Cluster,
     Manifest,
@@ -97,8 +96,8 @@ class Reconciler:
         self._queue = queue
         self._defaults = defaults
         self._resources = dict(_RESOURCES)
-        # Whether the cluster knows what the chart's gang.scheduler needs, where that is no kind of ours.
-        self.queues_served = False
+        # Kueue's, where the chart's gang.scheduler is Kueue and the cluster knows them.
+        self.workloads: Resource | None = None
         if defaults.gang in POD_GROUPS:
             self._resources["PodGroup"] = POD_GROUPS[defaults.gang]
         self._now = now
@@ -225,7 +224,7 @@ class Reconciler:
 
     @property
     def _gang_served(self) -> str:
-        return self._defaults.gang if self.queues_served or "PodGroup" in self._children else ""
+        return self._defaults.gang if self.workloads is not None or "PodGroup" in self._children else ""
 
     def _observed(self, key: Key, job: JobObject) -> Observed:
         return Observed(
@@ -320,19 +319,22 @@ class Reconciler:
 
     async def _set_workloads(self, key: Key, uid: str, *, active: bool) -> None:
         """Say to Kueue whether it may let a Job run: by the Workload that it has made of it, if it has."""
+        if self.workloads is None:
+            # Kueue is not there, so it lets nothing run.
+            return
         query = {"labelSelector": f"{queues.JOB_UID_LABEL}={uid}"}
         try:
-            found = await self._cluster.list_all(WORKLOADS, key[0], query)
+            found = await self._cluster.list_all(self.workloads, key[0], query)
         except ApiError as error:
             if error.status == 404:
-                # Kueue is there no more.
+                # It is there no more.
                 return
             raise
         for body in found:
             if body["spec"].get("active", True) != active:
                 meta = {"resourceVersion": body["metadata"]["resourceVersion"]}
                 change = {"metadata": meta, "spec": {"active": active}}
-                await self._cluster.patch(WORKLOADS, key[0], body["metadata"]["name"], change)
+                await self._cluster.patch(self.workloads, key[0], body["metadata"]["name"], change)
 
     def _hold(self, key: Key, job: JobObject, words: str) -> None:
         """Ask the API server for the same no sooner than in a while, each time later."""

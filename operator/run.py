@@ -228,13 +228,14 @@ class _Operator:
 
     async def _find_queues(self, cluster: Cluster, reconciler: Reconciler) -> None:
         """Whether the cluster knows Kueue, also if it learns it later. Nothing of Kueue's is watched."""
-        while not reconciler.queues_served:
+        while reconciler.workloads is None:
             try:
-                reconciler.queues_served = await cluster.serves(WORKLOADS)
+                served = [resource for resource in WORKLOADS if await cluster.serves(resource)]
+                reconciler.workloads = next(iter(served), None)
                 self._gang_asked.set()
             except ApiError as error:
-                _LOG.info("kind.unknown", extra={"kind": WORKLOADS.kind, "cause": str(error)})
-            if not reconciler.queues_served:
+                _LOG.info("kind.unknown", extra={"kind": "Workload", "cause": str(error)})
+            if reconciler.workloads is None:
                 await asyncio.sleep(DISCOVER_S)
         for body in self._jobs.bodies():
             self._queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))

@@ -18,9 +18,10 @@ from unit.test_operator_reconcile import Operator, api, change, looks_until, mad
 
 from tablebay.client.errors import JobInvalid
 from tablebay.operator import queues
-from tablebay.operator.cluster import WORKLOADS
+from tablebay.operator.cluster import WORKLOADS as VERSIONS
 
 __all__ = ["api"]  # a fixture
+WORKLOADS = VERSIONS[0]
 GOLDEN = Path(__file__).parent / "golden" / "operator" / "kueue.yaml"
 SCHEDULING = {"gang": "Kueue", "queue": "ads"}
 
@@ -230,7 +231,7 @@ def test_servers_that_are_lost_before_the_first_step_are_no_loss() -> None:
             "",
             "Kueue",
             "NoKueue",
-            "the cluster knows no Workloads (kueue.x-k8s.io/v1beta1); wanted Kueue installed",
+            "the cluster knows no Workloads (kueue.x-k8s.io); wanted Kueue installed",
         ),
         ("", "", "GangNotEnabled", "found spec.scheduling.gang Kueue and the chart's gang.scheduler none"),
     ],

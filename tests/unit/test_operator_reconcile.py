@@ -19,7 +19,7 @@ from tablebay.client.environment import JOB_LABEL
 from tablebay.client.tls import Source
 from tablebay.operator import progress, projections
 from tablebay.operator.certificates import Certificates
-from tablebay.operator.cluster import CLAIMS, POD_MONITORS, PODS, TRAINING_JOBS, ApiError, Cluster
+from tablebay.operator.cluster import CLAIMS, POD_MONITORS, PODS, TRAINING_JOBS, WORKLOADS, ApiError, Cluster
 from tablebay.operator.informers import Informer
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.progress import Checkpoints, Poller
@@ -72,7 +72,8 @@ class Operator:
             defaults=replace(DEFAULTS, gang=gang),
             certificates=Certificates(cluster),
         )
-        self.reconciler.queues_served = gang == "Kueue"
+        if gang == "Kueue":
+            self.reconciler.workloads = WORKLOADS[0]
 
     def _ask_checkpoints(self, address: str, tls: Source | None, begin: bool) -> Checkpoints:
         """Each that is begun has ended by the next question."""
