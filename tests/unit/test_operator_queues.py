@@ -14,11 +14,13 @@ import pytest
 import yaml
 from unit.operator_world import BEGAN, CHECKPOINT, DEFAULTS, World, job_object, text
 from unit.test_operator_cluster import Api
+from unit.test_operator_informers import until
 from unit.test_operator_reconcile import Operator, api, change, looks_until, made, operating, servers_ready
 
 from tablebay.client.errors import JobInvalid
-from tablebay.operator import queues
+from tablebay.operator import queues, run
 from tablebay.operator.cluster import WORKLOADS as VERSIONS
+from tablebay.operator.cluster import Cluster, Resource
 
 __all__ = ["api"]  # a fixture
 WORKLOADS = VERSIONS[0]
@@ -317,3 +319,38 @@ def test_the_workload_is_set_before_the_job(api: Api, monkeypatch: pytest.Monkey
             assert order(operator)[:2] == ["workloads", "jobs"]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("version", ["v1beta2", "v1beta1"])
+def test_kueue_is_found_though_it_comes_later_and_in_the_version_that_it_serves(
+    api: Api, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Jobs are looked at once it has been asked for, and again once it is there."""
+    monkeypatch.setattr(run, "DISCOVER_S", 0.01)
+
+    async def life() -> None:
+        async with operating(api, gang="Kueue") as operator:
+            operator.reconciler.workloads = None
+            config = run.Config(
+                namespaces=(),
+                defaults=replace(DEFAULTS, gang="Kueue"),
+                lease_namespace="ads",
+                lease_name="lease",
+                http_port=0,
+                concurrency=1,
+                qps=1.0,
+                burst=1,
+                spread_s=1.0,
+            )
+            process = run._Operator(config)
+            task = asyncio.create_task(process._find_queues(Cluster(), operator.reconciler))
+            await asyncio.wait_for(process._gang_asked.wait(), 10)
+            assert operator.reconciler.workloads is None
+            api.groups[f"kueue.x-k8s.io/{version}"] = ["localqueues", "workloads"]
+            await until(lambda: operator.reconciler.workloads is not None, "Kueue is found")
+            assert operator.reconciler.workloads == Resource(
+                f"kueue.x-k8s.io/{version}", "workloads", "Workload"
+            )
+            task.cancel()
+
+    asyncio.run(life())
