@@ -15,7 +15,8 @@ from e2e.jobs import Job, seconds_since
 from e2e.kube import ROOT, items, kubectl, until
 from e2e.test_durability import complete_and_exact, containers, durable, in_the_middle
 
-SLOW = 2.0
+# The drain tries again every 5 s: training is to go on for longer, once the first server is back.
+SLOW = 1.5
 
 
 @contextmanager
@@ -93,7 +94,7 @@ def test_a_drained_node(
         until(replaced, "pods are made in the place of those that went", 60)
         until(lambda: "unschedulable" in flights.ready_message(), flights.ready_message, 60)
         assert containers(flights) == {kept: before[kept]}
-        assert list(operators(system).values()).count(True) == 1
+        until(lambda: sorted(operators(system).values()) == [False, True], "one operator waits, and one acts")
         again = flights.worker_pods()
         assert drain.poll() is None, log.read_text()
 
