@@ -105,6 +105,15 @@ $(VENV)/.torch: $(VENV)/.dev
 test-torch: setup $(VENV)/.torch ## install PyTorch into .venv, and the tests of tb.torch
 	$(PYTEST) -n 2 --dist loadfile -m torch tests/pytorch
 
+LOWEST_TORCH := $(shell sed -n 's/^torch = \["torch>=\(.*\)"\]/\1/p' pyproject.toml)
+LOWEST := build/lowest-torch/bin/python
+
+.PHONY: test-torch-lowest
+test-torch-lowest: setup ## the same beside the lowest PyTorch that pyproject.toml allows: 5 GB under build/
+	$(UV) venv --quiet --clear build/lowest-torch
+	$(UV) pip install --quiet --python $(LOWEST) --requirement pyproject.toml --group dev --extra operator --extra parquet torch==$(LOWEST_TORCH) .
+	$(LOWEST) -Im pytest --junit-xml=$(RESULTS)/$@.xml $(PYTEST_FLAGS) -m torch tests/pytorch
+
 .PHONY: test-gpu
 test-gpu: setup $(VENV)/.torch ## DLRM on a CUDA device beside the CPU, and what the device did; says so where none is
 	$(PY) -I tests/pytorch/gpu.py

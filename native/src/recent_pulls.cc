@@ -45,7 +45,9 @@ void RecentPulls::Keep(uint32_t table, const char* keys, std::unique_ptr<Positio
   keys_ += count;
   kept_.push_back({print, std::move(positions)});
   while (keys_ > kKeysMax) {
-    keys_ -= kept_.front().positions->size();
+    std::unique_ptr<Positions>& oldest = kept_.front().positions;
+    keys_ -= oldest->size();
+    if (free_.size() < kFreeMax) free_.push_back(std::move(oldest));
     kept_.pop_front();
   }
 }
