@@ -32,17 +32,6 @@ constexpr uint32_t kPrefetchBytesMax = 8 * kCacheLine;
 
 constexpr size_t kTombstones = 1024;
 
-// Rows whose gradients are made ready together, so that they stay in the cache; at least one.
-constexpr uint32_t kConditionedFloats = 8192;
-uint32_t ConditionedRows(uint32_t dim) { return std::clamp(kConditionedFloats / dim, 1u, kBlock); }
-
-// Of the thread that applies a push.
-thread_local std::vector<float> conditioned_rows;
-void ReserveConditioned(uint32_t dim) {
-  const size_t wanted = size_t{ConditionedRows(dim)} * dim;
-  if (conditioned_rows.size() < wanted) conditioned_rows.resize(wanted);
-}
-
 void SortUnique(std::vector<uint64_t>* keys) {
   std::sort(keys->begin(), keys->end());
   keys->erase(std::unique(keys->begin(), keys->end()), keys->end());
@@ -155,19 +144,6 @@ void Table::set_learning_rate(double value) {
                                            checked_.optimizer->divides_by_learning_rate ? "more than " : ""));
   }
   learning_rate_.store(static_cast<float>(value), std::memory_order_relaxed);
-}
-
-void Table::set_weight_decay(double value) {
-  const Parameters& parameters = checked_.options.optimizer_parameters;
-  if (!checked_.optimizer->decays && parameters.find("weight_decay") == parameters.end()) {
-    throw StatusError("BadRequest",
-                      Format("table '%s': optimizer %s has no weight_decay", name().c_str(), checked_.optimizer->name));
-  }
-  if (!(value >= 0) || value > 1e30 || (decoupled_ && value == 0)) {
-    throw StatusError("BadRequest", Format("table '%s': weight_decay is %g, wanted %s0 to 1e30", name().c_str(), value,
-                                           decoupled_ ? "more than " : ""));
-  }
-  weight_decay_.store(static_cast<float>(value), std::memory_order_relaxed);
 }
 
 uint64_t Table::bytes() const {
@@ -533,51 +509,6 @@ float Table::RateAt(uint64_t step) const {
   return static_cast<float>(learning_rate() * FactorAt(schedule_, step));
 }
 
-// The decay as it is now, for all rows of a step.
-void Table::SetDecay(Update& update) const {
-  update.weight_decay = weight_decay();
-  if (checked_.optimizer->decays) (decoupled_ ? update.decoupled_decay : update.coupled_decay) = update.weight_decay;
-}
-
-static bool Conditions(const Update& update) {
-  return update.clip_value > 0 || update.clip_norm > 0 || update.coupled_decay > 0;
-}
-
-// Whether something stands before or after the rule.
-bool Table::Beside(const Update& update) const {
-  return Conditions(update) || update.decoupled_decay > 0 || update.weight_bound > 0 || clock_ == AdamClock::kLazyDecay;
-}
-
-// The rule with what stands before and after it.
-void Table::UpdateBeside(UpdateKernel rule, Update update) const {
-  const Kernels& kernels = ActiveKernels();
-  const Ahead ahead = update.ahead;
-  char* const* const rows = update.rows;
-  const char* const* const gradients = update.gradients;
-  const uint32_t count = update.count;
-  const uint32_t together = ConditionedRows(dim());
-  const bool conditions = Conditions(update);
-  const char* conditioned[kBlock];
-  for (uint32_t j = 0; j < together; ++j) {
-    conditioned[j] =
-        conditions ? reinterpret_cast<const char*>(conditioned_rows.data() + uint64_t{j} * dim()) : nullptr;
-  }
-  for (uint32_t first = 0; first < count; first += together) {
-    update.rows = rows + first;
-    update.gradients = gradients + first;
-    update.count = std::min(together, count - first);
-    update.ahead = first == 0 ? ahead : Ahead{};
-    if (conditions) {
-      kernels.condition(update, conditioned_rows.data());
-      update.gradients = conditioned;
-    }
-    if (update.decoupled_decay > 0) kernels.shrink(update);
-    if (clock_ == AdamClock::kLazyDecay) kernels.fade(update);
-    rule(update);
-    if (update.weight_bound > 0) kernels.bound(update);
-  }
-}
-
 uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, const Moment& moment,
                       Table* sightings) {
   Stripe& stripe = all_->stripes[stripe_index];
@@ -784,7 +715,7 @@ void Table::BeginCut(uint32_t stripe_index, bool full) {
 }
 
 void Table::ReserveImages(uint32_t stripe_index, uint64_t rows) {
-  if (may_condition_) ReserveConditioned(dim());
+  ReserveBeside();
   ReserveWide();
   Stripe& stripe = all_->stripes[stripe_index];
   if (!stripe.cutting) return;

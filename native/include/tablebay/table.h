@@ -221,6 +221,7 @@ class Table {
   void FillRows(const uint64_t* keys, char* const* rows, uint32_t count, uint32_t offset) const;
   void UpdateNarrow(UpdateKernel rule, const Update& update) const;
   void AgreeNarrow(const Update& update, char* row) const;
+  void ReserveBeside() const;
   void SetDecay(Update& update) const;
   bool Beside(const Update& update) const;
   void UpdateBeside(UpdateKernel rule, Update update) const;
