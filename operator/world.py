@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from dataclasses import dataclass, replace
 
@@ -173,8 +174,14 @@ def paused(found: WorkerJob | None) -> Paused:
     """What is noted on the workers' Job; nothing where a hand has edited it."""
     if found is None or PAUSED_ANNOTATION not in found.annotations:
         return Paused()
+    return _paused(found.annotations[PAUSED_ANNOTATION])
+
+
+@functools.lru_cache(maxsize=1024)
+def _paused(text: str) -> Paused:
+    """What an annotation says; a look asks for it many times."""
     try:
-        known = json.loads(found.annotations[PAUSED_ANNOTATION])
+        known = json.loads(text)
         before = known["failedBefore"]
         return Paused(
             forgiven=int(known["forgiven"]),
@@ -193,7 +200,7 @@ def _named(job: JobObject, pod: Pod) -> Pod:
         first, _, last = pod.name.removeprefix(f"{prefix}-").partition("-")
         if pod.name.startswith(f"{prefix}-") and first.isdecimal() and (of == WORKER) == last.isalnum():
             role, index = of, int(first)
-    return pod if (pod.role, pod.index) == (role, index) else replace(pod, role=role, index=index)
+    return pod if pod.index == index and pod.role == role else replace(pod, role=role, index=index)
 
 
 def trouble(pod: Pod) -> tuple[str, str]:
