@@ -80,6 +80,7 @@ def _table() -> str:
 
 
 def _cluster(namespace: str | None, context: str | None) -> list[Finding]:
+    from tablebay.client.cli import every_field
     from tablebay.client.jobs.api import Jobs
     from tablebay.client.jobs.errors import ChartMissing, ClusterError, JobExists, NoCluster, NotPermitted
 
@@ -103,7 +104,7 @@ def _cluster(namespace: str | None, context: str | None) -> list[Finding]:
             Finding("jobs", "ok", f"{len(known)} in namespace {jobs.namespace}"),
         ]
     try:
-        jobs.dry_run(_every_field())
+        jobs.dry_run(every_field.job(_NAME))
     except NotPermitted as error:
         found.append(Finding("chart", "unknown", f"whether it is of this version: {error}"))
     except JobExists:
@@ -137,36 +138,3 @@ def _unseen(manifest: Any) -> bool:
     except ValueError:
         return False
     return (datetime.datetime.now(datetime.UTC) - changed).total_seconds() > UNSEEN_S
-
-
-def _every_field() -> dict[str, Any]:
-    """A job with fields of the newest sort, so that an older chart refuses it by their names."""
-    return {
-        "apiVersion": "tablebay.dev/v1alpha1",
-        "kind": "TrainingJob",
-        "metadata": {"name": _NAME},
-        "spec": {
-            "servers": {"replicas": 1},
-            "workers": {
-                "replicas": 1,
-                "template": {
-                    "spec": {"containers": [{"name": "worker", "image": "none", "command": ["true"]}]}
-                },
-            },
-            "tables": [
-                {
-                    "name": "t",
-                    "dim": 4,
-                    "dtype": "float32",
-                    "optimizer": {"type": "Adagrad"},
-                    "initializer": {"type": "Zeros"},
-                    "admitProbability": 0.5,
-                }
-            ],
-            "runPolicy": {"failurePolicy": {"maxRestarts": 3}, "cleanPolicy": {"onSuccess": "Running"}},
-            "checkpoint": {"destination": "pvc://claim/folder", "everySeconds": 60, "when": ["Suspend"]},
-            "restore": {"from": "Latest"},
-            "monitoring": {"podMonitor": "Auto"},
-            "network": {"tls": "Enabled"},
-        },
-    }

@@ -19,7 +19,9 @@ import yaml
 from unit import api_server
 from unit.api_server import COMPLETE, FAILED, ApiServer, training
 
-from tablebay.client.cli import main
+from tablebay.client import schema
+from tablebay.client.cli import every_field, main
+from tablebay.client.job import parse_job
 
 pytest.importorskip("kubernetes")
 
@@ -379,6 +381,42 @@ def test_doctor_says_what_is_amiss_on_the_cluster(api: ApiServer, capsys: pytest
         ["package", "ok"],
         ["table", "ok"],
     ]
+
+
+def _said(schema: dict[str, Any], value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each field of a schema that a value names, and the value there."""
+    if "properties" in schema and isinstance(value, dict):
+        for name, below in value.items():
+            yield f"{path}.{name}", below
+            yield from _said(schema["properties"][name], below, f"{path}.{name}")
+    elif "items" in schema:
+        for one in value:
+            yield f"{path}[]", one
+            yield from _said(schema["items"], one, f"{path}[]")
+
+
+def _known(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Each field of a schema. What defaults of tables have, tables have too."""
+    for name, below in schema.get("properties", {}).items():
+        yield f"{path}.{name}"
+        if name != "tableDefaults":
+            yield from _known(below, f"{path}.{name}")
+    if "items" in schema:
+        yield f"{path}[]"
+        yield from _known(schema["items"], f"{path}[]")
+
+
+def test_doctor_asks_the_chart_for_every_field() -> None:
+    """A field, an optimizer or an initializer of the schema that its job lacks fails here; and a job it must be."""
+    job = every_field.job("tablebay-doctor")
+    assert parse_job(job).name == "tablebay-doctor"
+    spec = schema.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    said = list(_said(spec, job["spec"]))
+    assert set(_known(spec)) - {path for path, _ in said} == set()
+    for part in ("optimizer", "initializer"):
+        path = f".tables[].{part}.type"
+        words = spec["properties"]["tables"]["items"]["properties"][part]["properties"]["type"]["enum"]
+        assert {value for where, value in said if where == path} == set(words)
 
 
 @pytest.mark.parametrize("form", [[], ["-o", "json"]])
