@@ -433,13 +433,19 @@ def claim(job: JobObject) -> Manifest | None:
     }
 
 
-def claim_problem(job: JobObject, found: Mapping[str, Any] | None) -> str:
-    """Why the destination cannot be used with the claim that is there, or ""."""
+def claim_problem(job: JobObject, found: Mapping[str, Any] | None, *, kept: int | None = None) -> str:
+    """Why the destination cannot be used with the claim that is there, or "". kept: the last checkpoint made in it."""
     checkpoint = job.model.spec.checkpoint
     if checkpoint is None:
         return ""
     name = split_destination(checkpoint.destination)[0]
     if found is None:
+        if kept is not None:
+            # Another one in its place would be empty, and the job would begin again without a word.
+            return (
+                f"found no PersistentVolumeClaim {name} in namespace {job.namespace}, which held checkpoint {kept} of "
+                "this job; wanted it back, or one made by hand, with which the job begins without its rows"
+            )
         if checkpoint.claim is not None:
             return ""
         return (
@@ -448,6 +454,8 @@ def claim_problem(job: JobObject, found: Mapping[str, Any] | None) -> str:
         )
     if "deletionTimestamp" in found["metadata"]:
         return f"PersistentVolumeClaim {name} is being deleted; wanted it gone, or another claim"
+    if (found.get("status") or {}).get("phase") == "Lost":
+        return f"PersistentVolumeClaim {name} is Lost: its PersistentVolume is gone; wanted it back, or another claim"
     modes = found.get("spec", {}).get("accessModes") or []
     # One node is enough where there is one server, or where the servers are put together on purpose.
     enough = {"ReadWriteMany"}

@@ -282,7 +282,7 @@ class Reconciler:
                 return {"conflicts": taken}
         try:
             if job.model.spec.durable and any(one["kind"] == "StatefulSet" for one in plan.applies):
-                problem = await self._claim(job)
+                problem = await self._claim(job, _kept(plan.status))
                 if problem:
                     return {"claim": problem}
             foreign = await self._apply(key, job, plan)
@@ -344,14 +344,17 @@ class Reconciler:
         self._refused[key] = _Refused(job.generation, words, times, self._queue.now() + hold_s)
         self._queue.add_after(key, hold_s)
 
-    async def _claim(self, job: JobObject) -> str:
-        """Make the claim of the job's checkpoints if there is none and the job describes it; why it cannot be used."""
+    async def _claim(self, job: JobObject, kept: int | None) -> str:
+        """Make the claim of the job's checkpoints if there is none and the job describes it; why it cannot be used.
+
+        kept: the number of the job's last checkpoint, None before the first.
+        """
         checkpoint = job.model.spec.checkpoint
         assert checkpoint is not None
         name = manifests.split_destination(checkpoint.destination)[0]
         found = await self._cluster.get(CLAIMS, job.namespace, name)
         wanted = manifests.claim(job)
-        if found is None and wanted is not None:
+        if found is None and wanted is not None and kept is None:
             try:
                 await self._cluster.create(CLAIMS, job.namespace, wanted)
             except ApiError as error:
@@ -363,7 +366,7 @@ class Reconciler:
                 raise
             _LOG.info("claim.created", extra={"job": f"{job.namespace}/{job.name}", "claim": name})
             return ""
-        return manifests.claim_problem(job, found)
+        return manifests.claim_problem(job, found, kept=kept)
 
     async def _taken(self, job: JobObject, plan: Plan) -> list[str]:
         """The names of a new job's children that something else has."""
@@ -495,3 +498,9 @@ class Workers:
         finally:
             self._queue.done(key)
             self._observe(result, time.perf_counter() - began)
+
+
+def _kept(status: Mapping[str, Any] | None) -> int | None:
+    """The number of the last checkpoint that a status tells of."""
+    number: int | None = (((status or {}).get("checkpoint") or {}).get("lastSuccessful") or {}).get("number")
+    return number

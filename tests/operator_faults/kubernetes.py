@@ -78,6 +78,8 @@ class Kubernetes:
         self._unheard: set[str] = set()
         # No registry has these.
         self.no_images: set[str] = set()
+        # Why the scheduler takes no server: while its claim is not bound, say.
+        self.unscheduled = ""
         # How many pods a ResourceQuota lets there be.
         self.quota = 1_000_000
         self._servers_of: dict[str, tuple[str, str]] = {}
@@ -393,7 +395,9 @@ class Kubernetes:
             return
         if not life.running:
             role, image = _role(body), body["spec"]["containers"][0].get("image", "")
-            if image in self.no_images:
+            if self.unscheduled and role == "server":
+                self._cannot_schedule(body)
+            elif image in self.no_images:
                 self._cannot_pull(body, role, image)
             elif life.begins <= now + EARLY_S:
                 life.running = True
@@ -421,6 +425,11 @@ class Kubernetes:
             if name == (meta["namespace"], meta["name"]) and uid != meta["uid"] and self._lives[uid].running:
                 self.doubles.append(f"{meta['name']} began while another one ran")
         self._servers_of[meta["uid"]] = meta["namespace"], meta["name"]
+
+    def _cannot_schedule(self, body: Body) -> None:
+        held = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+        status = {"phase": "Pending", "conditions": [{**held, "message": self.unscheduled}]}
+        self._status("pods", body, status)
 
     def _cannot_pull(self, body: Body, role: str, image: str) -> None:
         waiting = {"reason": "ErrImagePull", "message": f"failed to pull {image}: not found"}

@@ -339,6 +339,50 @@ def test_f42_a_namespace_that_ends_takes_no_new_objects() -> None:
     asyncio.run(life())
 
 
+def end_namespace(simulation: Simulation) -> None:
+    """kubectl delete namespace: all in it is deleted in no order, and nothing can be made there any more."""
+
+    def ends(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+        there = any(call.name == name for _, _, name in simulation.api.objects)
+        if call.verb == "create" or (call.verb == "apply" and not there):
+            raise ApiError(403, "Forbidden", f"403: {call.kind} {call.name}: namespace is being terminated")
+        return act()
+
+    simulation.trouble = ends
+    for key in sorted(simulation.api.objects):
+        if key in simulation.api.objects:
+            simulation.api.delete(*key)
+
+
+@pytest.mark.parametrize("tls", ["Enabled", "Disabled"])
+@pytest.mark.parametrize("step", [0, 5])
+def test_f42_a_job_that_waits_for_its_last_checkpoint_does_not_hold_a_namespace_up(
+    tls: str, step: int
+) -> None:
+    """Its servers end with the namespace, so it goes as soon as they are gone, and is asked for seldom until then."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        make(simulation, {**DURABLE, "network": {"tls": tls}})
+        await wait(simulation, "a finalizer", lambda: bool(finalizers(simulation)))
+        if step:
+            await wait(simulation, f"step {step}", lambda: at_step(simulation, step))
+        began, calls = simulation.now, len(simulation.calls)
+        end_namespace(simulation)
+        assert finalizers(simulation), "it waits for something"
+        await wait(simulation, "the end", lambda: simulation.job("flights") is None)
+        assert simulation.now - began < 60
+        assert len(simulation.calls) - calls < 60
+        assert not simulation.crashes
+        await gone(simulation)
+
+    def finalizers(simulation: Simulation) -> list[str]:
+        body = simulation.job("flights")
+        return list(body["metadata"].get("finalizers") or ()) if body is not None else []
+
+    asyncio.run(life())
+
+
 @pytest.mark.parametrize("durable", [False, True])
 def test_bug_a_refusal_in_other_words_each_time_is_no_storm(durable: bool) -> None:
     """Each writes another status, which is a reason to look again: it was tried without a pause."""
@@ -455,8 +499,95 @@ def test_f46_a_bug_in_a_look_is_tried_again_ever_more_seldom(monkeypatch: pytest
     asyncio.run(life())
 
 
-def test_f33_a_claim_that_goes_away_is_said() -> None:
-    """Deleted by hand before the servers start again: the condition says so, and nothing is made in its place."""
+CLAIM = ("persistentvolumeclaims", NAMESPACE, "checkpoints")
+
+
+def message(simulation: Simulation) -> str:
+    """Of Ready."""
+    found: str = condition(simulation.job("flights"), "Ready").get("message", "")
+    return found
+
+
+async def suspended(simulation: Simulation) -> None:
+    """A job that has trained, kept all, and is suspended."""
+    await to_step(simulation, 5, **DURABLE)
+    simulation.patch_job("flights", {"suspend": True})
+    await wait(simulation, "Suspended", lambda: holds(simulation.job("flights"), "Suspended"))
+    assert simulation.kept == [("flights", True)]
+
+
+async def unusable(simulation: Simulation, words: str) -> None:
+    """No server starts, and Ready says these words."""
+    await wait(simulation, "ClaimUnusable", lambda: reason(simulation.job("flights")) == "ClaimUnusable")
+    await simulation.until(lambda: False, 60.0)
+    assert words in message(simulation)
+    assert not live_pods(simulation.api, "flights", "server")
+
+
+def test_f33_a_claim_that_is_deleted_while_its_job_is_suspended_is_not_made_anew_in_silence() -> None:
+    """On its way, then gone: the job waits and says so. One that a hand makes is taken, and the job goes on."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        api = simulation.api
+        await suspended(simulation)
+        api.patch(*CLAIM, {"metadata": {"finalizers": ["kubernetes.io/pvc-protection"]}}, manager="kubelet")
+        api.delete(*CLAIM)
+        simulation.patch_job("flights", {"suspend": False})
+        await unusable(simulation, "PersistentVolumeClaim checkpoints is being deleted")
+        api.patch(*CLAIM, {"metadata": {"finalizers": None}}, manager="kubelet")
+        await unusable(
+            simulation, "found no PersistentVolumeClaim checkpoints in namespace ads, which held checkpoint 1"
+        )
+        assert api.get(*CLAIM) is None
+        claim = {"metadata": {"name": CLAIM[2]}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+        api.create(CLAIM[0], NAMESPACE, claim)
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+        assert not simulation.crashes
+
+    asyncio.run(life())
+
+
+def test_f33_a_claim_whose_volume_is_lost_is_said() -> None:
+    """While its job is suspended; when the volume is back the job goes on."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await suspended(simulation)
+        for phase in ("Lost", "Bound"):
+            status = {"status": {"phase": phase}}
+            simulation.api.patch(*CLAIM, status, subresource="status", manager="kube-controller-manager")
+            simulation.patch_job("flights", {"suspend": False})
+            if phase == "Lost":
+                await unusable(simulation, "PersistentVolumeClaim checkpoints is Lost")
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+
+    asyncio.run(life())
+
+
+def test_f33_a_claim_that_no_class_binds_is_said_in_the_schedulers_words() -> None:
+    """Pending without a StorageClass: nothing loops or is deleted; bound, the job begins."""
+    words = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+
+    async def life() -> None:
+        simulation = Simulation()
+        simulation.kubernetes.unscheduled = words
+        make(simulation, DURABLE)
+        await simulation.until(lambda: False, 60.0)
+        assert reason(simulation.job("flights")) == "StartingServers"
+        assert words in message(simulation)
+        before = len(simulation.calls)
+        await simulation.until(lambda: False, 400.0)
+        assert not [call for call in simulation.calls[before:] if call.write]
+        simulation.kubernetes.unscheduled = ""
+        simulation.kubernetes.tick()
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+
+    asyncio.run(life())
+
+
+def test_f33_a_claim_that_is_missing_is_said_and_none_is_made() -> None:
+    """The job describes none: it waits for one that a hand makes."""
 
     async def life() -> None:
         simulation = Simulation()

@@ -418,6 +418,27 @@ def test_a_claim_that_not_every_server_sees_is_refused(
     assert not problem or "wanted" in problem
 
 
+@pytest.mark.parametrize(
+    ("found", "kept", "words"),
+    [
+        (
+            {"metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}},
+            None,
+            "is being deleted; wanted it gone",
+        ),
+        ({"metadata": {}, "status": {"phase": "Lost"}}, 3, "is Lost: its PersistentVolume is gone"),
+        (None, 3, "which held checkpoint 3 of this job; wanted it back"),
+        (None, 0, "which held checkpoint 0 of this job; wanted it back"),
+    ],
+)
+def test_a_claim_that_is_on_its_way_or_was_there_is_refused(
+    found: dict[str, Any] | None, kept: int | None, words: str
+) -> None:
+    """Also of a job that describes its claim: another one in its place would be empty."""
+    job = job_object({"checkpoint": {**CHECKPOINT, "claim": {"size": "1Gi"}}})
+    assert words in manifests.claim_problem(job, found, kept=kept)
+
+
 def test_a_hash_changes_with_its_object_alone() -> None:
     """The same job gives the same hashes; another number of servers another one of the StatefulSet only."""
 
