@@ -277,7 +277,7 @@ def _cost(folder: Path) -> dict[str, Figure]:
                 pushed += KEYS
             return (_cpu_s(servers) - before) / (pushed / 1e6)
 
-        slice_of(ours, with_checkpoints, 2 * SLICE_S)
+        slice_of(ours, with_checkpoints, 4 * SLICE_S)
         slice_of(plain, without, 1.0)
         costs = []
         for turn in range(PAIRS):
