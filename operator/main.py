@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
 DONE, FAILED = 0, 1
+
+_WORD = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL_NAME = re.compile(f"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_WORD}")
+_LABEL_VALUE = re.compile(f"({_WORD})?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +51,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--gang", default="", choices=("", "Volcano", "Coscheduling", "Kueue"), help="who places gangs (none)"
     )
+    add(
+        "--pod-monitor-label",
+        action="append",
+        type=_label,
+        default=[],
+        metavar="NAME=VALUE",
+        help="on each job's PodMonitor (none); may be repeated",
+    )
     add("--lease-namespace", default="", help="where the lease is (the operator's own namespace)")
     add("--lease-name", default="tablebay-operator", help="its name (tablebay-operator)")
     add("--http-port", type=_number(0, 65535), default=8080, help="/metrics, /healthz, /readyz (8080)")
@@ -71,6 +84,13 @@ def _number(low: int, high: int) -> Callable[[str], int]:
     return number
 
 
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not _LABEL_NAME.fullmatch(name) or not _LABEL_VALUE.fullmatch(value):
+        raise argparse.ArgumentTypeError(f"found {text[:80]!r}, wanted NAME=VALUE as a label of Kubernetes")
+    return name, value
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the operator until it is told to end."""
     try:
@@ -90,7 +110,11 @@ def run(options: argparse.Namespace) -> int:
         Config(
             namespaces=tuple(options.namespace),
             defaults=Defaults(
-                options.server_image, options.server_pull_policy, own_namespace(), options.gang
+                options.server_image,
+                options.server_pull_policy,
+                own_namespace(),
+                options.gang,
+                tuple(options.pod_monitor_label),
             ),
             lease_namespace=options.lease_namespace or own_namespace(),
             lease_name=options.lease_name,

@@ -99,13 +99,15 @@ class Defaults:
     """What the chart says of pods. server_image, server_pull_policy: for jobs that name none.
 
     operator_namespace: from where the operator's pods speak with servers, "" where it runs outside the cluster.
-    gang: the scheduler whose PodGroups the operator may write, "" if none.
+    gang: the scheduler whose PodGroups the operator may write, "" if none. pod_monitor_labels: names and values, by
+    which a Prometheus finds the PodMonitors.
     """
 
     server_image: str
     server_pull_policy: str
     operator_namespace: str = ""
     gang: str = ""
+    pod_monitor_labels: tuple[tuple[str, str], ...] = ()
 
     def as_begun(self, servers: StatefulSet | None) -> Defaults:
         """The same, but with the image and the pull policy of servers that are there: no newer chart changes those."""
@@ -216,21 +218,33 @@ def _children(
         disruption_budget(job),
         *([pod_group(job, pods_at_once)] if pods_at_once and servers_run else ()),
         *(network_policies(job, defaults) if job.model.spec.network.policy == "Isolated" else ()),
-        *([pod_monitor(job)] if pod_monitors and job.model.spec.monitoring.pod_monitor != "Disabled" else ()),
+        *(
+            [pod_monitor(job, defaults)]
+            if pod_monitors and job.model.spec.monitoring.pod_monitor != "Disabled"
+            else ()
+        ),
     ]
 
 
 _SERVER_PORTS = (("data", names.DATA_PORT), ("http", names.HTTP_PORT), ("control", names.CONTROL_PORT))
 
 
-def _object(job: JobObject, api: str, kind: str, name: str, role: str, **content: Any) -> Manifest:
+def _object(
+    job: JobObject,
+    api: str,
+    kind: str,
+    name: str,
+    role: str,
+    more_labels: Mapping[str, str] | None = None,
+    **content: Any,
+) -> Manifest:
     manifest = {
         "apiVersion": api,
         "kind": kind,
         "metadata": {
             "name": name,
             "namespace": job.namespace,
-            "labels": labels(job, role),
+            "labels": {**(more_labels or {}), **labels(job, role)},
             "annotations": {},
             "ownerReferences": [owner_reference(job)],
         },
@@ -382,7 +396,7 @@ def _workers_way_out(job: JobObject) -> Manifest:
     )
 
 
-def pod_monitor(job: JobObject) -> Manifest:
+def pod_monitor(job: JobObject, defaults: Defaults) -> Manifest:
     """For the Prometheus operator: the pods of servers and workers, each at its port named http."""
     return _object(
         job,
@@ -390,6 +404,7 @@ def pod_monitor(job: JobObject) -> Manifest:
         "PodMonitor",
         job.name,
         "job",
+        dict(defaults.pod_monitor_labels),
         spec={
             "selector": {"matchLabels": {names.JOB_LABEL: job.name}},
             "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],

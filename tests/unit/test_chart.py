@@ -475,7 +475,8 @@ class TestCommands:
             "--burst 200 --spread-seconds 300",
             "namespaced": "--namespace ads --namespace search "
             "--server-image registry.example/tablebay:1.0-server --server-pull-policy Never "
-            "--gang Coscheduling --lease-namespace ml --lease-name tb --http-port 8080 --concurrency 4 "
+            "--gang Coscheduling --pod-monitor-label release=monitoring --pod-monitor-label team=ads "
+            "--lease-namespace ml --lease-name tb --http-port 8080 --concurrency 4 "
             "--qps 20 --burst 30 --spread-seconds 60",
         }
         for name, flags in wanted.items():

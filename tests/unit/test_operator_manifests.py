@@ -16,6 +16,7 @@ import pytest
 import yaml
 from unit.operator_world import DEFAULTS, World, job_object, manifests_of
 
+from tablebay.client import environment as names
 from tablebay.client.environment import DISTRIBUTED, expand_pattern
 from tablebay.client.errors import JobInvalid
 from tablebay.client.job import JOB_NAME_CHARACTERS_MAX, SERVERS_MAX, WORKERS_MAX
@@ -265,6 +266,15 @@ def test_servers_keep_their_image_and_pull_policy_when_their_job_changes() -> No
     assert found == {begun}
     annotations = servers["metadata"]["annotations"]
     assert (annotations[IMAGE_ANNOTATION], annotations[PULL_POLICY_ANNOTATION]) == begun
+
+
+def test_a_pod_monitor_has_the_labels_that_prometheus_asks_for() -> None:
+    """Beside the operator's own, which none of them takes the place of."""
+    job = job_object({})
+    asked = replace(DEFAULTS, pod_monitor_labels=(("release", "monitoring"), (names.JOB_LABEL, "other")))
+    own, found = (manifests.pod_monitor(job, defaults)["metadata"] for defaults in (DEFAULTS, asked))
+    assert found["labels"] == own["labels"] | {"release": "monitoring"}
+    assert found["annotations"][HASH_ANNOTATION] != own["annotations"][HASH_ANNOTATION]
 
 
 @pytest.mark.parametrize("tls", ["Enabled", "Disabled"])

@@ -6,6 +6,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from tablebay.operator.main import main
+
 
 def test_the_operator_needs_neither_numpy_nor_the_native_core() -> None:
     """Its image may lack both: importing all that `tablebay-operator run` uses loads neither."""
@@ -19,3 +23,14 @@ def test_the_operator_needs_neither_numpy_nor_the_native_core() -> None:
     assert "tablebay.operator.reconcile" in loaded
     unwanted = ("numpy", "tablebay.native", "tablebay.ps_server", "tablebay.examples", "torch", "scipy")
     assert [name for name in loaded if name.startswith(unwanted)] == []
+
+
+@pytest.mark.parametrize("label", ["release", "=monitoring", ".a=b", "a=b c", f"a={'b' * 64}", "A.io/a=b"])
+def test_a_label_that_kubernetes_would_refuse_ends_the_operator_at_once(
+    label: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what was found, rather than at the first job."""
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--server-image", "a", "--pod-monitor-label", label])
+    assert ended.value.code == 2
+    assert f"found {label[:80]!r}, wanted NAME=VALUE as a label of Kubernetes" in capsys.readouterr().err

@@ -41,6 +41,7 @@ BAD = (
     ("--set=serverImage.tag=", "at '/serverImage/tag': ''"),
     ("--set=resources=null", "missing property 'resources'"),
     ("--set=metrics.serviceMonitor.interval=soon", "at '/metrics/serviceMonitor/interval'"),
+    ("--set-json=metrics.podMonitor.labels.release=1", "at '/metrics/podMonitor/labels/release'"),
     ("--set=unknown=1", "additional properties 'unknown'"),
     ("--set=image.digest=1", "at '/image': additional properties 'digest'"),
     ("--set=resources.claims=1", "at '/resources': additional properties 'claims'"),
