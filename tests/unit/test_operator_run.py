@@ -62,7 +62,8 @@ class Probed:
         registry = self.operator._metrics.registry
         runner = await probes.serve(0, registry, alive=self.operator._wrong, ready=self.operator._not_ready)
         try:
-            port = runner.addresses[0][1]
+            # Of the two kinds of addresses, each with a port of its own.
+            (port,) = (one[1] for one in runner.addresses if len(one) == 2)
             return await asyncio.to_thread(_ask, port)
         finally:
             await runner.cleanup()
