@@ -47,7 +47,7 @@ SPEC: dict[str, Any] = {
 # What shows only once something happens: the test that has it.
 SHOWS_LATER = {
     "runPolicy.preRunningDeadlineSeconds": "test_a_job_that_does_not_run_in_time_fails_with_the_reason",
-    "runPolicy.ttlSecondsAfterFinished": "tests/e2e/test_meeting.py",
+    "runPolicy.ttlSecondsAfterFinished": "tests/e2e/test_flights.py",
     "runPolicy.cleanPolicy.onSuccess": "tests/unit/test_operator_decide.py",
     "runPolicy.cleanPolicy.onFailure": "tests/unit/test_operator_decide.py",
     "runPolicy.failurePolicy.backoff.initialSeconds": "test_a_worker_process_killed",

@@ -28,7 +28,6 @@ _WORKER = {"name": "worker", "command": ["true"]}
 # Lists and templates are walked as a whole.
 _WHOLES: dict[str, tuple[Any, Any]] = {
     "accessModes": (["ReadWriteMany"], ["ReadWriteOnce"]),
-    "features": (["one"], ["two"]),
     "rules": (
         [{"name": "one", "onReasons": ["OOMKilled"], "action": "Ignore"}],
         [{"name": "two", "onReasons": ["Evicted"], "action": "Ignore"}],

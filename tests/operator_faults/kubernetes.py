@@ -67,7 +67,7 @@ class Kubernetes:
         self._wake = wake
         self._steps = steps
         self._lives: dict[str, Life] = {}
-        self._suffix: dict[tuple[str, int], int] = {}
+        self._suffix: dict[str, int] = {}
         # By a Job's uid: before when it makes no pods.
         self._backoff: dict[str, float] = {}
         # Of a set's template, by the set's uid and generation.
@@ -128,6 +128,18 @@ class Kubernetes:
         life.begins = self._clock() + RESTART_S
         self._pod_status(body, "Running", life)
         self._wake(life.begins)
+
+    def orphan(self, plural: str, namespace: str, name: str) -> None:
+        """kubectl delete --cascade=orphan: what it has made stays, and belongs to nobody."""
+        body = self._api.get(plural, namespace, name)
+        assert body is not None, f"no {plural} {name}"
+        for kind, space, made in list(self._api.objects):
+            owners = self._api.objects[kind, space, made]["metadata"].get("ownerReferences") or ()
+            others = [one for one in owners if one["uid"] != body["metadata"]["uid"]]
+            if len(others) < len(owners):
+                change = {"metadata": {"ownerReferences": others}}
+                self._api.patch(kind, space, made, change, manager=CONTROLLER)
+        self._api.delete(plural, namespace, name)
 
     def delete_pod(self, namespace: str, pod: str) -> None:
         """kubectl delete pod."""
@@ -325,7 +337,9 @@ class Kubernetes:
                 if "deletionTimestamp" not in pod["metadata"]:
                     self._api.delete("pods", meta["namespace"], pod["metadata"]["name"])
             for rank in sorted(set(range(spec["completions"])) - ranks - done)[:room]:
-                number = self._suffix[meta["uid"], rank] = self._suffix.get((meta["uid"], rank), 0) + 1
+                # Kubernetes draws it, so that no Job of the same name makes a pod of the same name.
+                prefix = f"{meta['namespace']}/{meta['name']}-{rank}"
+                number = self._suffix[prefix] = self._suffix.get(prefix, 0) + 1
                 labels = {RANK: str(rank), OF_JOB: meta["uid"], "batch.kubernetes.io/job-name": meta["name"]}
                 if not self._make_pod(body, f"{meta['name']}-{rank}-{number}", labels):
                     break

@@ -84,6 +84,42 @@ def test_an_elastic_job_wants_its_fewest_workers(gang: str) -> None:
 
 
 @pytest.mark.parametrize("gang", GANGS)
+def test_what_a_group_wants_follows_the_workers_that_are_scaled(gang: str) -> None:
+    """From 3 down to the fewest, 2: no room is asked for a rank that has ended; up again it is, for another one."""
+    spec = job_object().spec["workers"]
+
+    def scaled(replicas: int) -> None:
+        world.ask(workers={**spec, "replicas": replicas, "minReplicas": 2, "maxReplicas": 4})
+        for _ in range(3):
+            world.look()
+            if world.plan.tell is not None:
+                world.hear()
+        wanted = world.workers["spec"]["parallelism"]
+        assert wanted == replicas
+        world.counts(active=wanted, ready=wanted)
+
+    world = world_with(gang, workers={**spec, "replicas": 3, "minReplicas": 2, "maxReplicas": 4})
+    world.look()
+    world.servers()
+    world.look()
+    world.hear()
+    world.look()
+    assert at_once(world) == 4
+    scaled(2)
+    assert at_once(world) == 4
+    world.counts(active=1, ready=1, succeeded=1)
+    world.look()
+    assert at_once(world) == 3
+    assert world.condition("Gang")["message"] == f"{gang}: 3 pods at once"
+    scaled(4)
+    assert at_once(world) == 4
+    world.look()
+    writes = world.writes
+    world.look()
+    assert world.writes == writes
+
+
+@pytest.mark.parametrize("gang", GANGS)
 def test_another_number_of_servers_is_another_group(gang: str) -> None:
     """While the job is suspended there is no group: it would hold a place in a queue."""
     world = world_with(gang)
