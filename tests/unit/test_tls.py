@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import certificates as made
@@ -60,6 +61,9 @@ def test_a_certificate_is_ecdsa_on_p256_for_its_role_and_no_authority() -> None:
     long = made.issue(authority, made.peer("worker/0"), (), made.now(), life)
     signer = x509.load_pem_x509_certificate(authority.certificate)
     assert shown(long.certificate).ends == signer.not_valid_after_utc
+    mixed = replace(authority, key=made.authority().key)
+    with pytest.raises(BadRequest, match="the authority's key is not its certificate's"):
+        made.issue(mixed, made.peer("worker/0"), (), made.now(), life)
     with pytest.raises(BadRequest, match="the authority has ended at"):
         made.issue(made.authority(ended=True), made.peer("worker/0"), (), made.now(), life)
     assert b"PRIVATE" not in repr(long).encode()
