@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from e2e import elastic
 from e2e.jobs import Job, seconds_since
 from e2e.kube import condition, holds, kubectl, run, until
 from e2e.test_cli import tablebay
@@ -13,7 +16,6 @@ from e2e.test_durability import complete_and_exact, durable, restored_rows
 
 # Of each worker of two: 261,877 examples, 2,048 to a batch.
 STEPS = 64
-SLOW = 0.6
 
 
 def in_the_middle(job: Job) -> int:
@@ -33,10 +35,15 @@ def ranks(job: Job) -> dict[int, str]:
 
 
 def test_workers_scaled_2_to_4_to_1(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
-    """In the middle of training: two more train beside the others, then rank 0 alone goes on, in the pod it had."""
-    change = {"workers": {"minReplicas": 1, "maxReplicas": 4}}
-    flights = job(steps_per_second=SLOW, change=change)
-    step = in_the_middle(flights)
+    """In the middle of training: two more train beside the others, then rank 0 alone goes on, in the pod it had.
+
+    Each push of each rank, of those that were told to end too, is in the rows once.
+    """
+    worker = {"name": "worker", "command": ["python", "-c", Path(elastic.__file__).read_text()]}
+    bounds = {"minReplicas": 1, "maxReplicas": elastic.RANKS}
+    flights = job(change={"workers": {**bounds, "template": {"spec": {"containers": [worker]}}}})
+    step = flights.until_step(10)
+    assert 0 < step < elastic.STEPS - 20, f"step {step} is not in the middle"
     before, servers = ranks(flights), flights.uids("server")
     assert set(before) == {0, 1}
     where = ("-n", flights.namespace)
@@ -54,19 +61,26 @@ def test_workers_scaled_2_to_4_to_1(job: Callable[..., Job], scenario: dict[str,
     assert row[4].endswith("/4")
     # Every rank trains: the new ones have reported too.
     until(lambda: set(flights.reported()) == {0, 1, 2, 3}, "ranks 2 and 3 report", 60, 0.5)
-    now = int(flights.reported()[0]["step"])
-    assert step <= now < STEPS, f"step {now} is not in the middle"
+    now = flights.steps()
+    assert step <= now[0] < elastic.STEPS, f"step {now[0]} is not in the middle"
     began = time.monotonic()
     tablebay("scale", "flights", "--workers", "1", "--namespace", flights.namespace)
     until(lambda: set(flights.pods("worker")) and set(ranks(flights)) == {0}, "1 worker", 90, 0.3)
     scenario["scaled_down_seconds"] = seconds_since(began)
     assert ranks(flights) == {0: before[0]}
-    assert int(flights.reported()[0]["step"]) < STEPS
-    assert "loss" not in flights.reported()[3]
+    assert flights.steps()[0] < elastic.STEPS
     status = flights.until_condition("Complete")["status"]
-    assert status["progress"]["step"] == STEPS
+    assert status["progress"]["step"] == elastic.STEPS
     assert status["restarts"]["total"] == 0
     assert status["workers"]["succeeded"] == 1
+    said = kubectl(*where, "logs", "job/flights-worker", "--all-pods=true", "--tail=-1")
+    steps = {
+        int(rank): int(count)
+        for rank, count in re.findall(r"rank (\d): (\d+) steps, each once$", said, re.MULTILINE)
+    }
+    scenario["steps_of_ranks"] = [steps[rank] for rank in range(elastic.RANKS)]
+    assert steps[0] == elastic.STEPS
+    assert all(now[rank] <= steps[rank] < elastic.STEPS for rank in (1, 2, 3))
     # Servers of a job that ended are gone; while it trained they were the same.
     assert all(uid in servers.values() for uid in flights.uids("server").values())
 
