@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from e2e.jobs import Job
 from e2e.kube import ROOT, kubectl, make_namespace, run, until
+from e2e.report import REPORT
 
-REPORT = ROOT / "build" / "e2e" / "report.json"
 # Their tests take longest. They begin first, or one would still run when the others, side by side, have ended.
 LONGEST = ("test_tls.py", "test_scale.py", "test_durability.py", "test_faults.py", "test_meeting.py")
 
