@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from e2e.install import RELEASE, main
-from e2e.jobs import Job
+from e2e.jobs import Job, seconds_since
 from e2e.kube import condition, get, items, kubectl, run, until
+from e2e.test_durability import CHECKPOINT, FINE_STEPS, complete_and_exact, durable, in_the_middle
+from e2e.test_upgrade import acts
 
 # As much of the Prometheus operator's definition as a PodMonitor needs.
 POD_MONITORS = {
@@ -105,28 +109,66 @@ def test_a_pod_monitor_where_the_cluster_knows_them(
 
 
 @pytest.mark.alone
-def test_uninstalled_it_leaves_what_it_says(system: str, scenario: dict[str, Any]) -> None:
-    """Nothing of the release is left in its namespace; the definition stays. It can be installed again."""
+def test_uninstalled_it_leaves_what_it_says(
+    job: Callable[..., Job], system: str, scenario: dict[str, Any]
+) -> None:
+    """Nothing of the release is left in its namespace; the definition stays, and jobs in the middle of training go on.
+
+    Without an operator a deleted job goes as ever, but for one with `when: [Delete]`, which waits. Installed again, the
+    operator lets that one go, and takes up the job that trains.
+    """
     before = {(one["kind"], one["metadata"]["name"]) for one in items(KINDS, system)}
     assert ("Deployment", f"{RELEASE}-operator") in before
+    flights = durable(job, fine=True, steps_per_second=6.0)
+    small = {
+        "servers": {"replicas": 1},
+        "workers": {"replicas": 1, "template": {"spec": {"terminationGracePeriodSeconds": 1}}},
+    }
+    gone = job("gone", steps_per_second=0.5, change=small)
+    checkpoint = {**CHECKPOINT, "destination": "pvc://kept/run", "when": ["Delete"], "everySeconds": 3600}
+    kept = job("kept", steps_per_second=0.5, durable=True, change={**small, "checkpoint": checkpoint})
+    for one in (flights, gone, kept):
+        one.until_reason("Training", 180)
+    step = in_the_middle(flights, steps=FINE_STEPS)
+    pods, workers = flights.uids("server") | flights.uids("worker"), flights.worker_pods()
+    assert len(pods) == 4
+
     ended = run("helm", "uninstall", RELEASE, "--namespace", system, "--wait", timeout=180)
     assert ended.returncode == 0, ended.stderr
+    try:
 
-    def left() -> list[str]:
-        found = {f"{one['kind']}/{one['metadata']['name']}" for one in items(KINDS, system)}
-        # What Kubernetes puts in every namespace.
-        return sorted(found - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"})
+        def left() -> list[str]:
+            found = {f"{one['kind']}/{one['metadata']['name']}" for one in items(KINDS, system)}
+            # What Kubernetes puts in every namespace.
+            return sorted(found - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"})
 
-    until(lambda: not left(), lambda: f"nothing is left but {left()}", 90)
-    assert not json.loads(
-        kubectl(
-            "get",
-            "clusterroles,clusterrolebindings",
-            "-l",
-            f"app.kubernetes.io/instance={RELEASE}",
-            "-o",
-            "json",
+        until(lambda: not left(), lambda: f"nothing is left but {left()}", 90)
+        selector = ("-l", f"app.kubernetes.io/instance={RELEASE}")
+        kinds = "clusterroles,clusterrolebindings"
+        assert not json.loads(kubectl("get", kinds, *selector, "-o", "json"))["items"]
+        assert kubectl("get", "crd", "trainingjobs.tablebay.dev").strip()
+
+        kubectl("-n", flights.namespace, "delete", "tj", "kept", "gone", "--wait=false")
+        until(
+            lambda: (
+                not get("tj", "gone", gone.namespace)
+                and not items("pods", gone.namespace, "tablebay.dev/job=gone")
+            ),
+            "a job without a finalizer goes",
         )
-    )["items"]
-    assert kubectl("get", "crd", "trainingjobs.tablebay.dev").strip()
-    assert main() == 0
+        about = kept.body()["metadata"]
+        assert "deletionTimestamp" in about
+        assert about["finalizers"] == ["tablebay.dev/checkpoint"]
+        assert kept.pods("server")
+        step = in_the_middle(flights, after=step, steps=FINE_STEPS)
+        assert flights.uids("server") | flights.uids("worker") == pods
+    finally:
+        began = time.monotonic()
+        assert main() == 0
+    acts(flights, system, os.environ["IMAGE"])
+    scenario["taken_up_seconds"] = seconds_since(began)
+    scenario["taken_up_at_step"] = in_the_middle(flights, after=step, steps=FINE_STEPS)
+    until(lambda: not get("tj", "kept", kept.namespace), "the job that waited for its checkpoint goes")
+    assert get("pvc", "kept", kept.namespace)
+    complete_and_exact(flights, scenario)
+    assert flights.worker_pods() == workers
