@@ -18,6 +18,8 @@ PYTEST = $(PY) -Im pytest --junit-xml=$(RESULTS)/$@.xml $(PYTEST_FLAGS)
 NATIVE_SOURCES := CMakeLists.txt $(shell find native/src native/include -name '*.cc' -o -name '*.h')
 # Whatever runs C++ in several ways; the rest would only be slower.
 SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/unit/test_shows.py tests/integration/test_client_*.py tests/fuzz/test_fuzz.py)
+# Those of them in which threads meet: their own, or a server's.
+THREADED_TESTS = $(sort $(shell grep -l threading $(SANITIZED_TESTS)) $(wildcard tests/integration/test_client_*.py))
 CXX_SOURCES := $(shell find native bench -name '*.cc' -o -name '*.h')
 
 export UV_NO_PROGRESS := 1
@@ -123,7 +125,7 @@ test-deep: setup test-long sanitize ## all seeds, wheel, lowest dependencies, sa
 
 .PHONY: test-long
 test-long: setup
-	TABLEBAY_DEEP=1 $(PYTEST) -m deep
+	TABLEBAY_DEEP=1 $(PYTEST) -n 2 --dist loadfile -m deep
 
 .PHONY: test-lower-bounds
 test-lower-bounds: setup ## the wheel beside the lowest dependencies that pyproject.toml allows
@@ -160,7 +162,9 @@ sanitize: sanitize-address sanitize-thread ## the tests of the native core under
 sanitize-address: KIND := address,undefined
 sanitize-address: export TABLEBAY_FUZZ := 3000
 sanitize-address: PRELOAD := libasan.so libubsan.so libstdc++.so
+sanitize-address: TESTS = $(SANITIZED_TESTS)
 sanitize-thread: KIND := thread
+sanitize-thread: TESTS = $(THREADED_TESTS)
 sanitize-thread: PRELOAD := libtsan.so libstdc++.so
 # A forked child of a process with threads may do nothing in the thread sanitizer's eyes, not even raise.
 sanitize-thread: SELECT := -k "not forked_child"
@@ -168,7 +172,7 @@ sanitize-address sanitize-thread: setup
 	$(call make_core,build/$@,-DTABLEBAY_SANITIZE=$(KIND))
 	LD_PRELOAD="$$(for name in $(PRELOAD); do $${CXX:-g++} -print-file-name=$$name; done | tr '\n' ' ')" \
 	  GRPC_ENABLE_FORK_SUPPORT=false ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:detect_deadlocks=0:report_signal_unsafe=0:suppressions=$(CURDIR)/native/thread_sanitizer.txt \
-	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" -n 2 --dist loadfile $(SELECT) $(PYTEST_FLAGS) $(SANITIZED_TESTS)
+	  build/$@/venv/bin/python -Im pytest --junit-xml=$(RESULTS)/$@.xml --capture=sys -m "not deep" -n 2 --dist loadfile $(SELECT) $(PYTEST_FLAGS) $(TESTS)
 
 .PHONY: test-mutants
 test-mutants: setup ## break the product in one place after the other: a test must fail each time
