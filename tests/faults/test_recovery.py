@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults.servers import Servers
+from faults.servers import Servers, wait_for
 from faults.workers import Worker, batch, check_all, expected, held, leave, repro, require_equal
 
 import tablebay as tb
@@ -48,6 +48,14 @@ def test_t1_g1_g3_servers_killed_at_random_lose_and_double_nothing(
         for worker in running:
             worker.start()
         for _ in range(kills):
+            # Each worker has come through the kill before, however slow the machine is.
+            before = [worker.step for worker in running]
+            wait_for(
+                lambda before=before: all(
+                    w.step > b or w.error for w, b in zip(running, before, strict=True)
+                ),
+                f"a step of each worker\n{WHERE}",
+            )
             time.sleep(chance.uniform(0.1, 0.8))
             kill(servers, chance.randrange(2))
             assert all(worker.error is None for worker in running), f"{running[0].error}\n{WHERE}"
@@ -57,7 +65,7 @@ def test_t1_g1_g3_servers_killed_at_random_lose_and_double_nothing(
             kill(servers, index)
         assert sum(servers.killed.values()) == kills + 2
         steps = [worker.step for worker in running]
-        assert min(steps) > 2 * kills, f"{steps}\n{WHERE}"
+        assert min(steps) >= kills, f"{steps}\n{WHERE}"
         require_equal(held(servers.addresses), expected(3, steps), WHERE)
 
 

@@ -84,6 +84,13 @@ class ServerProcess:
             time.sleep(0.02)
         raise AssertionError(f"the server was not ready within {START_S:g} s:\n{self.log}")
 
+    def wait_until_logged(self, text: str) -> None:
+        """Return once its log has the text: a server answers before it says that it does."""
+        deadline = time.monotonic() + START_S
+        while text not in self.log:
+            assert time.monotonic() < deadline, f"{text!r} was not logged within {START_S:g} s:\n{self.log}"
+            time.sleep(0.02)
+
     def channel(self, *, control: bool) -> grpc.Channel:
         """A channel to the data or the control port, without limits of its own."""
         port = control_port(self.data_port) if control else self.data_port

@@ -346,9 +346,12 @@ def test_a_restarted_server_0_does_not_lock_ranks_out(start_server: START) -> No
 
 def test_a_server_needs_no_terminal_and_no_standard_input(start_server: START) -> None:
     """As in a pod: logs are JSON unless told otherwise, text when told so."""
-    assert log_lines(start_server())[0]["event"] == "server.ready"
-    text = start_server(TABLEBAY_LOG_FORMAT="text", TABLEBAY_LOG_LEVEL="info").log
-    assert " INFO server.ready " in text
+    server = start_server()
+    server.wait_until_logged("server.ready")
+    assert log_lines(server)[0]["event"] == "server.ready"
+    start_server(TABLEBAY_LOG_FORMAT="text", TABLEBAY_LOG_LEVEL="info").wait_until_logged(
+        " INFO server.ready "
+    )
     assert start_server(TABLEBAY_LOG_LEVEL="error").log == ""
 
 
