@@ -450,15 +450,11 @@ class Kubernetes:
         container = {"name": role, "ready": False, "restartCount": 0, "state": {"waiting": waiting}}
         status = {"phase": "Pending", "containerStatuses": [container]}
         if body["status"] != status:
-            meta = body["metadata"]
-            self._api.patch(
-                "pods",
-                meta["namespace"],
-                meta["name"],
-                {"status": status},
-                subresource="status",
-                manager=KUBELET,
-            )
+            self._told_by_kubelet(body["metadata"], status)
+
+    def _told_by_kubelet(self, meta: Body, status: Body) -> None:
+        whose = {"subresource": "status", "manager": KUBELET}
+        self._api.patch("pods", meta["namespace"], meta["name"], {"status": status}, **whose)
 
     def _pod_status(self, body: Body, phase: str, life: Life) -> None:
         meta, role = body["metadata"], _role(body)
@@ -485,14 +481,7 @@ class Kubernetes:
             "containerStatuses": [container],
         }
         try:
-            self._api.patch(
-                "pods",
-                meta["namespace"],
-                meta["name"],
-                {"status": status},
-                subresource="status",
-                manager=KUBELET,
-            )
+            self._told_by_kubelet(meta, status)
         except ApiError:
             raise AssertionError(f"the pod {meta['name']} is gone") from None
 
