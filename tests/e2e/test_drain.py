@@ -33,10 +33,11 @@ def draining(node: str, said: Path) -> Iterator[subprocess.Popen[bytes]]:
         kubectl("uncordon", node)
 
 
-def other_tests(own: str) -> list[str]:
-    """The namespaces of tests but for one's own."""
-    names = [one["metadata"]["name"] for one in items("namespaces", "default")]
-    return [name for name in names if name.startswith("e2e-") and name != own]
+def pods_of_other_tests(own: str) -> list[str]:
+    """Namespace and name of each."""
+    pods = json.loads(kubectl("get", "pods", "--all-namespaces", "-o", "json"))["items"]
+    about = [(one["metadata"]["namespace"], one["metadata"]["name"]) for one in pods]
+    return ["/".join(one) for one in about if one[0].startswith("e2e-") and one[0] != own]
 
 
 def without_owner() -> list[str]:
@@ -65,7 +66,9 @@ def test_a_drained_node(
 
     There is one node, so nothing has room until it takes pods again; that stands for another node.
     """
-    until(lambda: not other_tests(namespace), lambda: f"{other_tests(namespace)} are gone", 180)
+    until(
+        lambda: not pods_of_other_tests(namespace), lambda: f"{pods_of_other_tests(namespace)} are gone", 180
+    )
     flights = durable(job, steps_per_second=SLOW)
     # A drain refuses a pod of nobody, such as the one that cleans up another test's volume.
     until(lambda: not without_owner(), lambda: f"{without_owner()} are gone", 60)

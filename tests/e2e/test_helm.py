@@ -125,6 +125,15 @@ def annotate(annotations: dict[str, str | None] | dict[str, str]) -> None:
     kubectl("annotate", "--overwrite", "crd", DEFINITION, *words)
 
 
+def jobs_left() -> list[str]:
+    """Each job with what it may wait for."""
+    found = [one["metadata"] for one in json.loads(kubectl("get", "tj", "-A", "-o", "json"))["items"]]
+    return [
+        f"{one['namespace']}/{one['name']} {one.get('deletionTimestamp')} {one.get('finalizers')}"
+        for one in found
+    ]
+
+
 @pytest.mark.alone
 @pytest.mark.own_cluster
 def test_helm_4_and_a_missing_definition(system: str, scenario: dict[str, Any]) -> None:
@@ -145,7 +154,7 @@ def test_helm_4_and_a_missing_definition(system: str, scenario: dict[str, Any]) 
         }
 
     # Of the tests before: one with a finalizer would wait for an operator.
-    until(lambda: not json.loads(kubectl("get", "tj", "-A", "-o", "json"))["items"], "no job is left")
+    until(lambda: not jobs_left(), lambda: f"{jobs_left()} are gone")
     try:
         does("helm4", "uninstall", RELEASE, *where, "--wait", "--timeout", "120s")
         assert not items("deployments", system)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from e2e.kube import make_namespace
+from e2e.kube import kubectl, make_namespace
 from e2e.walk import Field, at, fields, with_value
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
@@ -172,12 +172,19 @@ def steps(field: Field) -> list[Any]:
     return [*(value for value in field.values if value != before), None]
 
 
+@pytest.fixture
+def fresh(namespace: str) -> Iterator[str]:
+    """A namespace for new jobs."""
+    name = f"{namespace}-fresh"
+    make_namespace(name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
 def test_every_field_is_taken_or_refused_by_its_name(
-    api: Api, namespace: str, scenario: dict[str, Any]
+    api: Api, namespace: str, fresh: str, scenario: dict[str, Any]
 ) -> None:
     """Whatever is done to it; what is taken shows, is what a new job would have, and is gone when it is put back."""
-    fresh = f"{namespace}-fresh"
-    make_namespace(fresh)
     api.create(namespace, SPEC)
     before = api.settled(namespace)
     problems: list[str] = []
