@@ -66,6 +66,9 @@ def test_a_drained_node(
 
     There is one node, so nothing has room until it takes pods again; that stands for another node.
     """
+    for other in {one.partition("/")[0] for one in pods_of_other_tests(namespace)}:
+        # Their namespaces are ending already, which may take its time.
+        kubectl("-n", other, "delete", "trainingjobs,pods", "--all", "--wait=false")
     until(
         lambda: not pods_of_other_tests(namespace), lambda: f"{pods_of_other_tests(namespace)} are gone", 180
     )
