@@ -10,6 +10,8 @@ namespace {
 
 constexpr uint32_t kKeysMin = 256;
 constexpr uint64_t kKeysMax = uint64_t{4} << 20;  // of all pulls together: 16 MiB
+constexpr uint32_t kKeysOfPullMax = kKeysMax / 4;
+constexpr size_t kPullsMax = 1024;  // a push looks through all of them
 constexpr size_t kFreeMax = 4;
 constexpr uint32_t kCompared = 16;  // keys of a pull
 
@@ -24,7 +26,7 @@ uint64_t RecentPulls::PrintOf(uint32_t table, const char* keys, uint32_t count) 
 }
 
 std::unique_ptr<RecentPulls::Positions> RecentPulls::Begin(uint32_t count) {
-  if (count < kKeysMin || count > kKeysMax) return nullptr;
+  if (count < kKeysMin || count > kKeysOfPullMax) return nullptr;
   std::unique_ptr<Positions> positions;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -44,7 +46,7 @@ void RecentPulls::Keep(uint32_t table, const char* keys, std::unique_ptr<Positio
   const std::lock_guard<std::mutex> lock(mutex_);
   keys_ += count;
   kept_.push_back({print, std::move(positions)});
-  while (keys_ > kKeysMax) {
+  while (keys_ > kKeysMax || kept_.size() > kPullsMax) {
     std::unique_ptr<Positions>& oldest = kept_.front().positions;
     keys_ -= oldest->size();
     if (free_.size() < kFreeMax) free_.push_back(std::move(oldest));
@@ -53,7 +55,7 @@ void RecentPulls::Keep(uint32_t table, const char* keys, std::unique_ptr<Positio
 }
 
 std::unique_ptr<RecentPulls::Positions> RecentPulls::Take(uint32_t table, const char* keys, uint32_t count) {
-  if (count < kKeysMin || count > kKeysMax) return nullptr;
+  if (count < kKeysMin || count > kKeysOfPullMax) return nullptr;
   const uint64_t print = PrintOf(table, keys, count);
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = std::find_if(kept_.rbegin(), kept_.rend(), [&](const Kept& one) {

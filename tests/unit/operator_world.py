@@ -17,9 +17,27 @@ from tablebay.operator.decisions import decide
 from tablebay.operator.manifests import Defaults, JobObject
 from tablebay.operator.plans import Observed, Plan, Progress
 from tablebay.operator.projections import SERVERS_ANNOTATION, Child, Pod
+from tablebay.operator.run import Config
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights" / "job.yaml"
 DEFAULTS = Defaults("registry/tablebay:1", "IfNotPresent", "tablebay-system")
+
+
+def config_of(defaults: Defaults = DEFAULTS) -> Config:
+    """Of an operator for all namespaces."""
+    return Config(
+        namespaces=(),
+        defaults=defaults,
+        lease_namespace="tablebay-system",
+        lease_name="tablebay",
+        http_port=0,
+        concurrency=1,
+        qps=1.0,
+        burst=1,
+        spread_s=1.0,
+    )
+
+
 BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 

@@ -125,6 +125,17 @@ def test_only_so_much_is_kept() -> None:
     assert store.counters()["pushes_after_pull"] == 41
 
 
+def test_only_so_many_are_kept() -> None:
+    """A push looks through all that are: of 1,030 small pulls the last 1,024."""
+    store, table = new_store()
+    sets = [np.arange(n, n + 256, dtype=np.uint64) for n in range(1030)]
+    for keys in sets:
+        pulled(store, table, keys)
+    for keys in sets:
+        store.push(table, keys, np.ones((256, DIM), np.float32), True)
+    assert store.counters()["pushes_after_pull"] == 1024
+
+
 def test_threads_push_after_their_pulls_while_rows_move() -> None:
     """Three threads add 1 to the same rows and a fourth makes and deletes others: no push is lost, or hits another
     row."""

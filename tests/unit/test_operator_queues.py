@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from unit.operator_world import BEGAN, CHECKPOINT, DEFAULTS, World, job_object, text
+from unit.operator_world import BEGAN, CHECKPOINT, DEFAULTS, World, config_of, job_object, text
 from unit.test_operator_cluster import Api
 from unit.test_operator_informers import until
 from unit.test_operator_reconcile import Operator, api, change, looks_until, made, operating, servers_ready
@@ -331,18 +331,7 @@ def test_kueue_is_found_though_it_comes_later_and_in_the_version_that_it_serves(
     async def life() -> None:
         async with operating(api, gang="Kueue") as operator:
             operator.reconciler.workloads = None
-            config = run.Config(
-                namespaces=(),
-                defaults=replace(DEFAULTS, gang="Kueue"),
-                lease_namespace="ads",
-                lease_name="lease",
-                http_port=0,
-                concurrency=1,
-                qps=1.0,
-                burst=1,
-                spread_s=1.0,
-            )
-            process = run._Operator(config)
+            process = run._Operator(config_of(replace(DEFAULTS, gang="Kueue")))
             task = asyncio.create_task(process._find_queues(Cluster(), operator.reconciler))
             await asyncio.wait_for(process._gang_asked.wait(), 10)
             assert operator.reconciler.workloads is None

@@ -8,26 +8,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from unit.operator_world import config_of
 
 from tablebay.operator import informers, probes, projections
 from tablebay.operator.cluster import PODS, ApiError, Cluster
 from tablebay.operator.informers import Informer
 from tablebay.operator.jobcache import JobCache
-from tablebay.operator.manifests import Defaults
-from tablebay.operator.run import QUEUE_AGE_MAX_S, SILENT_MAX_S, STALE_MAX_S, Config, _Operator
+from tablebay.operator.run import QUEUE_AGE_MAX_S, SILENT_MAX_S, STALE_MAX_S, _Operator
 from tablebay.operator.workqueue import WorkQueue
-
-CONFIG = Config(
-    namespaces=(),
-    defaults=Defaults("registry/tablebay:1", "IfNotPresent"),
-    lease_namespace="tablebay-system",
-    lease_name="tablebay",
-    http_port=0,
-    concurrency=1,
-    qps=1.0,
-    burst=1,
-    spread_s=1.0,
-)
 
 
 class Silent(Informer[Any]):
@@ -53,7 +41,7 @@ class Probed:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr(informers, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.operator = _Operator(CONFIG)
+        self.operator = _Operator(config_of())
         self.queue = self.operator._queue = WorkQueue(clock=lambda: self.now)
         self.jobs = self.operator._jobs = JobCache(self.queue.add, clock=lambda: self.now)
 

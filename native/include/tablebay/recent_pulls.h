@@ -1,8 +1,8 @@
 // Where pulls found their rows, for the pushes that follow them.
 //
 // A training step pulls keys and then pushes to the same ones. The push begins where the pull has found each row, and
-// need not look it up in the index again: that is a third of what it does. Rows move when others are removed, so a
-// position is a guess, which the key in the row itself confirms.
+// need not look it up in the index again: that is about a quarter of what it does. Rows move when others are removed,
+// so a position is a guess, which the key in the row itself confirms.
 #pragma once
 
 #include <cstdint>
