@@ -17,6 +17,8 @@ from e2e.walk import Field, at, fields, with_value
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
+from tablebay.operator.projections import SERVER_COUNT_ANNOTATION
+
 JOBS = ("tablebay.dev", "v1alpha1")
 # Never begun and suspended: all objects are there, and no pod.
 SPEC: dict[str, Any] = {
@@ -104,14 +106,15 @@ class Api:
         deadline = time.monotonic() + 30
         while True:
             body = self.job(namespace)
+            children = self._children(namespace)
             status = body.get("status") or {}
             known = {one["type"]: one for one in status.get("conditions", ())}
             if (
                 status.get("observedGeneration") == body["metadata"]["generation"]
                 and known.get("Suspended", {}).get("status") == "True"
-                # The workers' Job of another number of servers goes in one look and is made in the next.
-                and "is made anew" not in known.get("Ready", {}).get("message", "")
-                and self._all_made(namespace)
+                and _all_made(children, body["spec"]["servers"].get("replicas", 1))
+                # Both were read between the same two writes.
+                and self.job(namespace) == body
             ):
                 break
             assert time.monotonic() < deadline, f"not settled: {status}"
@@ -122,13 +125,16 @@ class Api:
                 one["type"]: (one["status"], one["reason"], one["message"]) for one in status["conditions"]
             },
         }
-        for one in self._children(namespace):
+        for one in children:
             found[f"{one['kind']}/{one['metadata']['name']}"] = one.get("spec")
         return json.loads(json.dumps(found).replace(namespace, "NAMESPACE"))  # type: ignore[no-any-return]
 
-    def _all_made(self, namespace: str) -> bool:
-        kinds = {one["kind"] for one in self._children(namespace)}
-        return {"StatefulSet", "Job", "Service", "PodDisruptionBudget"} <= kinds
+    def settled_as(self, namespace: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """What is there as soon as it is what is wanted; what is there in the end if it never is."""
+        deadline = time.monotonic() + 10
+        while (found := self.settled(namespace)) != wanted and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return found
 
     def _children(self, namespace: str) -> list[dict[str, Any]]:
         result = []
@@ -153,6 +159,16 @@ class Api:
                 if variable["name"] == "TABLEBAY_GENERATION":
                     variable["value"] = "N"
         return result
+
+
+def _all_made(children: list[dict[str, Any]], servers: int) -> bool:
+    """Whether nothing is still to come: the workers' Job of another number of servers goes, and is made anew."""
+    if not {one["kind"] for one in children} >= {"StatefulSet", "Job", "Service", "PodDisruptionBudget"}:
+        return False
+    (workers,) = (one for one in children if one["kind"] == "Job")
+    return workers["metadata"]["annotations"].get(SERVER_COUNT_ANNOTATION) == str(servers) and not any(
+        "deletionTimestamp" in one["metadata"] for one in children
+    )
 
 
 def _variables(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -215,7 +231,7 @@ def test_every_field_is_taken_or_refused_by_its_name(
                 shown.add(field.name)
                 changes.append((spec, after))
             problems += [f"O4: {field.name}: {why}"] if (why := api.replace(namespace, SPEC)) else []
-            back = api.settled(namespace)
+            back = api.settled_as(namespace, before)
             if back != before:
                 problems.append(f"O4: {field.name}: after {value!r} and back: {_difference(back, before)}")
                 before = back
@@ -223,7 +239,7 @@ def test_every_field_is_taken_or_refused_by_its_name(
             problems.append(f"O6: {field.name}: it is taken, and shows nowhere")
         for spec, after in changes[:1] if field.name not in USED_LATER else ():
             api.create(fresh, spec)
-            new = api.settled(fresh)
+            new = api.settled_as(fresh, after)
             if new != after:
                 problems.append(f"O5: {field.name}: a new job is another one: {_difference(after, new)}")
             _delete(api, fresh)
