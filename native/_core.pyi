@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'add_bag_gradients', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -326,16 +326,6 @@ class Http2Server:
         """
         Ends every connection, and calls under way with them; later calls fail too if it is for good.
         """
-@typing.overload
-def add_bag_gradients(rows: numpy.typing.NDArray[numpy.int64], begins: numpy.typing.NDArray[numpy.int64], gradients: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32], mean: bool, padding: int = -1) -> None:
-    """
-    Adds the gradient of each bag, (bags, dim), to its rows in out, (n, dim), in order. The rows of bag b are rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; `padding`: a row that does not count.
-    """
-@typing.overload
-def add_bag_gradients(rows: numpy.typing.NDArray[numpy.int64], begins: numpy.typing.NDArray[numpy.int64], gradients: numpy.typing.NDArray[numpy.float64], out: numpy.typing.NDArray[numpy.float64], mean: bool, padding: int = -1) -> None:
-    """
-    Adds the gradient of each bag, (bags, dim), to its rows in out, (n, dim), in order. The rows of bag b are rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; `padding`: a row that does not count.
-    """
 def commit() -> str:
     ...
 def crc32c(data: typing.Any, initial: int = 0) -> int:
@@ -373,6 +363,16 @@ def shards_of(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[
 def status_code(kind: str) -> str:
     """
     The gRPC status that a StatusError of that kind is counted as.
+    """
+@typing.overload
+def sum_bag_gradients(rows: numpy.typing.NDArray[numpy.int64], begins: numpy.typing.NDArray[numpy.int64], gradients: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32], mean: bool, padding: int = -1) -> None:
+    """
+    Writes to out, (n, dim), for each row the sum of the gradients, (bags, dim), of the bags that it is in, in order. The rows of bag b are rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; `padding`: a row that does not count.
+    """
+@typing.overload
+def sum_bag_gradients(rows: numpy.typing.NDArray[numpy.int64], begins: numpy.typing.NDArray[numpy.int64], gradients: numpy.typing.NDArray[numpy.float64], out: numpy.typing.NDArray[numpy.float64], mean: bool, padding: int = -1) -> None:
+    """
+    Writes to out, (n, dim), for each row the sum of the gradients, (bags, dim), of the bags that it is in, in order. The rows of bag b are rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; `padding`: a row that does not count.
     """
 def table_id(name: str) -> int:
     ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,8 +28,10 @@ def pool(
     if not leaf.shape[0]:
         # The kernel wants a row to read, also where every bag is empty.
         leaf = leaf.new_zeros((1, leaf.shape[1]))
-    if leaf.device.type == "cpu" and mode in ("sum", "mean") and per_sample_weights is None:
-        pooled: torch.Tensor = _Pool.apply(leaf, inverse, offsets, mode, include_last_offset, padding)
+    own = leaf.device.type == "cpu" and mode in ("sum", "mean") and per_sample_weights is None
+    if own and (offsets is not None or inverse.dim() == 2):
+        begins = _begins(inverse, offsets, include_last_offset)
+        pooled: torch.Tensor = _Pool.apply(leaf, inverse.reshape(-1), begins, mode, padding)
         return pooled
     return functional.embedding_bag(
         inverse,
@@ -41,6 +44,21 @@ def pool(
     )
 
 
+def _begins(inverse: torch.Tensor, offsets: torch.Tensor | None, include_last_offset: bool) -> torch.Tensor:
+    """(B + 1,): where each bag begins, and the end."""
+    if offsets is None:
+        return _begins_of_width(*inverse.shape)
+    if include_last_offset:
+        return offsets
+    return torch.cat((offsets, offsets.new_tensor([inverse.numel()])))
+
+
+# A model has few layers, and its batches one size, but for the last.
+@lru_cache(maxsize=16)
+def _begins_of_width(bags: int, width: int) -> torch.Tensor:
+    return torch.arange(bags + 1) * width
+
+
 class _Pool(torch.autograd.Function):
     """Sums and means, whose gradients are sums in the order of the bags."""
 
@@ -49,46 +67,27 @@ class _Pool(torch.autograd.Function):
         ctx: Any,
         leaf: torch.Tensor,
         inverse: torch.Tensor,
-        offsets: torch.Tensor | None,
+        begins: torch.Tensor,
         mode: str,
-        include_last_offset: bool,
         padding: int | None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(inverse, offsets)
-        ctx.rows, ctx.mode, ctx.include_last_offset, ctx.padding = (
-            leaf.shape[0],
-            mode,
-            include_last_offset,
-            padding,
-        )
+        ctx.save_for_backward(inverse, begins)
+        ctx.rows, ctx.mode, ctx.padding = leaf.shape[0], mode, padding
         return functional.embedding_bag(
-            inverse,
-            leaf,
-            offsets,
-            mode=mode,
-            include_last_offset=include_last_offset,
-            padding_idx=padding,
+            inverse, leaf, begins, mode=mode, include_last_offset=True, padding_idx=padding
         )
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inverse, offsets = ctx.saved_tensors
-        bags = gradient.shape[0]
-        flat = inverse.reshape(-1)
-        if offsets is None:
-            begins = torch.arange(bags + 1) * (inverse.shape[1] if inverse.dim() == 2 else 0)
-        elif ctx.include_last_offset:
-            begins = offsets
-        else:
-            begins = torch.cat((offsets, offsets.new_tensor([flat.numel()])))
-        found = gradient.new_zeros((ctx.rows, gradient.shape[1]))
+        inverse, begins = ctx.saved_tensors
+        found = gradient.new_empty((ctx.rows, gradient.shape[1]))
         native(
-            _core.add_bag_gradients,
-            flat.numpy(),
+            _core.sum_bag_gradients,
+            inverse.numpy(),
             begins.numpy(),
             gradient.contiguous().numpy(),
             found.numpy(),
             ctx.mode == "mean",
             -1 if ctx.padding is None else ctx.padding,
         )
-        return found, None, None, None, None, None
+        return found, None, None, None, None

@@ -102,6 +102,7 @@ class Rows(torch.nn.Parameter):
 
     table: Any
     learns: bool
+    own_dtype: torch.dtype
     _keys: Keys
     _lock: threading.Lock
     fetched: list[Fetched]
@@ -121,6 +122,7 @@ class Rows(torch.nn.Parameter):
         self: Self = super().__new__(cls, empty, requires_grad=False)
         self.table = table
         self.learns = hasattr(table, "push")
+        self.own_dtype = empty.dtype
         self._keys = np.empty(0, np.uint64)
         self._lock = threading.Lock()
         self.fetched = []
@@ -160,10 +162,10 @@ class Rows(torch.nn.Parameter):
         return pull([self.wanted(keys, training, padding_idx)])[0]
 
     def _require_own_dtype(self) -> None:
-        own = torch.from_numpy(np.empty(0, self.table.dtype)).dtype
-        if self.dtype != own:
+        if self.dtype != self.own_dtype:
             raise errors.BadType(
-                f"table '{self.table.name}': the layer was converted to {self.dtype}, and the table's rows are {own}; "
+                f"table '{self.table.name}': the layer was converted to {self.dtype}, and the table's rows are "
+                f"{self.own_dtype}; "
                 "use torch.autocast for lower precision"
             )
 
@@ -300,9 +302,8 @@ def _prefetched(one: Wanted) -> Fetched | None:
 def buffer_of(one: Wanted) -> torch.Tensor:
     """Where the rows are pulled to, with zeros for a padding row."""
     table = one.rows.table
-    dtype = torch.from_numpy(np.empty(0, table.dtype)).dtype
     count = one.keys.size + (one.padding is not None)
-    buffer = host_buffer((count, table.dim), dtype, one.rows.device)
+    buffer = host_buffer((count, table.dim), one.rows.own_dtype, one.rows.device)
     buffer[one.keys.size :] = 0
     return buffer
 

@@ -334,6 +334,29 @@ void AddRepeatsInt64(const char* rows, const uint32_t* index, const uint32_t* fi
   }
 }
 
+template <uint32_t kDim>
+void AddToEachDim(const float* vector, const int64_t* index, size_t count, int64_t passed_over, uint32_t any_dim,
+                  uint64_t* seen, float* out) {
+  const uint32_t dim = kDim != 0 ? kDim : any_dim;
+  const Float* __restrict from = reinterpret_cast<const Float*>(vector);
+  for (size_t i = 0; i < count; ++i) {
+    if (index[i] == passed_over) continue;
+    const auto at = static_cast<uint64_t>(index[i]);
+    Float* __restrict to = reinterpret_cast<Float*>(out + at * dim);
+    const uint64_t bit = uint64_t{1} << at % 64;
+    if ((seen[at / 64] & bit) != 0) {
+      for (uint32_t d = 0; d < dim; ++d) to[d] += from[d];
+    } else {
+      seen[at / 64] |= bit;
+      for (uint32_t d = 0; d < dim; ++d) to[d] = from[d];
+    }
+  }
+}
+void AddToEach(const float* vector, const int64_t* index, size_t count, int64_t passed_over, uint32_t dim,
+               uint64_t* seen, float* out) {
+  TABLEBAY_FOR_DIM(dim, AddToEachDim, vector, index, count, passed_over, dim, seen, out)
+}
+
 inline uint64_t ColumnHash(uint64_t base, uint32_t column) {
   return Mix(base + (uint64_t{column} + 1) * 0x9e3779b97f4a7c15ULL);
 }
@@ -481,6 +504,7 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .gather_twice = GatherTwice,
     .add_repeats_float32 = AddRepeatsFloat32,
     .add_repeats_int64 = AddRepeatsInt64,
+    .add_to_each = AddToEach,
     .fill_uniform = FillUniform,
     .fill_normal = FillNormal,
     .fill_truncated_normal = FillTruncatedNormal,

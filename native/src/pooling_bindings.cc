@@ -14,7 +14,7 @@ template <class T>
 using Dense = py::array_t<T, py::array::c_style>;
 
 template <class Element>
-void Add(const Dense<int64_t>& rows, const Dense<int64_t>& begins, const Dense<Element>& gradients, Dense<Element>& out,
+void Sum(const Dense<int64_t>& rows, const Dense<int64_t>& begins, const Dense<Element>& gradients, Dense<Element>& out,
          bool mean, int64_t padding) {
   if (rows.ndim() != 1 || begins.ndim() != 1 || gradients.ndim() != 2 || out.ndim() != 2) {
     throw StatusError("BadRequest", "wanted rows (m,), begins (bags + 1,), gradients (bags, dim) and out (n, dim)");
@@ -45,16 +45,18 @@ void Add(const Dense<int64_t>& rows, const Dense<int64_t>& begins, const Dense<E
   Element* const to = out.mutable_data();  // throws where it is read-only
   const Element* const from = gradients.data();
   const auto dim = static_cast<size_t>(out.shape(1));
+  const auto rows_out = static_cast<size_t>(out.shape(0));
   const py::gil_scoped_release release;
-  AddBagGradients<Element>({row, begin, bags, padding, mean}, from, dim, to);
+  SumBagGradients<Element>({row, begin, bags, padding, mean}, from, dim, rows_out, to);
 }
 
 template <class Element>
 void Bind(py::module_& m) {
-  m.def("add_bag_gradients", &Add<Element>, py::arg("rows").noconvert(), py::arg("begins").noconvert(),
+  m.def("sum_bag_gradients", &Sum<Element>, py::arg("rows").noconvert(), py::arg("begins").noconvert(),
         py::arg("gradients").noconvert(), py::arg("out").noconvert(), py::arg("mean"), py::arg("padding") = -1,
-        "Adds the gradient of each bag, (bags, dim), to its rows in out, (n, dim), in order. The rows of bag b are "
-        "rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; `padding`: a row that does not count.");
+        "Writes to out, (n, dim), for each row the sum of the gradients, (bags, dim), of the bags that it is in, in "
+        "order. The rows of bag b are rows[begins[b]:begins[b + 1]]; `mean`: divided by how many they are; "
+        "`padding`: a row that does not count.");
 }
 
 }  // namespace

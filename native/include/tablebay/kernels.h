@@ -131,6 +131,11 @@ struct Kernels {
   void (*add_repeats_int64)(const char* rows, const uint32_t* index, const uint32_t* first, size_t count, uint32_t dim,
                             char* out);
 
+  // Adds a vector to the row at each index, in their order; to one that is not `seen` yet (a bit each) it is written,
+  // and the bit set. Where the index is `passed_over` nothing happens.
+  void (*add_to_each)(const float* vector, const int64_t* index, size_t count, int64_t passed_over, uint32_t dim,
+                      uint64_t* seen, float* out);
+
   // Column c of the row whose base is b: a + (b - a) * u, u the top 24 bits of the hash of (base, c).
   FillKernel fill_uniform;
   // a + b * sqrt(2) * erfinv(x), x of the top 23 bits; erfinv by the single-precision polynomials of

@@ -14,9 +14,9 @@ struct Bags {
   bool mean;        // each bag was divided by its occurrences
 };
 
-// Adds to out[row] the gradient of each bag that the row is in, in the order of the occurrences.
-// gradients: count times dim. REQUIRES rows below those of `out`.
+// Writes to out[row] the sum of the gradients of the bags that the row is in, in the order of the occurrences; zeros
+// where there is none. gradients: bags.count times dim. out: `rows` times dim. REQUIRES all of bags.rows below `rows`.
 template <class Element>
-void AddBagGradients(const Bags& bags, const Element* gradients, size_t dim, Element* out);
+void SumBagGradients(const Bags& bags, const Element* gradients, size_t dim, size_t rows, Element* out);
 
 }  // namespace tablebay
