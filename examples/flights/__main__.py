@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import tablebay as tb
 from tablebay.examples.flights import data, train
@@ -37,6 +38,12 @@ def parse(arguments: Sequence[str] | None = None) -> train.Options:
         "--steps-per-second", type=float, help="go no faster than this (default: as fast as it can)"
     )
     parser.add_argument(
+        "--slow-until",
+        type=Path,
+        metavar="FILE",
+        help="with --steps-per-second: once this file is there, no more",
+    )
+    parser.add_argument(
         "--prefetch", action="store_true", help="pull the next batch's rows during this batch's step"
     )
     parser.add_argument(
@@ -52,6 +59,8 @@ def parse(arguments: Sequence[str] | None = None) -> train.Options:
         parser.error(f"--seed is {found.seed}, wanted 0 to {2**64 - 1}")
     if found.steps_per_second is not None and not 0 < found.steps_per_second < float("inf"):
         parser.error(f"--steps-per-second is {found.steps_per_second}, wanted more than 0")
+    if found.slow_until is not None and found.steps_per_second is None:
+        parser.error(f"--slow-until is {found.slow_until}, wanted with --steps-per-second alone")
     return train.Options(**vars(found))
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Options:
     """The flags of the worker's command.
 
     seed: None for that of the table that the job declares.
-    steps_per_second: None where nothing slows the worker.
+    steps_per_second: None where nothing slows the worker. slow_until: a file; from when it is there, nothing does.
     """
 
     model: str = "fm"
@@ -52,6 +53,7 @@ class Options:
     steps_per_second: float | None = None
     prefetch: bool = False
     oracle: bool = False
+    slow_until: Path | None = None
 
 
 def work(client: Client, options: Options) -> int:
@@ -142,7 +144,7 @@ def train(
     first_step = client.next_step
     started = float(client.cursor) if client.cursor else time.time()
     cursor = f"{started:.6f}".encode()
-    pace = Pace(options.steps_per_second)
+    pace = Pace(options.steps_per_second, options.slow_until)
     losses: list[float] = []
     examples = 0
     prefetched: Any = None
@@ -186,14 +188,17 @@ def check_oracle(table: RemoteTable, training: data.Examples, share: Share) -> i
 
 
 class Pace:
-    """Lets at most so many steps a second go by; `None` lets all."""
+    """Lets at most so many steps a second go by, until a file is there; `None` lets all."""
 
-    def __init__(self, steps_per_second: float | None) -> None:
+    def __init__(self, steps_per_second: float | None, until: Path | None = None) -> None:
         self._interval = 0.0 if steps_per_second is None else 1.0 / steps_per_second
+        self._until = until
         self._next = time.monotonic()
 
     def wait(self) -> None:
         """Sleep until the next step may begin. Time that a slow step lost is not made up for."""
+        if self._interval and self._until is not None and self._until.exists():
+            self._interval, self._next = 0.0, time.monotonic()
         now = time.monotonic()
         if now < self._next:
             time.sleep(self._next - now)

@@ -304,9 +304,11 @@ def test_a_process_without_a_rank_is_told_how_to_start_the_job() -> None:
 def test_flags_become_options() -> None:
     """No flags give the job's defaults; every flag reaches its option."""
     assert command.parse([]) == train.Options("fm", "random", 1, None, 2048, None, False, False)
-    flags = "--model lr --split time --epochs 5 --seed 4 --batch-size 64 --steps-per-second 2.5"
+    flags = (
+        "--model lr --split time --epochs 5 --seed 4 --batch-size 64 --steps-per-second 2.5 --slow-until go"
+    )
     assert command.parse([*flags.split(), "--prefetch", "--oracle"]) == train.Options(
-        "lr", "time", 5, 4, 64, 2.5, True, True
+        "lr", "time", 5, 4, 64, 2.5, True, True, Path("go")
     )
 
 
@@ -318,6 +320,7 @@ def test_flags_become_options() -> None:
         ("--seed -1", "--seed is -1, wanted 0 to"),
         ("--steps-per-second 0", "--steps-per-second is 0.0, wanted more than 0"),
         ("--steps-per-second nan", "--steps-per-second is nan, wanted more than 0"),
+        ("--slow-until go", "--slow-until is go, wanted with --steps-per-second alone"),
         ("--model dnn", "invalid choice: 'dnn'"),
         ("--epochs two", "invalid int value: 'two'"),
         ("--rate 3", "unrecognized arguments: --rate 3"),
@@ -349,6 +352,20 @@ def test_the_pace_holds_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         unlimited.wait()
     assert len(slept) == 3
+
+
+def test_a_file_ends_the_slowness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps wait for one another until the file is there, and none does afterwards."""
+    clock, slept = [100.0], list[float]()
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=slept.append))
+    pace = train.Pace(4.0, tmp_path / "go")
+    pace.wait()
+    pace.wait()
+    assert slept == [0.25]
+    (tmp_path / "go").touch()
+    for _ in range(3):
+        pace.wait()
+    assert slept == [0.25]
 
 
 def test_the_cursor_is_within_a_cursor_s_bounds(examples: data.Examples) -> None:
