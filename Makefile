@@ -27,7 +27,7 @@ unexport PYTHONPATH VIRTUAL_ENV
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- set-up: each step leaves a stamp, so that a second call takes no time
 
@@ -125,7 +125,7 @@ test-deep: setup test-long sanitize ## all seeds, wheel, lowest dependencies, sa
 
 .PHONY: test-long
 test-long: setup
-	TABLEBAY_DEEP=1 $(PYTEST) -n 2 --dist loadfile -m deep
+	TABLEBAY_DEEP=1 $(PYTEST) -n 2 --dist loadfile -m "deep and not e2e"
 
 .PHONY: test-lower-bounds
 test-lower-bounds: setup ## the wheel beside the lowest dependencies that pyproject.toml allows
@@ -183,7 +183,11 @@ fuzz: setup ## changed bytes for all that reads the wire and files: make fuzz SE
 	$(PY) tests/fuzz/run.py --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1) $(addprefix --target ,$(TARGET))
 
 .PHONY: e2e
-e2e: setup ## the tests on a real Kubernetes: one of our own (needs root), or KUBECONFIG=... LOAD='kind load docker-image'
+e2e: setup ## the tests on a real Kubernetes: our own (needs root), or KUBECONFIG=... LOAD='kind load docker-image'
+	CHOICE="not deep" tests/e2e/run $(PYTEST_FLAGS)
+
+.PHONY: e2e-all
+e2e-all: setup ## those, and the ones that take longer
 	tests/e2e/run $(PYTEST_FLAGS)
 
 # ---- figures

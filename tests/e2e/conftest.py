@@ -14,12 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.jobs import Job
+from e2e.jobs import SMALL, Job, merged
 from e2e.kube import ROOT, kubectl, make_namespace, run, until
 from e2e.report import REPORT
 
-# Their tests take longest. They begin first, or one would still run when the others, side by side, have ended.
-LONGEST = ("test_tls.py", "test_scale.py", "test_durability.py", "test_faults.py", "test_meeting.py")
+# Their tests take longest. They begin first, or one would still run when the others, side by side, have ended. Some
+# faults strike beside jobs that test_idle.py then looks at.
+FIRST = (
+    "test_tls.py",
+    "test_scale.py",
+    "test_durability.py",
+    "test_faults.py",
+    "test_idle.py",
+    "test_meeting.py",
+    "test_walk.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
-    longest = [Path(__file__).parent / name for name in LONGEST]
-    items.sort(key=lambda item: longest.index(item.path) if item.path in longest else len(longest))
+    first = [Path(__file__).parent / name for name in FIRST]
+    items.sort(key=lambda item: first.index(item.path) if item.path in first else len(first))
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +80,47 @@ def job(namespace: str) -> Callable[..., Job]:
         return Job.apply(namespace, name, **changes)
 
     return apply
+
+
+FINISHED, RUNNING = 20, 5
+
+
+def _job_of(*command: str, **more: Any) -> dict[str, Any]:
+    worker = {"name": "worker", "command": command}
+    return merged({**SMALL, **more}, {"workers": {"template": {"spec": {"containers": [worker]}}}})
+
+
+class Resting:
+    """FINISHED jobs that are Complete and RUNNING ones whose workers sleep, in a namespace of theirs."""
+
+    def __init__(self) -> None:
+        self.namespace = f"e2e-{uuid.uuid4().hex[:8]}"
+        make_namespace(self.namespace)
+        running = {f"running-{number}": _job_of("sleep", "3600") for number in range(RUNNING)}
+        # Each without TLS: a container less to start.
+        plain = {"network": {"tls": "Disabled"}}
+        finished = {f"finished-{number}": _job_of("true", **plain) for number in range(FINISHED)}
+        jobs = Job.apply_all(self.namespace, running | finished)
+        self._running, self._finished = jobs[:RUNNING], jobs[RUNNING:]
+
+    def settle(self) -> None:
+        """Wait until each is as it is to be."""
+        for one in self._finished:
+            one.until_condition("Complete")
+        for one in self._running:
+            one.until_reason("Training")
+
+    def end(self) -> None:
+        """Delete them all, should they be there."""
+        kubectl("delete", "namespace", self.namespace, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture(scope="session")
+def resting() -> Iterator[Resting]:
+    """Jobs with which nothing happens, made for the first test that wants them beside its own."""
+    jobs = Resting()
+    yield jobs
+    jobs.end()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ import tablebay as tb
 from tablebay.examples.flights.oracle import additions
 
 STEPS, STEP_S = 120, 0.9
+# Once it is there, steps wait no more.
+FULL_SPEED = Path("/tmp/full-speed")
 RANKS = 4
 # Of each rank, on every server; the row of the last counts.
 KEYS = 64
@@ -41,7 +44,7 @@ def main() -> int:
     assert rank is not None
     table = client.table("sums", dim=1, dtype="int64", optimizer=tb.Add(), initializer=tb.Zeros())
     for number in range(client.next_step, STEPS):
-        time.sleep(STEP_S)
+        time.sleep(0 if FULL_SPEED.exists() else STEP_S)
         with client.step() as step:
             step.push({table: (keys(rank), added(rank, number).reshape(-1, 1))})
         client.report(step=number + 1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import yaml
+from e2e import elastic
 from e2e.identity import Caller, Identity, made
 from e2e.kube import FLIGHTS, condition, get, holds, items, kubectl, run, until
 
@@ -27,15 +28,38 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 """
 
 
+# Of each worker of a slowed job: 261,877 examples, 2 workers, 256 to a batch. It reports after every 20 steps.
+BATCH, STEPS = 256, 512
+# A change that makes a job as small as one can be, where two of each show nothing more.
+SMALL: dict[str, Any] = {"servers": {"replicas": 1}, "workers": {"replicas": 1}}
+# In a worker's pod: once it is there, nothing slows the worker.
+_FULL_SPEED = str(elastic.FULL_SPEED)
+
+
 @dataclass
 class Job:
     """A job that was applied."""
 
     namespace: str
     name: str
+    # Whether its workers wait between their steps, and the uids of those that were told to wait no more.
+    slowed: bool = False
+    let_go: set[str] = field(default_factory=set)
     # What the test shows to the servers; None where they speak plain.
     shown: Identity | None = None
     failures: int = 0
+
+    @classmethod
+    def apply_all(cls, namespace: str, changes: dict[str, dict[str, Any]]) -> list[Job]:
+        """Apply flights jobs, each with a change that is merged into its spec, all at once."""
+        manifest = yaml.safe_load(FLIGHTS.read_text())
+        manifest["spec"].pop("checkpoint", None)
+        jobs = [
+            {**manifest, "metadata": {"name": name}, "spec": merged(manifest["spec"], change)}
+            for name, change in changes.items()
+        ]
+        applied(namespace, {"apiVersion": "v1", "kind": "List", "items": jobs})
+        return [cls(namespace, name) for name in changes]
 
     @classmethod
     def apply(
@@ -43,21 +67,25 @@ class Job:
         namespace: str,
         name: str = "flights",
         *,
-        steps_per_second: float | None = None,
+        lasts_s: float | None = None,
         arguments: tuple[str, ...] = (),
         shared_processes: bool = False,
         durable: bool = False,
         change: dict[str, Any] | None = None,
     ) -> Job:
-        """Apply the flights job. steps_per_second: slowed. durable: with its checkpoint. change: merged into its
-        spec."""
+        """Apply the flights job.
+
+        lasts_s: its training takes that long, until the test waits for its end. durable: with its checkpoint.
+        change: merged into its spec.
+        """
         manifest = copy.deepcopy(yaml.safe_load(FLIGHTS.read_text()))
         if not durable:
             manifest["spec"].pop("checkpoint", None)
         manifest["metadata"] = {"name": name}
         words = list(arguments)
-        if steps_per_second is not None:
-            words += ["--steps-per-second", str(steps_per_second)]
+        if lasts_s is not None:
+            words += ["--batch-size", str(BATCH), "--steps-per-second", f"{STEPS / lasts_s:g}"]
+            words += ["--slow-until", _FULL_SPEED]
         pod = manifest["spec"]["workers"]["template"]["spec"]
         if words:
             pod["containers"][0]["args"] = words
@@ -65,10 +93,8 @@ class Job:
             pod["shareProcessNamespace"] = True
             manifest["spec"]["servers"]["template"] = {"spec": {"shareProcessNamespace": True}}
         manifest["spec"] = merged(manifest["spec"], change or {})
-        ended = run("kubectl", "-n", namespace, "apply", "-f", "-", input=json.dumps(manifest))
-        assert ended.returncode == 0, ended.stderr
-        assert "Warning" not in ended.stderr, ended.stderr
-        return cls(namespace, name)
+        applied(namespace, manifest)
+        return cls(namespace, name, slowed=lasts_s is not None)
 
     # -- what is there --
 
@@ -158,11 +184,19 @@ class Job:
             0.3,
         )
 
+    def in_the_middle(self, after: int = 0) -> int:
+        """Wait for a step past another one, which is not near the last; which one it is."""
+        step = self.until_step(after + 10)
+        assert after < step < STEPS - 20, f"step {step} of {STEPS} is not in the middle"
+        return step
+
     def until_condition(self, type: str, seconds: float = 240) -> dict[str, Any]:
-        """Wait for a condition; the job that has it."""
+        """Wait for a condition; the job that has it. A slowed one trains at full speed from here to Complete."""
 
         def look() -> dict[str, Any] | None:
             body = self.body()
+            if self.slowed and type == "Complete" and not holds(body, type):
+                self.full_speed()
             other = {"Complete": "Failed", "Failed": "Complete"}.get(type, "")
             assert not holds(body, other), f"{self.name}: {condition(body, other)}"
             return body if holds(body, type) else None
@@ -190,6 +224,16 @@ class Job:
         body = json.dumps({"spec": spec})
         kubectl("-n", self.namespace, "patch", "tj", self.name, "--type=merge", "-p", body)
 
+    def full_speed(self) -> None:
+        """Let workers that are slowed wait no more between their steps; pods that come later are slowed again."""
+        for name, pod in self.pods("worker").items():
+            uid, phase = pod["metadata"]["uid"], pod["status"]["phase"]
+            if phase == "Running" and uid not in self.let_go:
+                # It may be about to end, or not have begun yet.
+                where = ("-n", self.namespace, "exec", name, "-c", "worker", "--")
+                if run("kubectl", *where, "touch", _FULL_SPEED).returncode == 0:
+                    self.let_go.add(uid)
+
     def kill(self, pod: str, container: str, command: str) -> None:
         """kill -9 of the process of that command line, in a pod whose containers share their processes."""
         where = ("-n", self.namespace, "exec", pod, "-c", container, "--")
@@ -197,6 +241,13 @@ class Job:
         # The container ends with its process, and may take this one with it before its words are out.
         struck = ended.returncode == 137 or (ended.returncode == 0 and ended.stdout.strip())
         assert struck, f"no process {command} in {pod}: {ended.stderr}"
+
+
+def applied(namespace: str, manifest: dict[str, Any]) -> None:
+    """kubectl apply, which nobody may warn of."""
+    ended = run("kubectl", "-n", namespace, "apply", "-f", "-", input=json.dumps(manifest))
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr, ended.stderr
 
 
 def merged(spec: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

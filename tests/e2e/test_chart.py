@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from e2e.install import RELEASE, main
-from e2e.jobs import Job, seconds_since
+from e2e.jobs import SMALL, Job, merged, seconds_since
 from e2e.kube import condition, get, items, kubectl, run, until
-from e2e.test_durability import CHECKPOINT, FINE_STEPS, complete_and_exact, durable, in_the_middle
+from e2e.test_durability import CHECKPOINT, complete_and_exact, durable
 from e2e.test_upgrade import acts
 
 # As much of the Prometheus operator's definition as a PodMonitor needs.
@@ -69,6 +69,7 @@ POD_MONITORS = {
 KINDS = "deployments,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,pdb,leases,jobs,trainingjobs"
 
 
+@pytest.mark.deep
 def test_helm_test_trains_a_tiny_job(system: str, scenario: dict[str, Any]) -> None:
     """`helm test` submits a job, waits for its end, and leaves nothing."""
     ended = run("helm", "test", RELEASE, "--namespace", system, "--timeout", "300s", timeout=330)
@@ -77,14 +78,16 @@ def test_helm_test_trains_a_tiny_job(system: str, scenario: dict[str, Any]) -> N
     until(lambda: not items("trainingjobs", system), "the job of the test is deleted")
 
 
+@pytest.mark.deep
 def test_a_pod_monitor_that_cannot_be(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """podMonitor: Enabled in a cluster that knows none is a condition that says so; training goes on."""
-    flights = job(steps_per_second=5, change={"monitoring": {"podMonitor": "Enabled"}})
+    flights = job(lasts_s=10, change={"monitoring": {"podMonitor": "Enabled"}})
     found = until(lambda: condition(flights.body(), "Monitored"), "the condition")
     assert (found["status"], found["reason"]) == ("False", "NoPodMonitors")
     flights.until_condition("Complete")
 
 
+@pytest.mark.deep
 @pytest.mark.alone
 def test_a_pod_monitor_where_the_cluster_knows_them(
     job: Callable[..., Job], system: str, scenario: dict[str, Any]
@@ -94,7 +97,7 @@ def test_a_pod_monitor_where_the_cluster_knows_them(
     kubectl("wait", "--for=condition=Established", "crd/podmonitors.monitoring.coreos.com")
     kubectl("-n", system, "rollout", "restart", f"deployment/{RELEASE}-operator")
     kubectl("-n", system, "rollout", "status", f"deployment/{RELEASE}-operator")
-    flights = job(steps_per_second=1)
+    flights = job(lasts_s=60)
     monitor = until(lambda: get("podmonitor", "flights", flights.namespace), "the PodMonitor")
     labels = monitor["spec"]["selector"]["matchLabels"]
     pods = items("pods", flights.namespace, ",".join(f"{name}={value}" for name, value in labels.items()))
@@ -108,46 +111,76 @@ def test_a_pod_monitor_where_the_cluster_knows_them(
     kubectl("delete", "crd", "podmonitors.monitoring.coreos.com")
 
 
+def uninstall(system: str) -> None:
+    """helm uninstall, after which nothing of the release is there but the definition of TrainingJobs."""
+    before = {(one["kind"], one["metadata"]["name"]) for one in items(KINDS, system)}
+    assert ("Deployment", f"{RELEASE}-operator") in before
+    ended = run("helm", "uninstall", RELEASE, "--namespace", system, "--wait", timeout=180)
+    assert ended.returncode == 0, ended.stderr
+
+    def left() -> list[str]:
+        found = {f"{one['kind']}/{one['metadata']['name']}" for one in items(KINDS, system)}
+        # What Kubernetes puts in every namespace.
+        return sorted(found - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"})
+
+    until(lambda: not left(), lambda: f"nothing is left but {left()}", 90)
+    selector = f"app.kubernetes.io/instance={RELEASE}"
+    assert not items("clusterroles,clusterrolebindings", system, selector)
+    assert get("crd", "trainingjobs.tablebay.dev", system)
+
+
 @pytest.mark.alone
-def test_uninstalled_it_leaves_what_it_says(
+def test_a_job_deleted_and_the_chart_uninstalled(
     job: Callable[..., Job], system: str, scenario: dict[str, Any]
 ) -> None:
-    """Nothing of the release is left in its namespace; the definition stays, and jobs in the middle of training go on.
+    """No object is left but the volume that the job's retention names, and the definition, which says so itself."""
+    storage = {"size": "64Mi", "retention": {"whenDeleted": "Retain"}}
+    flights = job(lasts_s=60, change=merged(SMALL, {"servers": {"storage": storage}}))
+    flights.in_the_middle()
+    kubectl("-n", flights.namespace, "delete", "tj", "flights")
+    try:
+        uninstall(system)
+
+        def left() -> set[str]:
+            found = items(f"{KINDS},statefulsets,networkpolicies,pvc", flights.namespace)
+            return {f"{one['kind']}/{one['metadata']['name']}" for one in found}
+
+        wanted = {
+            "PersistentVolumeClaim/shards-flights-server-0",
+            "ConfigMap/kube-root-ca.crt",
+            "ServiceAccount/default",
+        }
+        until(lambda: left() == wanted, lambda: f"what is left is {sorted(left())}", 90)
+    finally:
+        assert main() == 0
+
+
+@pytest.mark.deep
+@pytest.mark.alone
+def test_uninstalled_in_the_middle_of_training(
+    job: Callable[..., Job], system: str, scenario: dict[str, Any]
+) -> None:
+    """Nothing of the release but the definition, and jobs in the middle of training go on.
 
     Without an operator a deleted job goes as ever, but for one with `when: [Delete]`, which waits. Installed again, the
     operator lets that one go, and takes up the job that trains.
     """
-    before = {(one["kind"], one["metadata"]["name"]) for one in items(KINDS, system)}
-    assert ("Deployment", f"{RELEASE}-operator") in before
-    flights = durable(job, fine=True, steps_per_second=6.0)
+    flights = durable(job, lasts_s=100)
     small = {
         "servers": {"replicas": 1},
         "workers": {"replicas": 1, "template": {"spec": {"terminationGracePeriodSeconds": 1}}},
     }
-    gone = job("gone", steps_per_second=0.5, change=small)
+    gone = job("gone", lasts_s=100, change=small)
     checkpoint = {**CHECKPOINT, "destination": "pvc://kept/run", "when": ["Delete"], "everySeconds": 3600}
-    kept = job("kept", steps_per_second=0.5, durable=True, change={**small, "checkpoint": checkpoint})
+    kept = job("kept", lasts_s=100, durable=True, change={**small, "checkpoint": checkpoint})
     for one in (flights, gone, kept):
         one.until_reason("Training", 180)
-    step = in_the_middle(flights, steps=FINE_STEPS)
+    step = flights.in_the_middle()
     pods, workers = flights.uids("server") | flights.uids("worker"), flights.worker_pods()
     assert len(pods) == 4
 
-    ended = run("helm", "uninstall", RELEASE, "--namespace", system, "--wait", timeout=180)
-    assert ended.returncode == 0, ended.stderr
     try:
-
-        def left() -> list[str]:
-            found = {f"{one['kind']}/{one['metadata']['name']}" for one in items(KINDS, system)}
-            # What Kubernetes puts in every namespace.
-            return sorted(found - {"ConfigMap/kube-root-ca.crt", "ServiceAccount/default"})
-
-        until(lambda: not left(), lambda: f"nothing is left but {left()}", 90)
-        selector = ("-l", f"app.kubernetes.io/instance={RELEASE}")
-        kinds = "clusterroles,clusterrolebindings"
-        assert not json.loads(kubectl("get", kinds, *selector, "-o", "json"))["items"]
-        assert kubectl("get", "crd", "trainingjobs.tablebay.dev").strip()
-
+        uninstall(system)
         kubectl("-n", flights.namespace, "delete", "tj", "kept", "gone", "--wait=false")
         until(
             lambda: (
@@ -160,14 +193,14 @@ def test_uninstalled_it_leaves_what_it_says(
         assert "deletionTimestamp" in about
         assert about["finalizers"] == ["tablebay.dev/checkpoint"]
         assert kept.pods("server")
-        step = in_the_middle(flights, after=step, steps=FINE_STEPS)
+        step = flights.in_the_middle(after=step)
         assert flights.uids("server") | flights.uids("worker") == pods
     finally:
         began = time.monotonic()
         assert main() == 0
     acts(flights, system, os.environ["IMAGE"])
     scenario["taken_up_seconds"] = seconds_since(began)
-    scenario["taken_up_at_step"] = in_the_middle(flights, after=step, steps=FINE_STEPS)
+    scenario["taken_up_at_step"] = flights.in_the_middle(after=step)
     until(lambda: not get("tj", "kept", kept.namespace), "the job that waited for its checkpoint goes")
     assert get("pvc", "kept", kept.namespace)
     complete_and_exact(flights, scenario)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 JOB = Path(__file__).resolve().parents[2] / "examples" / "flights" / "job.yaml"
 SECONDS = 240
 
@@ -31,6 +33,7 @@ def as_json(*arguments: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.deep
 def test_a_job_from_submit_to_delete(namespace: str) -> None:
     """A user needs nothing but these commands, and each says what there is to know."""
     here = ("-n", namespace)
@@ -53,6 +56,7 @@ def test_a_job_from_submit_to_delete(namespace: str) -> None:
     assert "no TrainingJob flights" in tablebay("get", "flights", *here, code=1)
 
 
+@pytest.mark.deep
 def test_the_logs_of_a_job_that_runs(namespace: str, tmp_path: Path) -> None:
     """Those of its servers and of its workers, as soon as there are any."""
     here = ("-n", namespace)
@@ -75,6 +79,7 @@ def test_the_logs_of_a_job_that_runs(namespace: str, tmp_path: Path) -> None:
     tablebay("delete", "flights", *here, "--wait", "--timeout", "120")
 
 
+@pytest.mark.deep
 def test_another_job_of_the_same_name_is_refused(namespace: str, tmp_path: Path) -> None:
     """The error says how to go on."""
     here = ("-n", namespace)

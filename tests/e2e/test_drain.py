@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from e2e.jobs import Job, seconds_since
 from e2e.kube import ROOT, items, kubectl, until
-from e2e.test_durability import complete_and_exact, containers, durable, in_the_middle
+from e2e.test_durability import complete_and_exact, containers, durable
 
 # The drain tries again every 5 s: training is to go on for longer, once the first server is back.
-SLOW = 1.5
+SLOW_S = 90
 
 
 @contextmanager
@@ -72,10 +72,10 @@ def test_a_drained_node(
     until(
         lambda: not pods_of_other_tests(namespace), lambda: f"{pods_of_other_tests(namespace)} are gone", 180
     )
-    flights = durable(job, steps_per_second=SLOW)
+    flights = durable(job, lasts_s=SLOW_S)
     # A drain refuses a pod of nobody, such as the one that cleans up another test's volume.
     until(lambda: not without_owner(), lambda: f"{without_owner()} are gone", 60)
-    scenario["drained_at_step"] = in_the_middle(flights)
+    scenario["drained_at_step"] = flights.in_the_middle()
     (node,) = (one["metadata"]["name"] for one in items("nodes", "default"))
     servers, workers, leaders = flights.uids("server"), flights.worker_pods(), operators(system)
     before = containers(flights)

@@ -16,12 +16,10 @@ from typing import Any
 import pytest
 from e2e.jobs import Job, seconds_since
 from e2e.kube import condition, get, holds, items, kubectl, run, until
+from e2e.test_cli import tablebay
 
-# Of each worker: 261,877 examples, 2 workers, 2,048 to a batch. It reports its step after every 20.
-STEPS = 64
-# Of batches of 256, for whoever wants to see more often how far training is.
-FINE_BATCH, FINE_STEPS = 256, 512
-SLOW = 2.0
+# Until the test lets it go.
+SLOW_S = 60
 AUC_MIN = 0.785
 CLAIM = "flights-checkpoints"
 CHECKPOINT: dict[str, Any] = {
@@ -32,16 +30,14 @@ CHECKPOINT: dict[str, Any] = {
 }
 
 
-def durable(
-    job: Callable[..., Job], checkpoint: dict[str, Any] | None = None, *, fine: bool = False, **options: Any
-) -> Job:
-    """The flights job with an oracle and a checkpoint every 3 s, with fields of that changed. fine: FINE_STEPS.
+def durable(job: Callable[..., Job], checkpoint: dict[str, Any] | None = None, **options: Any) -> Job:
+    """The flights job with an oracle and a checkpoint every 3 s, with fields of that changed.
 
     Its workers are their containers' first processes and handle no SIGTERM: they would train on to the end.
     """
     pod = {"terminationGracePeriodSeconds": 1}
     return job(
-        arguments=("--oracle", *(("--batch-size", str(FINE_BATCH)) if fine else ())),
+        arguments=("--oracle",),
         durable=True,
         change={
             "checkpoint": {**CHECKPOINT, **(checkpoint or {})},
@@ -69,13 +65,6 @@ def make_unwritable(job: Job) -> None:
     folder = f"/var/lib/tablebay-claims/{CLAIM}/run"
     where = ("-n", job.namespace, "exec", "flights-server-0", "-c", "server", "--")
     kubectl(*where, "python", "-c", program, folder)
-
-
-def in_the_middle(job: Job, *, after: int = 0, steps: int = STEPS) -> int:
-    """Wait for a step past one, which is not near the last; which one it is."""
-    step = job.until_step(after + 10)
-    assert after < step < steps - 20, f"step {step} of {steps} is not in the middle"
-    return step
 
 
 def containers(job: Job) -> dict[str, str]:
@@ -125,13 +114,13 @@ def test_a_server_comes_back(
     job: Callable[..., Job], scenario: dict[str, Any], hits: tuple[str, ...]
 ) -> None:
     """Killed, deleted or evicted: it restores its rows, and no worker's pod is another one than before."""
-    flights = durable(job, fine=True, steps_per_second=14.0, shared_processes=True)
-    step = in_the_middle(flights, steps=FINE_STEPS)
+    flights = durable(job, lasts_s=SLOW_S, shared_processes=True)
+    step = flights.in_the_middle()
     workers = flights.worker_pods()
     assert len(workers) == 2
     for how in hits:
         repaired_after(how, flights, scenario)
-        step = in_the_middle(flights, after=step, steps=FINE_STEPS)
+        step = flights.in_the_middle(after=step)
         scenario[f"back_at_step, {how}"] = step
     until(lambda: flights.events("ServerRecovering"), "an Event tells of it", 30)
     assert not holds(flights.body(), "Failed")
@@ -176,14 +165,15 @@ def test_suspended_and_resumed(job: Callable[..., Job], scenario: dict[str, Any]
 
     Another everySeconds is refused while it runs; while it is suspended it is taken, and used afterwards.
     """
-    flights = durable(job, steps_per_second=SLOW)
-    step = in_the_middle(flights)
+    flights = durable(job, lasts_s=SLOW_S)
+    step = flights.in_the_middle()
     workers = flights.worker_pods()
     patch = ("-n", flights.namespace, "patch", "tj", "flights", "--type=merge", "-p")
     refused = run("kubectl", *patch, json.dumps({"spec": {"checkpoint": {"everySeconds": 2}}}))
     assert "checkpoint changes only while the job is suspended" in refused.stderr
     began = time.monotonic()
-    flights.patch(suspend=True)
+    where = ("--namespace", flights.namespace)
+    assert tablebay("suspend", "flights", *where) == f"flights: suspending in namespace {flights.namespace}\n"
     body = flights.until_condition("Suspended")
     scenario["suspended_seconds"] = seconds_since(began)
     assert condition(body, "Ready")["reason"] == "Suspended"
@@ -200,9 +190,13 @@ def test_suspended_and_resumed(job: Callable[..., Job], scenario: dict[str, Any]
     assert not items("pods", flights.namespace, "tablebay.dev/job=flights")
     flights.patch(checkpoint={"everySeconds": 2})
     began = time.monotonic()
-    flights.patch(suspend=False)
-    flights.until_reason("Training", 120)
+    tablebay("resume", "flights", *where, "--wait", "--timeout", "120")
     scenario["resumed_seconds"] = seconds_since(began)
+    assert condition(flights.body(), "Ready")["reason"] == "Training"
+    checks = {
+        one["check"]: one for one in json.loads(tablebay("doctor", *where, "--output", "json"))["checks"]
+    }
+    assert all(one["verdict"] == "ok" for one in checks.values()), checks
     (server,) = get("sts", "flights-server", flights.namespace)["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
     assert {"name": "TABLEBAY_CHECKPOINT_EVERY_SECONDS", "value": "2"} in server["env"]
     assert restored_rows(flights) > 0
@@ -213,6 +207,7 @@ def test_suspended_and_resumed(job: Callable[..., Job], scenario: dict[str, Any]
     assert not condition(flights.body(), "Suspended")
 
 
+@pytest.mark.deep
 def test_suspended_before_it_begins(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """A job that is made suspended has no pod until it is let go."""
     flights = durable(job)
@@ -223,20 +218,21 @@ def test_suspended_before_it_begins(job: Callable[..., Job], scenario: dict[str,
     complete_and_exact(flights, scenario)
 
 
+@pytest.mark.deep
 def test_deleted_after_a_last_checkpoint_and_made_again(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
     """`when: [Delete]`: the job stays until all is kept, its claim stays, and a job of its name goes on from there."""
     # Never by itself: what the next job finds is the last checkpoint.
     rarely = {"when": ["Suspend", "Delete"], "everySeconds": 3600}
-    flights = durable(job, rarely, steps_per_second=SLOW)
-    step = in_the_middle(flights)
+    flights = durable(job, rarely, lasts_s=SLOW_S)
+    step = flights.in_the_middle()
     began = time.monotonic()
     kubectl("-n", flights.namespace, "delete", "tj", "flights", "--timeout=120s", timeout=150)
     scenario["deleted_seconds"] = seconds_since(began)
     until(lambda: not items("pods", flights.namespace, "tablebay.dev/job=flights"), "its pods are gone")
     assert get("pvc", CLAIM, flights.namespace)
-    again = durable(job, rarely, steps_per_second=SLOW)
+    again = durable(job, rarely, lasts_s=SLOW_S)
     again.until_reason("Training", 120)
     assert restored_rows(again) > 0
     again.until_step(step + 1)
@@ -245,6 +241,7 @@ def test_deleted_after_a_last_checkpoint_and_made_again(
     assert not again.body()["metadata"].get("finalizers")
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("how", ["suspended", "deleted"])
 def test_a_checkpoint_that_cannot_be_made_holds_nothing_up_for_ever(
     job: Callable[..., Job], scenario: dict[str, Any], how: str
@@ -252,8 +249,8 @@ def test_a_checkpoint_that_cannot_be_made_holds_nothing_up_for_ever(
     """A destination that cannot be written any more: the job is suspended, or deleted, past its time limit."""
     occasion = {"suspended": "Suspend", "deleted": "Delete"}[how]
     change = {"when": [occasion], "timeoutSeconds": 5, "everySeconds": 3600}
-    flights = durable(job, change, steps_per_second=SLOW)
-    in_the_middle(flights)
+    flights = durable(job, change, lasts_s=SLOW_S)
+    flights.in_the_middle()
     make_unwritable(flights)
     began = time.monotonic()
     if how == "suspended":
@@ -268,12 +265,11 @@ def test_a_checkpoint_that_cannot_be_made_holds_nothing_up_for_ever(
     assert get("pvc", CLAIM, flights.namespace)
 
 
+@pytest.mark.deep
 def test_a_finalizer_taken_away_by_hand(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """Of a job that waits for a last checkpoint: it is gone at once, and what was made for it once its pods end."""
-    flights = durable(
-        job, {"when": ["Delete"], "timeoutSeconds": 60, "everySeconds": 3600}, steps_per_second=SLOW
-    )
-    in_the_middle(flights)
+    flights = durable(job, {"when": ["Delete"], "timeoutSeconds": 60, "everySeconds": 3600}, lasts_s=SLOW_S)
+    flights.in_the_middle()
     make_unwritable(flights)
     kubectl("-n", flights.namespace, "delete", "tj", "flights", "--wait=false")
     until(lambda: flights.ready_message().startswith("Deleting"), "it waits")
@@ -289,6 +285,7 @@ def test_a_finalizer_taken_away_by_hand(job: Callable[..., Job], scenario: dict[
     assert get("pvc", CLAIM, flights.namespace)
 
 
+@pytest.mark.deep
 def test_a_claim_that_not_every_server_sees(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """Missing, then of one node alone: the condition says why, and nothing is made."""
     flights = job(

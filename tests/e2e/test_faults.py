@@ -9,22 +9,14 @@ from typing import Any
 
 import pytest
 from e2e.conftest import frozen
-from e2e.jobs import Job, seconds_since
+from e2e.jobs import SMALL, STEPS, Job, seconds_since
 from e2e.kube import condition, get, holds, items, kubectl, until
 
-# Of each worker: 261,877 examples, 2 workers, 2,048 to a batch.
-STEPS = 64
-SLOW = 3.0
+# Until the test lets it go.
+SLOW_S = 60
 BACKOFF_S = 18
 SCRIPT = "tablebay.examples.flights"
 AUC_MIN = 0.785
-
-
-def in_the_middle(job: Job) -> int:
-    """Wait for a step that is neither the first nor near the last; which one it is."""
-    step = job.until_step(10)
-    assert 0 < step < STEPS - 20, f"step {step} is not in the middle"
-    return step
 
 
 def test_a_worker_process_killed(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
@@ -32,8 +24,8 @@ def test_a_worker_process_killed(job: Callable[..., Job], scenario: dict[str, An
     # Kubernetes by itself would wait 10 s.
     backoff = {"initialSeconds": BACKOFF_S, "maxSeconds": BACKOFF_S}
     change = {"runPolicy": {"failurePolicy": {"backoff": backoff}}}
-    flights = job(steps_per_second=2.0, shared_processes=True, change=change)
-    step = in_the_middle(flights)
+    flights = job(lasts_s=SLOW_S, shared_processes=True, change=change)
+    step = flights.in_the_middle()
     servers, other = flights.uids("server"), flights.worker(0)["metadata"]["uid"]
     killed = flights.worker(1)["metadata"]
     flights.kill(killed["name"], "worker", SCRIPT)
@@ -55,8 +47,8 @@ def test_a_worker_process_killed(job: Callable[..., Job], scenario: dict[str, An
 
 def test_a_worker_pod_deleted(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """kubectl delete pod of worker 1: another pod takes its rank, and nothing else is restarted."""
-    flights = job(steps_per_second=SLOW)
-    in_the_middle(flights)
+    flights = job(lasts_s=SLOW_S)
+    flights.in_the_middle()
     servers, other = flights.uids("server"), flights.worker(0)["metadata"]["uid"]
     gone = flights.worker(1)["metadata"]
     kubectl("-n", flights.namespace, "delete", "pod", gone["name"], "--grace-period=1", "--wait=false")
@@ -89,13 +81,20 @@ def _replaced(job: Job, uid: str, scenario: dict[str, Any]) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.usefixtures("resting")
 def test_the_operators_pods_deleted(job: Callable[..., Job], system: str, scenario: dict[str, Any]) -> None:
-    """Training goes on without the operator, and another one sees the job to its end."""
-    flights = job(steps_per_second=SLOW)
-    step = in_the_middle(flights)
+    """Training goes on without the operator, and another one sees the job to its end, with others beside it."""
+    flights = job(lasts_s=SLOW_S)
+    step = flights.in_the_middle()
     before = {pod["metadata"]["uid"] for pod in items("pods", system)}
-    kubectl("-n", system, "delete", "pods", "-l", "app.kubernetes.io/component=operator", "--wait=false")
-    flights.until_step(step + 5)
+    selector = ("-l", "app.kubernetes.io/component=operator")
+    kubectl("-n", system, "delete", "pods", *selector, "--grace-period=1", "--wait=false")
+    until(
+        lambda: not before & {pod["metadata"]["uid"] for pod in items("pods", system)},
+        "the old ones are gone",
+    )
+    during = flights.in_the_middle(after=step)
+    flights.in_the_middle(after=during)
     status = flights.until_condition("Complete")["status"]
     assert status["restarts"]["total"] == 0
     assert status["progress"]["auc"] >= AUC_MIN
@@ -105,10 +104,11 @@ def test_the_operators_pods_deleted(job: Callable[..., Job], system: str, scenar
 
 @pytest.mark.alone
 @pytest.mark.own_cluster
+@pytest.mark.usefixtures("resting")
 def test_the_api_server_away_for_a_minute(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """Training goes on while nothing answers at the API server, and the job ends as it should afterwards."""
-    flights = job(steps_per_second=0.7)
-    step = flights.until_step(5)
+    flights = job(lasts_s=100)
+    step = flights.in_the_middle()
     server = get("pod", "flights-server-0", flights.namespace)
     assert server is not None
     pods = flights.uids("server") | flights.uids("worker")
@@ -128,8 +128,8 @@ def test_the_api_server_away_for_a_minute(job: Callable[..., Job], scenario: dic
 @pytest.mark.parametrize("how", ["process", "pod"])
 def test_a_server_lost_fails_the_job(job: Callable[..., Job], scenario: dict[str, Any], how: str) -> None:
     """Without checkpoints its rows are gone: the job fails and says so; no worker trains on with fresh rows."""
-    flights = job(steps_per_second=SLOW, shared_processes=True)
-    in_the_middle(flights)
+    flights = job(lasts_s=SLOW_S, shared_processes=True)
+    flights.in_the_middle()
     lost = get("pod", "flights-server-1", flights.namespace)
     assert lost is not None
     began = time.monotonic()
@@ -153,10 +153,12 @@ def test_a_server_lost_fails_the_job(job: Callable[..., Job], scenario: dict[str
     assert not holds(flights.body(), "Complete")
 
 
+@pytest.mark.deep
 def test_a_worker_that_always_fails(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """Its restarts used up the job fails, with the first failure kept in the status after the pods are gone."""
     worker = {"name": "worker", "command": ["python", "-c", "import sys; sys.exit(3)"]}
     change = {
+        "servers": {"replicas": 1},
         "workers": {"template": {"spec": {"containers": [worker]}}},
         "runPolicy": {"failurePolicy": {"maxRestarts": 1}, "cleanPolicy": {"onFailure": "All"}},
     }
@@ -171,18 +173,20 @@ def test_a_worker_that_always_fails(job: Callable[..., Job], scenario: dict[str,
     assert holds(broken.body(), "Failed")
 
 
+@pytest.mark.deep
 def test_a_deadline_ends_the_job(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """activeDeadlineSeconds from the start of training on; then the job has failed for that reason."""
-    flights = job(steps_per_second=1, change={"runPolicy": {"activeDeadlineSeconds": 10}})
+    flights = job(lasts_s=SLOW_S, change={**SMALL, "runPolicy": {"activeDeadlineSeconds": 10}})
     found = condition(flights.until_condition("Failed"), "Failed")
     assert found["reason"] == "DeadlineExceeded"
     assert "which is 10" in found["message"]
 
 
+@pytest.mark.deep
 def test_a_job_deleted_and_made_again_at_once(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """The new one waits until the old one's objects are gone, has pods of its own, and trains to its end."""
-    first = job(steps_per_second=SLOW)
-    in_the_middle(first)
+    first = job(lasts_s=SLOW_S)
+    first.in_the_middle()
     old = first.body()["metadata"]["uid"]
     pods = first.uids("server") | first.uids("worker")
     kubectl("-n", first.namespace, "delete", "tj", "flights")
@@ -196,10 +200,11 @@ def test_a_job_deleted_and_made_again_at_once(job: Callable[..., Job], scenario:
     assert own and not own & set(pods.values())
 
 
+@pytest.mark.deep
 def test_a_status_written_by_hand(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """A user's Complete in the middle of training is overwritten, and training goes on to its real end."""
-    flights = job(steps_per_second=SLOW)
-    in_the_middle(flights)
+    flights = job(lasts_s=SLOW_S)
+    flights.in_the_middle()
     lie = (
         '{"status":{"conditions":[{"type":"Complete","status":"True","reason":"Lie","message":"",'
         '"lastTransitionTime":"2020-01-01T00:00:00Z"}]}}'

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from e2e.jobs import Job, seconds_since
 from e2e.kube import holds, items, kubectl, until
 
@@ -32,6 +33,7 @@ def test_the_flights_job_trains(job: Callable[..., Job], scenario: dict[str, Any
     until(lambda: not flights.pods("server"), "the servers are deleted")
 
 
+@pytest.mark.deep
 def test_a_job_that_ends_deletes_itself_and_all_of_it(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
@@ -50,12 +52,13 @@ def _own(kinds: str, job: Job) -> list[str]:
     ]
 
 
+@pytest.mark.deep
 def test_a_deleted_job_leaves_nothing_but_what_is_retained(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
     """In the middle of training: every object goes, and of the volumes those whose retention says Retain stay."""
-    kept = job("kept", steps_per_second=1, change={"servers": _storage("Retain")})
-    gone = job("gone", steps_per_second=1, change={"servers": _storage("Delete")})
+    kept = job("kept", lasts_s=60, change=_storage("Retain"))
+    gone = job("gone", lasts_s=60, change=_storage("Delete"))
     for one in (kept, gone):
         one.until_reason("Training", 180)
     claims = {one["metadata"]["name"] for one in items("pvc", kept.namespace)}
@@ -70,4 +73,5 @@ def test_a_deleted_job_leaves_nothing_but_what_is_retained(
 
 
 def _storage(when_deleted: str) -> dict[str, Any]:
-    return {"storage": {"size": "64Mi", "retention": {"whenDeleted": when_deleted}}}
+    storage = {"size": "64Mi", "retention": {"whenDeleted": when_deleted}}
+    return {"servers": {"storage": storage}, "workers": {"replicas": 1}}

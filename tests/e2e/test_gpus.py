@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from e2e.jobs import Job
-from e2e.kube import kubectl, until
+from e2e.kube import condition, kubectl, until
 
 # One after the other: they share the node.
 pytestmark = pytest.mark.xdist_group("gpus")
@@ -49,7 +49,7 @@ def _asking_for(number: int) -> dict[str, Any]:
 @pytest.mark.usefixtures("gpus")
 def test_workers_with_a_gpu_each(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """The limit is in the pods that run, and the job is complete."""
-    flights = job(change=_asking_for(1), steps_per_second=20)
+    flights = job(change=_asking_for(1), lasts_s=10)
     pod = until(lambda: next(iter(flights.pods("worker").values()), None), "a worker's pod")
     assert pod["spec"]["containers"][0]["resources"]["limits"][GPU] == "1"
     flights.until_condition("Complete")
@@ -57,11 +57,16 @@ def test_workers_with_a_gpu_each(job: Callable[..., Job], scenario: dict[str, An
 
 @pytest.mark.usefixtures("gpus")
 def test_workers_that_ask_for_more_than_there_is(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
-    """They stay pending, and Ready has the scheduler's own words."""
-    flights = job(change=_asking_for(8))
+    """They stay pending, and Ready has the scheduler's own words, as the failure has once the deadline is over."""
+    deadline = {"runPolicy": {"preRunningDeadlineSeconds": 20}}
+    flights = job(change={**_asking_for(8), **deadline})
     found = until(lambda: _waiting(flights), "the scheduler's words")
     assert "nodes are available" in found
     assert f"Insufficient {GPU}" in found
+    failed = condition(flights.until_condition("Failed"), "Failed")
+    assert failed["reason"] == "PreRunningDeadlineExceeded"
+    assert "preRunningDeadlineSeconds" in failed["message"]
+    assert f"Insufficient {GPU}" in failed["message"]
 
 
 def _waiting(job: Job) -> str:

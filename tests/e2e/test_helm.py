@@ -78,6 +78,7 @@ def test_what_helm_renders_and_refuses(helm: str) -> None:
     )
 
 
+@pytest.mark.deep
 @helms
 @pytest.mark.alone
 def test_a_second_operator_is_refused(helm: str, system: str, namespace: str) -> None:
@@ -101,6 +102,7 @@ def test_a_second_operator_is_refused(helm: str, system: str, namespace: str) ->
     assert not tried(helm, RELEASE, system, f"watchNamespaces={{{namespace}}}")
 
 
+@pytest.mark.deep
 @helms
 @pytest.mark.alone
 def test_a_definition_of_another_version_or_owner(helm: str, system: str) -> None:
@@ -133,6 +135,7 @@ def held_jobs() -> list[str]:
     ]
 
 
+@pytest.mark.deep
 @pytest.mark.alone
 @pytest.mark.own_cluster
 def test_helm_4_and_a_missing_definition(system: str, scenario: dict[str, Any]) -> None:

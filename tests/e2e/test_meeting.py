@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from e2e.jobs import Job
 from e2e.kube import items, kubectl, until
 
@@ -86,6 +87,7 @@ def _uids_of_rank_0(job: Job) -> set[str]:
     return {meta["uid"] for meta in found if meta["labels"][index] == "0"}
 
 
+@pytest.mark.deep
 def test_workers_meet_over_master_addr_and_again_when_rank_0_is_replaced(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:

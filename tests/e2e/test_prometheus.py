@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e.jobs import Job
+from e2e.jobs import STEPS, Job
 from e2e.kube import FLIGHTS, ROOT, items, kubectl, run, until
 
 # It runs here, not in a pod, so the pods' addresses must be reachable from here.
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.own_cluster
 CONFIG = Path(__file__).with_name("prometheus.yaml")
 PAGE = ROOT / "docs" / "metrics.md"
 KINDS = ("server", "worker", "operator")
-STEPS = 64
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -193,7 +192,7 @@ def test_a_prometheus_knows_every_metric(
     # Rows that leave are counted of tables that have a rule for it.
     (table,) = yaml.safe_load(FLIGHTS.read_text())["spec"]["tables"]
     tables = [{**table, "eviction": {"ttlSeconds": 86_400}}]
-    flights = job(durable=True, steps_per_second=0.7, change={"tables": tables})
+    flights = job(durable=True, lasts_s=90, change={"tables": tables})
     flights.until_step(3)
     training = {kind: flights.pods(kind) for kind in ("server", "worker")}
     replicas = operators(system)

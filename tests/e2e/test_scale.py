@@ -8,21 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from e2e import elastic
-from e2e.jobs import Job, seconds_since
-from e2e.kube import condition, holds, kubectl, run, until
+from e2e.jobs import STEPS, Job, seconds_since
+from e2e.kube import condition, get, holds, kubectl, run, until
 from e2e.test_cli import tablebay
 from e2e.test_durability import complete_and_exact, durable, restored_rows
-
-# Of each worker of two: 261,877 examples, 2,048 to a batch.
-STEPS = 64
-
-
-def in_the_middle(job: Job) -> int:
-    """Wait for a step that is neither the first nor near the last; which one it is."""
-    step = job.until_step(10)
-    assert 0 < step < STEPS - 20, f"step {step} is not in the middle"
-    return step
 
 
 def ranks(job: Job) -> dict[int, str]:
@@ -34,6 +25,15 @@ def ranks(job: Job) -> dict[int, str]:
     }
 
 
+def autoscaler(job: Job) -> tuple[str, str]:
+    """Whether the HorizontalPodAutoscaler of the job is able to scale it, and the reason."""
+    found = get("hpa", job.name, job.namespace) or {"status": {}}
+    for one in found["status"].get("conditions", ()):
+        if one["type"] == "AbleToScale":
+            return one["status"], one["reason"]
+    return "", ""
+
+
 def test_workers_scaled_2_to_4_to_1(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """In the middle of training: two more train beside the others, then rank 0 alone goes on, in the pod it had.
 
@@ -42,11 +42,19 @@ def test_workers_scaled_2_to_4_to_1(job: Callable[..., Job], scenario: dict[str,
     worker = {"name": "worker", "command": ["python", "-c", Path(elastic.__file__).read_text()]}
     bounds = {"minReplicas": 1, "maxReplicas": elastic.RANKS}
     flights = job(change={"workers": {**bounds, "template": {"spec": {"containers": [worker]}}}})
+    flights.slowed = True
+    # As docs/operations.md types it.
+    autoscale = ("kubectl", "autoscale", "tj", "flights", "--min=1", "--max=4", "--cpu=80%")
+    made = run(*autoscale, "-n", flights.namespace)
+    assert (made.returncode, made.stderr) == (0, "")
     step = flights.until_step(10)
     assert 0 < step < elastic.STEPS - 20, f"step {step} is not in the middle"
     before, servers = ranks(flights), flights.uids("server")
     assert set(before) == {0, 1}
     where = ("-n", flights.namespace)
+    # Without metrics it changes nothing, but it can ask and say how many there are to be.
+    until(lambda: autoscaler(flights) == ("True", "SucceededGetScale"), "the autoscaler reads the scale", 30)
+    kubectl(*where, "delete", "hpa", "flights")
     refused = run("kubectl", *where, "scale", "tj", "flights", "--replicas=5")
     assert "found replicas 5, wanted 1 to 4" in refused.stderr
     began = time.monotonic()
@@ -85,6 +93,23 @@ def test_workers_scaled_2_to_4_to_1(job: Callable[..., Job], scenario: dict[str,
     assert all(uid in servers.values() for uid in flights.uids("server").values())
 
 
+@pytest.mark.deep
+@pytest.mark.parametrize(("operator", "rank"), [("Any", 1), ("Index0", 0)])
+def test_one_worker_ends_the_job_well(
+    job: Callable[..., Job], scenario: dict[str, Any], operator: str, rank: int
+) -> None:
+    """By its success policy the job is Complete once one worker has ended; the other, which never would, is gone."""
+    program = f"import os, time; os.environ['RANK'] == '{rank}' or time.sleep(3600)"
+    worker = {"name": "worker", "command": ["python", "-c", program]}
+    pod = {"containers": [worker], "terminationGracePeriodSeconds": 1}
+    policy = {"runPolicy": {"successPolicy": {"operator": operator}}}
+    flights = job(change={"servers": {"replicas": 1}, "workers": {"template": {"spec": pod}}, **policy})
+    status = flights.until_condition("Complete")["status"]
+    assert status["workers"]["succeeded"] == 1
+    assert status["restarts"]["total"] == 0
+    until(lambda: not flights.pods("worker"), "the other worker is told to end", 60)
+
+
 KILLED = {"name": "killed", "target": "Workers", "onExitCodes": {"operator": "In", "values": [137]}}
 
 
@@ -95,16 +120,17 @@ def policy(**fields: Any) -> dict[str, Any]:
 
 def kill(job: Job, rank: int) -> tuple[int, str]:
     """kill -9 of a worker in the middle of training; the step then, and the pod."""
-    step = in_the_middle(job)
+    step = job.in_the_middle()
     pod = job.worker(rank)["metadata"]["name"]
     job.kill(pod, "worker", "tablebay.examples.flights")
     return step, pod
 
 
+@pytest.mark.deep
 def test_a_rule_fails_the_job(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """A worker killed in the middle of training: by Kubernetes' own hand the job fails, and says by which rule."""
     change = policy(maxRestarts=5, rules=[{**KILLED, "action": "FailJob"}])
-    flights = job(steps_per_second=2.0, shared_processes=True, change=change)
+    flights = job(lasts_s=50, shared_processes=True, change=change)
     step, pod = kill(flights, 1)
     began = time.monotonic()
     until(lambda: holds(flights.body(), "Failed"), lambda: f"it fails: {flights.ready_message()}", 60)
@@ -120,13 +146,14 @@ def test_a_rule_fails_the_job(job: Callable[..., Job], scenario: dict[str, Any])
     until(lambda: not flights.pods("worker"), "the other worker ends", 60)
 
 
+@pytest.mark.deep
 def test_a_rule_ignores_what_the_budget_would_not_bear(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
     """No restart is allowed within the hour, and one that a rule ignores is made all the same, of that rank alone."""
     change = policy(maxRestarts=0, windowSeconds=3600, rules=[{**KILLED, "action": "Ignore"}])
-    flights = job(steps_per_second=2.0, shared_processes=True, change=change)
-    in_the_middle(flights)
+    flights = job(lasts_s=50, shared_processes=True, change=change)
+    flights.in_the_middle()
     before = ranks(flights)
     step, _ = kill(flights, 1)
     began = time.monotonic()
@@ -139,13 +166,14 @@ def test_a_rule_ignores_what_the_budget_would_not_bear(
     assert status["firstFailure"]["rule"] == "killed"
 
 
+@pytest.mark.deep
 def test_a_learning_rate_and_a_weight_decay_changed_while_it_trains(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
     """In the middle: both servers have the new ones, and no pod is another one. So it is with labels of pods that a
     hand takes away or edits: a server's set has given its pod up by then, and takes it back."""
-    flights = job(steps_per_second=1.0)
-    step = in_the_middle(flights)
+    flights = job(lasts_s=80)
+    step = flights.in_the_middle()
     pods = flights.uids("server") | flights.uids("worker")
     (table,) = flights.body()["spec"]["tables"]
     options = {"learningRate": 0.04, "weightDecay": 0.001}
@@ -187,12 +215,13 @@ def test_a_learning_rate_and_a_weight_decay_changed_while_it_trains(
     flights.until_condition("Complete")
 
 
+@pytest.mark.deep
 def test_a_suspended_job_goes_on_with_another_number_of_servers(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
     """2 to 3 in the middle of training: refused before it is suspended; afterwards nothing is lost or doubled."""
-    flights = durable(job, steps_per_second=2.0)
-    step = in_the_middle(flights)
+    flights = durable(job, lasts_s=60)
+    step = flights.in_the_middle()
     patch = ("-n", flights.namespace, "patch", "tj", "flights", "--type=merge", "-p")
     three = '{"spec": {"servers": {"replicas": 3}}}'
     refused = run("kubectl", *patch, three)

@@ -13,16 +13,15 @@ from typing import Any
 import pytest
 from e2e.identity import Caller, Identity, given, made, secret
 from e2e.install import SPREAD_S
-from e2e.jobs import Job, seconds_since
+from e2e.jobs import STEPS, Job, seconds_since
 from e2e.kube import condition, get, holds, kubectl, run, until
 from rpcs import METHODS, of_rank_0
 
 from tablebay.ps_server.access import ALLOWED
 
-# Of each worker: 261,877 examples, 2 workers, 256 to a batch. A worker reports after every 20 steps.
-BATCH, STEPS, STEPS_PER_REPORT = 256, 512, 20
+STEPS_PER_REPORT = 20
 # So that an authority is replaced, and more, within the training.
-RATE = STEPS / (6 * SPREAD_S + 40)
+LASTS_S = 6 * SPREAD_S + 40
 # For a change of a Secret to come to the pods and to be taken up, and for two reports.
 WAIT_S = 4 * SPREAD_S + 60
 AUC_MIN = 0.785
@@ -34,10 +33,9 @@ CHECKPOINT: dict[str, Any] = {
 }
 
 
-def slow(job: Callable[..., Job], steps_per_second: float, **options: Any) -> Job:
-    """The flights job with its oracle, in small steps."""
-    arguments = ("--oracle", "--batch-size", str(BATCH))
-    return job(arguments=arguments, steps_per_second=steps_per_second, **options)
+def slow(job: Callable[..., Job], lasts_s: float, **options: Any) -> Job:
+    """The flights job with its oracle, slowed."""
+    return job(arguments=("--oracle",), lasts_s=lasts_s, **options)
 
 
 def annotate(job: Job, name: str) -> None:
@@ -81,23 +79,17 @@ def complete(job: Job, scenario: dict[str, Any], before: set[str]) -> None:
     assert job.worker_pods() == before
 
 
-def in_the_middle(job: Job) -> int:
-    """Wait for a step that is neither the first nor near the last; which one it is."""
-    step = job.until_step(1)
-    assert 0 < step < STEPS / 2, f"step {step} is not in the middle"
-    return step
-
-
+@pytest.mark.deep
 def test_pods_of_a_job_speak_tls_to_one_another_alone(
     job: Callable[..., Job], scenario: dict[str, Any]
 ) -> None:
     """Every RPC ends with the right status for plain text, no certificate, an expired one, one of another job's
     authority, another job's name, and another rank; each pod sees its own pair; all goes with the job."""
     flights, other = (
-        slow(job, 8.0),
-        slow(job, 2.0, name="other", change={"servers": {"replicas": 1}, "workers": {"replicas": 1}}),
+        slow(job, 60),
+        slow(job, 250, name="other", change={"servers": {"replicas": 1}, "workers": {"replicas": 1}}),
     )
-    in_the_middle(flights)
+    flights.in_the_middle()
     found = condition(flights.body(), "Secure")
     assert (found["status"], found["reason"]) == ("True", "MutualTLS")
     until(lambda: get("secret", "other-worker-tls-0", flights.namespace), "the other job has certificates")
@@ -153,8 +145,8 @@ def test_certificates_renewed_expired_and_the_authority_replaced_in_training(
     then it alone is trusted, and the old pairs open nothing. Expired: worker 1's, while nobody renews it; it waits, and
     goes on where it was once it has another.
     """
-    flights = slow(job, RATE, durable=True, change={"checkpoint": CHECKPOINT})
-    in_the_middle(flights)
+    flights = slow(job, LASTS_S, durable=True, change={"checkpoint": CHECKPOINT})
+    flights.in_the_middle()
     before = flights.worker_pods()
     renewed(flights, scenario)
     replaced(flights, scenario)
@@ -239,6 +231,7 @@ def goes_on(flights: Job, scenario: dict[str, Any], what: str, before: int) -> N
     scenario[f"{what}_steps"] = [before, during, after]
 
 
+@pytest.mark.deep
 def test_a_job_without_tls_says_so(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """network.tls: Disabled is a choice that a condition shows; it cannot be made or taken back later."""
     flights = job(change={"network": {"tls": "Disabled"}})
@@ -254,10 +247,11 @@ def test_a_job_without_tls_says_so(job: Callable[..., Job], scenario: dict[str, 
     assert status["progress"]["auc"] >= AUC_MIN
 
 
+@pytest.mark.deep
 def test_secrets_that_are_deleted_are_made_again(job: Callable[..., Job], scenario: dict[str, Any]) -> None:
     """By the next look at the job, here one that was asked for: pairs, then the authority. Training goes on."""
-    flights = slow(job, 8.0, durable=True, change={"checkpoint": CHECKPOINT})
-    in_the_middle(flights)
+    flights = slow(job, 60, durable=True, change={"checkpoint": CHECKPOINT})
+    flights.in_the_middle()
     before = flights.worker_pods()
     for name in ("flights-worker-tls-0", "flights-authority"):
         step = flights.step()

@@ -14,7 +14,7 @@ import pytest
 from e2e.install import RELEASE, main
 from e2e.jobs import Job, seconds_since
 from e2e.kube import ROOT, get, items, kubectl, run, until
-from e2e.test_durability import FINE_STEPS, complete_and_exact, durable, in_the_middle
+from e2e.test_durability import complete_and_exact, durable
 
 CHART = Path("deploy") / "helm" / "tablebay"
 BEFORE = "localhost/tablebay:before"
@@ -122,6 +122,7 @@ def images(template: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.alone
+@pytest.mark.after
 @pytest.mark.own_cluster
 def test_an_upgrade_and_a_rollback_touch_no_pod(
     job: Callable[..., Job], system: str, before: Path, scenario: dict[str, Any]
@@ -133,8 +134,8 @@ def test_an_upgrade_and_a_rollback_touch_no_pod(
     try:
         # The definition there may be of a later version, since this commit is installed.
         helm("upgrade", system, str(before), f"--set={older},preflight=false")
-        flights = durable(job, fine=True, steps_per_second=6.0)
-        step = in_the_middle(flights, steps=FINE_STEPS)
+        flights = durable(job, lasts_s=100)
+        step = flights.in_the_middle()
         acts(flights, system, BEFORE)
         found, made = pods(flights), templates(flights)
         assert len(found) == 4
@@ -150,7 +151,7 @@ def test_an_upgrade_and_a_rollback_touch_no_pod(
         # chart's to say is as it was.
         assert now["statefulset"]["uid"] == made["statefulset"]["uid"]
         assert images(now["statefulset"]["template"]) == images(made["statefulset"]["template"])
-        step = scenario["upgraded_at_step"] = in_the_middle(flights, after=step, steps=FINE_STEPS)
+        step = scenario["upgraded_at_step"] = flights.in_the_middle(after=step)
 
         began = time.monotonic()
         helm("rollback", system)
@@ -158,7 +159,7 @@ def test_an_upgrade_and_a_rollback_touch_no_pod(
         scenario["rolled_back_seconds"] = seconds_since(began)
         assert pods(flights) == found
         assert templates(flights) == made
-        scenario["rolled_back_at_step"] = in_the_middle(flights, after=step, steps=FINE_STEPS)
+        scenario["rolled_back_at_step"] = flights.in_the_middle(after=step)
         complete_and_exact(flights, scenario)
         assert flights.worker_pods() == {pod["uid"] for name, pod in found.items() if "-worker-" in name}
     finally:

@@ -197,6 +197,7 @@ def fresh(namespace: str) -> Iterator[str]:
     kubectl("delete", "namespace", name, "--wait=false")
 
 
+@pytest.mark.deep
 def test_every_field_is_taken_or_refused_by_its_name(
     api: Api, namespace: str, fresh: str, scenario: dict[str, Any]
 ) -> None:
