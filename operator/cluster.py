@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlencode
+
+from tablebay.operator.clock import Clock
 
 FIELD_MANAGER = "tablebay-operator"
 REQUEST_S = 30.0
 CONNECT_S = 5.0
 PAGE = 500
+# No longer than that is the API server left alone, whatever it says.
+RESPITE_MAX_S = 300.0
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
@@ -95,12 +101,13 @@ def resource_of(manifest: Mapping[str, Any]) -> Resource:
 
 
 class ApiError(Exception):
-    """The API server refused, or did not answer (status 0)."""
+    """The API server refused, or did not answer (status 0). retry_after_s: for how long it wants to be left alone."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, *, retry_after_s: float = 0.0) -> None:
         self.status = status
         self.reason = reason
         self.message = message
+        self.retry_after_s = retry_after_s
         super().__init__(f"{status} {reason}: {message}" if status else message)
 
     @property
@@ -113,6 +120,25 @@ class ApiError(Exception):
 
 class Gone(Exception):
     """A watch can go on only after a new list."""
+
+
+class Respite:
+    """For how long the API server wants to be left alone, as it said last. For any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = 0.0
+
+    def give(self, seconds: float) -> None:
+        """The API server has asked for so many seconds from now."""
+        self._until = max(self._until, self._clock() + min(seconds, RESPITE_MAX_S))
+
+    def check(self) -> None:
+        """Raises ApiError 429 while it lasts: what is asked for then is not asked for at all."""
+        left = self._until - self._clock()
+        if left > 0:
+            text = f"the API server asked to be left alone for another {left:.1f} s"
+            raise ApiError(429, "TooManyRequests", text, retry_after_s=left)
 
 
 class TokenBucket:
@@ -163,6 +189,8 @@ class Cluster:
         self._connections = client.ApiClient(configuration).rest_client.pool_manager
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="api")
         self._writes = TokenBucket(qps, burst)
+        self._respite = Respite()
+        self.clock = Clock()
         self._on_request = on_request
 
     @property
@@ -335,6 +363,9 @@ class Cluster:
     ) -> Any:
         import urllib3
 
+        if resource is not LEASES:
+            # Of the one who does not renew it another would take over, and ask no less.
+            self._respite.check()
         headers = {"Accept": accept, "User-Agent": FIELD_MANAGER}
         settings: Mapping[str, Any] = self._configuration.auth_settings()
         for setting in settings.values():
@@ -359,8 +390,14 @@ class Cluster:
             self._on_request(verb, resource.plural, "error")
             raise ApiError(0, "Unreachable", f"{self.address}: {_cause(error)}") from None
         self._on_request(verb, resource.plural, str(response.status))
+        told = _moment(response.headers.get("Date", ""))
+        if told is not None:
+            self.clock.heard(told)
         if response.status >= 400:
-            raise _refusal(response)
+            refusal = _refusal(response)
+            if isinstance(refusal, ApiError):
+                self._respite.give(refusal.retry_after_s)
+            raise refusal
         return response
 
 
@@ -396,7 +433,25 @@ def _refusal(response: Any) -> ApiError | Gone:
         reason, message = "", content[:300].decode("utf-8", "replace")
     if response.status == 410:
         return Gone()
-    return ApiError(response.status, reason, message)
+    return ApiError(response.status, reason, message, retry_after_s=_retry_after_s(response))
+
+
+def _retry_after_s(response: Any) -> float:
+    """What Retry-After says of a server that has too much to do: seconds, or a time; 0 where it says nothing."""
+    said = response.headers.get("Retry-After", "").strip() if response.status in (429, 503) else ""
+    if said.isdecimal():
+        return float(said)
+    at, now = _moment(said), _moment(response.headers.get("Date", "")) or datetime.datetime.now(datetime.UTC)
+    return 0.0 if at is None else max(0.0, (at - now).total_seconds())
+
+
+def _moment(said: str) -> datetime.datetime | None:
+    """A time as HTTP writes it; None of another text."""
+    try:
+        found = parsedate_to_datetime(said)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
 
 def _cause(error: BaseException) -> str:

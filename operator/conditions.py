@@ -13,6 +13,8 @@ SUSPENDED = "Suspended"
 SECURE = "Secure"
 # An image of a pod cannot be had. There only while that is so.
 IMAGE_PULL_FAILED = "ImagePullFailed"
+# The operator itself fails at this job, for no reason of the API server's. There only while that is so.
+LOOK_FAILED = "LookFailed"
 
 # Why Ready is what it is.
 INVALID_SPEC, INVALID_TEMPLATE, NAME_CONFLICT = "InvalidSpec", "InvalidTemplate", "NameConflict"
@@ -22,6 +24,8 @@ FINISHING, COMPLETED = "Finishing", "Completed"
 SERVER_RECOVERING, SUSPENDING, DELETING = "ServerRecovering", "Suspending", "Deleting"
 # Of a destination that cannot be used; of a job that has nothing to be suspended to.
 CLAIM_UNUSABLE, NO_CHECKPOINT = "ClaimUnusable", "NoCheckpoint"
+# A server finds no checkpoint that it can go on from, and starts no more than that.
+CHECKPOINT_UNUSABLE = "CheckpointUnusable"
 # Why Secure is what it is.
 MUTUAL_TLS, TLS_DISABLED, MADE_PLAIN = "MutualTLS", "TLSDisabled", "MadePlain"
 # The servers ended without a last checkpoint.
@@ -79,3 +83,15 @@ def found(status: Mapping[str, Any], type: str) -> Mapping[str, Any]:
 def is_true(status: Mapping[str, Any], type: str) -> bool:
     """Whether a status has this condition, and it holds."""
     return found(status, type).get("status") == "True"
+
+
+def with_fault(
+    status: Mapping[str, Any], error: BaseException, *, generation: int, now: str
+) -> dict[str, Any]:
+    """A status that says which error a look ended with. All else stays: nothing new is known of the job."""
+    name = type(error).__name__
+    text = f"{name}: {error}; the operator tries again ever more seldom, and its log has more"
+    others = [one for one in status.get("conditions") or () if one.get("type") != LOOK_FAILED]
+    fact = Fact(LOOK_FAILED, True, name, text)
+    added = conditions([fact], status.get("conditions") or (), generation=generation, now=now)
+    return {**status, "conditions": [*others, *added]}

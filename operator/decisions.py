@@ -21,6 +21,7 @@ from tablebay.operator import (
     live_options,
     manifests,
     mending,
+    obstacles,
     prerunning,
     queues,
     resizing,
@@ -40,6 +41,7 @@ from tablebay.operator.projections import (
     RAN_ANNOTATION,
     RATES_ANNOTATION,
     SERVERS_ANNOTATION,
+    TRAINED_ANNOTATION,
     Child,
     WorkerJob,
 )
@@ -48,13 +50,13 @@ from tablebay.operator.statements import (
     first_failure,
     hint,
     images,
-    merged,
     readiness,
+    refusal,
     secure,
     status_of,
     with_event,
 )
-from tablebay.operator.world import Paused, World, moment, text_of
+from tablebay.operator.world import Paused, Trained, World, moment, text_of
 
 # How long the servers are kept for the last report of the workers to be read.
 LAST_REPORT_S = 30.0
@@ -62,7 +64,6 @@ LAST_REPORT_S = 30.0
 UNRECORDED_S = 120.0
 # How long a deletion lasts at most whose beginning cannot be noted.
 UNSAID_S = 86_400.0
-CONFLICT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,6 @@ class _End:
     message: str
     at: str
     own: bool = False
-
-
-def invalid(
-    problems: Sequence[str], status: Mapping[str, Any], *, generation: int, now: datetime.datetime
-) -> Plan:
-    """For a job that the schema let through and the model refuses: say so, touch nothing."""
-    reason = c.INVALID_TEMPLATE if all(".template." in problem for problem in problems) else c.INVALID_SPEC
-    message = "; ".join(problems)
-    facts = [Fact(c.READY, False, reason, message)]
-    return with_event(
-        Plan(status=merged(status, facts, {}, generation=generation, now=now)),
-        status,
-        Happened("Warning", reason, message),
-    )
 
 
 def decide(
@@ -112,14 +99,14 @@ def decide(
         world = World(job, replace(observed, children=own_children))
         return replace(_deleting(world, status, now), tls="use" if world.tls else "")
     if foreign or observed.conflicts:
-        return _conflicting(job, [*foreign, *observed.conflicts], status, now)
+        return obstacles.conflicting(job, [*foreign, *observed.conflicts], status, now)
     if observed.refusal:
-        return _refused(job, observed.refusal, status, now)
+        return obstacles.refused(job, observed.refusal, status, now)
     if observed.claim:
-        return _waiting(job, c.CLAIM_UNUSABLE, observed.claim, status, now)
+        return obstacles.waiting(job, c.CLAIM_UNUSABLE, observed.claim, status, now)
     reason, text = gangs.missing(job.model.spec.scheduling.gang, observed.pod_groups, defaults)
     if reason and not observed.children:
-        return _waiting(job, reason, text, status, now)
+        return obstacles.waiting(job, reason, text, status, now)
     world = World(job, observed)
     end = _end(world, status, now)
     if end is not None:
@@ -143,7 +130,7 @@ def _end(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _En
                     known.get("message", ""),
                     known.get("lastTransitionTime", ""),
                 )
-        return None
+        return _rows_lost(world, status)
     if FAILED_ANNOTATION in found.annotations:
         # Noted there, so that it holds whatever becomes of the pods, or of the status.
         noted = _noted(found.annotations[FAILED_ANNOTATION])
@@ -172,7 +159,14 @@ def _end(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _En
                 f"is {limit}{_last_words(world)}"
             )
             return _End(c.FAILED, c.WORKERS_FAILED, text, held[type].since)
-    lost = [] if world.durable else world.lost_servers()
+    return _rows_lost(world, status) or _judged(world, now) or _late(world, status, now)
+
+
+def _rows_lost(world: World, status: Mapping[str, Any]) -> _End | None:
+    """How a job without checkpoints ends that has lost a server, or cannot know whether it has."""
+    if world.durable:
+        return None
+    lost = world.lost_servers()
     if lost:
         index, what = lost[0]
         more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
@@ -181,7 +175,13 @@ def _end(world: World, status: Mapping[str, Any], now: datetime.datetime) -> _En
             "are gone, so the job cannot go on"
         )
         return _End(c.FAILED, c.SERVER_LOST, text, "", own=True)
-    return _judged(world, now) or _late(world, status, now)
+    if "startTime" in status and not world.began and world.noted is None:
+        text = (
+            "the workers' Job and the servers' set were deleted in the middle of training, and with them what says "
+            "which servers had the job's rows; without checkpoints the job cannot go on"
+        )
+        return _End(c.FAILED, c.SERVER_LOST, text, "", own=True)
+    return None
 
 
 def _judged(world: World, now: datetime.datetime) -> _End | None:
@@ -260,6 +260,8 @@ def _ending(world: World, end: _End, status: Mapping[str, Any], now: datetime.da
     # What the servers and their pods told is in the status before they go: an operator that ends in between would have
     # to ask what is not there any more. A status that cannot be written holds them up for a while only.
     deletes = _leftovers(world, end, recorded=recorded) if recorded or since_s >= UNRECORDED_S else []
+    if end.type == c.FAILED:
+        deletes += [(PODS.kind, pod.name, pod.uid, pod.resource_version) for pod in mending.orphans(world)]
     if deletes and not observed.fresh:
         return Plan(confirm=True)
     changed = status_of(world, facts, status, now)
@@ -354,7 +356,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     if world.began or mending.ran(world):
         defaults = defaults.as_begun(world.stateful_set)
     # What has begun without checkpoints has nothing to go on from.
-    suspend = job.model.spec.suspend and (world.durable or not world.began)
+    suspend = job.model.spec.suspend and (world.durable or not (world.began or world.trained_with))
     halt = _halt(world, status, now) if suspend else None
     if halt is not None and not observed.fresh and _ends_something(world, halt):
         # A cache may be behind, also of what the user wants by now.
@@ -403,8 +405,7 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
         if fewer_at_once and not observed.fresh:
             # Of more pods than that some would end.
             return Plan(confirm=True)
-        if body:
-            patches.append(Patch(found, body))
+        patches += [*_trained_note(world, found, body), *([Patch(found, body)] if body else ())]
     identities = world.identities()
     missing = [index for index in range(world.server_replicas) if index not in identities]
     running = found is not None and SERVERS_ANNOTATION in found.annotations and not found.suspended
@@ -412,6 +413,8 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     unmade, unmade_s = _unmade(world, SERVER if missing else WORKER, status, now)
     if halt is not None:
         state = _halted(world, halt, status)
+    elif missing and refusal(world):
+        state = Fact(c.READY, False, c.CHECKPOINT_UNUSABLE, refusal(world))
     elif missing and running and world.durable:
         state = Fact(c.READY, False, c.SERVER_RECOVERING, _recovery(world, missing, now) + unmade)
     elif missing:
@@ -483,7 +486,11 @@ def _running(world: World, status: Mapping[str, Any], defaults: Defaults, now: d
     before = c.found(status, c.READY).get("reason")
     if state.status and not c.is_true(status, c.READY):
         return with_event(plan, status, Happened("Normal", c.TRAINING, state.message))
-    if state.reason != before and state.reason in (c.SERVER_RECOVERING, c.NOT_ALL_KEPT):
+    if state.reason != before and state.reason in (
+        c.SERVER_RECOVERING,
+        c.NOT_ALL_KEPT,
+        c.CHECKPOINT_UNUSABLE,
+    ):
         return with_event(plan, status, Happened("Warning", state.reason, state.message))
     if state.reason != before and state.reason in (c.SUSPENDING, c.SUSPENDED):
         return with_event(plan, status, Happened("Normal", state.reason, state.message))
@@ -633,7 +640,7 @@ def _halted(world: World, halt: _Halt, status: Mapping[str, Any]) -> Fact:
     if known.get("status") == "True":
         # What became of the last checkpoint is known at the moment of it alone.
         return Fact(c.READY, False, known.get("reason", c.SUSPENDED), known.get("message", ""))
-    if not world.began:
+    if not world.began and "startTime" not in status:
         return Fact(c.READY, False, c.SUSPENDED, "training has not begun; suspend: false lets it begin")
     number = world.observed.progress.checkpoint.get("lastSuccessful", {}).get("number")
     last = f"checkpoint {number}" if number is not None else "the newest checkpoint"
@@ -729,7 +736,25 @@ def _released(world: World, *, suspend: bool) -> bool:
         and (not queues.released(found) or queues.outdated(world, found))
         and all(identities.get(index) for index in range(world.server_replicas))
         and elastic.may_start(world)
+        # It is noted there with which servers training begins.
+        and (world.durable or world.stateful_set is not None)
     )
+
+
+def _trained_note(world: World, found: WorkerJob, body: Manifest) -> list[Patch]:
+    """What the servers' set is to say of training, before the write that `body` is of lets the workers run."""
+    if world.durable or world.stateful_set is None:
+        return []
+    released = body.get("metadata", {}).get("annotations", {}).get(SERVERS_ANNOTATION)
+    if released is not None:
+        note = Trained(found.uid, tuple(json.loads(released)), before=bool(world.trained_with))
+    else:
+        # Of a set that was made anew meanwhile, or of an operator that knew no such note.
+        note = Trained(found.uid, world.trained_with)
+        known = world.noted
+        if not world.began or not note.servers or (known is not None and known.job == found.uid):
+            return []
+    return [Patch(world.stateful_set, {"metadata": {"annotations": {TRAINED_ANNOTATION: note.text()}}})]
 
 
 def _worker_job_patch(world: World, found: WorkerJob, now: datetime.datetime, *, suspend: bool) -> Manifest:
@@ -808,29 +833,3 @@ def _queued(paused: Paused, found: WorkerJob) -> Paused:
     if paused.failed_before is None:
         return replace(paused, started=started)
     return replace(paused, forgiven=paused.forgiven_now(found.failed), failed_before=None, started=started)
-
-
-def _waiting(
-    job: JobObject, reason: str, problem: str, status: Mapping[str, Any], now: datetime.datetime
-) -> Plan:
-    facts = [Fact(c.READY, False, reason, problem)]
-    plan = Plan(status=merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
-    return with_event(plan, status, Happened("Warning", reason, problem))
-
-
-def _conflicting(
-    job: JobObject, taken: Sequence[str], status: Mapping[str, Any], now: datetime.datetime
-) -> Plan:
-    message = (
-        f"{', '.join(sorted(set(taken)))} in namespace {job.namespace} belongs to something else; wanted these "
-        "names free: delete it, or give the job another name"
-    )
-    facts = [Fact(c.READY, False, c.NAME_CONFLICT, message)]
-    plan = Plan(status=merged(status, facts, {}, generation=job.generation, now=now), again_s=CONFLICT_S)
-    return with_event(plan, status, Happened("Warning", c.NAME_CONFLICT, message))
-
-
-def _refused(job: JobObject, refusal: str, status: Mapping[str, Any], now: datetime.datetime) -> Plan:
-    facts = [Fact(c.READY, False, c.INVALID_TEMPLATE, refusal)]
-    plan = Plan(status=merged(status, facts, {}, generation=job.generation, now=now), again_s=60.0)
-    return with_event(plan, status, Happened("Warning", c.INVALID_TEMPLATE, refusal))

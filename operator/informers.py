@@ -116,6 +116,10 @@ class Store(Generic[_Item]):
         self._by_job.setdefault((item.namespace, item.job), {})[item.name] = item
         self._changed((item.namespace, item.job))
 
+    def knows_newer(self, item: _Item) -> bool:
+        """Whether a later state of the object is known."""
+        return self._is_behind((item.namespace, item.name), item)
+
     def _is_behind(self, key: Key, item: _Item) -> bool:
         known = self._items.get(key)
         return known is not None and int(known.resource_version) > int(item.resource_version)
@@ -192,7 +196,7 @@ class Informer(Store[_Item]):
         wait = RETRY_FIRST_S
         while not self._stopped.is_set():
             began = time.monotonic()
-            cause = ""
+            cause, respite_s = "", 0.0
             try:
                 if not self._versions[scope]:
                     self._versions[scope] = self._list(scope)
@@ -200,7 +204,7 @@ class Informer(Store[_Item]):
             except Gone:
                 self._versions[scope] = ""
             except ApiError as error:
-                cause = str(error)
+                cause, respite_s = str(error), error.retry_after_s
                 if error.status:
                     # Whatever it was, what is known may be old by now.
                     self._versions[scope] = ""
@@ -219,7 +223,7 @@ class Informer(Store[_Item]):
             if time.monotonic() - began > SETTLED_S:
                 wait = RETRY_FIRST_S
             if cause or time.monotonic() - began <= SETTLED_S:
-                self._stopped.wait(wait * (1.0 + 0.2 * random.random()))
+                self._stopped.wait(max(respite_s, wait) * (1.0 + 0.2 * random.random()))
                 wait = min(RETRY_MAX_S, wait * 2.0)
 
     def _list(self, scope: str | None) -> str:

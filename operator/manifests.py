@@ -100,7 +100,8 @@ class Defaults:
 
     operator_namespace: from where the operator's pods speak with servers, "" where it runs outside the cluster.
     gang: the scheduler whose PodGroups the operator may write, "" if none. pod_monitor_labels: names and values, by
-    which a Prometheus finds the PodMonitors.
+    which a Prometheus finds the PodMonitors. metrics_from: who may ask pods for metrics, as the `from` of a
+    NetworkPolicy in JSON, "" for anybody.
     """
 
     server_image: str
@@ -108,6 +109,7 @@ class Defaults:
     operator_namespace: str = ""
     gang: str = ""
     pod_monitor_labels: tuple[tuple[str, str], ...] = ()
+    metrics_from: str = ""
 
     def as_begun(self, servers: StatefulSet | None) -> Defaults:
         """The same, but with the image and the pull policy of servers that are there: no newer chart changes those."""
@@ -336,14 +338,15 @@ def network_policies(job: JobObject, defaults: Defaults) -> list[Manifest]:
 
 
 def _network_policy(job: JobObject, defaults: Defaults) -> Manifest:
-    """Into the job's pods come its own pods, the operator, and at the port named http whoever asks for metrics.
+    """Into the job's pods come its own pods, the operator, and at the port named http whoever may ask for metrics.
 
     Out of them goes what is for its own pods, or asks for a name. Servers need no more: kubelets mount their claims.
     """
     own = {names.JOB_LABEL: job.name}
+    whoever = {"from": json.loads(defaults.metrics_from)} if defaults.metrics_from else {}
     ingress: list[dict[str, Any]] = [
         {"from": [{"podSelector": {"matchLabels": own}}]},
-        {"ports": [{"port": names.HTTP_PORT, "protocol": "TCP"}]},
+        {**whoever, "ports": [{"port": names.HTTP_PORT, "protocol": "TCP"}]},
     ]
     if defaults.operator_namespace:
         operator = {
@@ -588,6 +591,7 @@ def stateful_set(
     if tls:
         pod_tls.add(job, SERVER, pod, container, image, defaults.server_pull_policy)
     _secure(container, read_only=True)
+    _last_words(container)
     for other in (*pod["containers"], *pod.get("initContainers", ())):
         if other is not container:
             _secure(other, read_only=False)
@@ -646,6 +650,7 @@ def worker_job(job: JobObject, defaults: Defaults, image: str, *, tls: bool = Tr
     container = _container(pod, spec.workers.container.name)
     if spec.image:
         container.setdefault("image", spec.image)
+    _last_words(container)
     container["env"] = [
         *_values(
             {
@@ -794,6 +799,11 @@ def _secure(container: dict[str, Any], *, read_only: bool) -> None:
         **given,
         "capabilities": {"drop": ["ALL"], **(given.get("capabilities") or {})},
     }
+
+
+def _last_words(container: dict[str, Any]) -> None:
+    """What a container that fails wrote last is in its pod's status: the operator shows it."""
+    container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
 
 
 def _mount(

@@ -58,8 +58,11 @@ def unseen(world: World, *, trained: bool) -> bool:
 
 def surplus(world: World) -> list[Pod]:
     """Workers' pods that their Job has given up: it makes others in their place, and nobody ends these."""
-    if world.worker_job is None or world.worker_job.deleting:
-        return []
+    return [] if world.worker_job is None or world.worker_job.deleting else orphans(world)
+
+
+def orphans(world: World) -> list[Pod]:
+    """Workers' pods that belong to nobody, not even to a job that ends."""
     return [pod for pod in world.workers if not pod.owner and not pod.deleting]
 
 

@@ -14,6 +14,8 @@ SERVER_CONTAINER = "server"
 HASH_ANNOTATION = "tablebay.dev/hash"
 # On the workers' Job once it may run: which container each server was when training began.
 SERVERS_ANNOTATION = "tablebay.dev/servers"
+# On the servers' set of a job without checkpoints: the same, and the uid of the workers' Job, which may be deleted.
+TRAINED_ANNOTATION = "tablebay.dev/trained"
 # On the servers' set: what its servers were begun with where the job says nothing of it.
 IMAGE_ANNOTATION = "tablebay.dev/server-image"
 PULL_POLICY_ANNOTATION = "tablebay.dev/server-pull-policy"
@@ -39,6 +41,7 @@ FINALIZER = "tablebay.dev/checkpoint"
 
 _KEPT_ANNOTATIONS = (
     SERVERS_ANNOTATION,
+    TRAINED_ANNOTATION,
     FAILED_ANNOTATION,
     PAUSED_ANNOTATION,
     RAN_ANNOTATION,
@@ -114,7 +117,7 @@ class WorkerJob(Child):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a container ended."""
+    """How a container ended. message: what it wrote last, or "" where it did not fail."""
 
     exit_code: int
     signal: int
@@ -228,7 +231,7 @@ def _ended(state: Mapping[str, Any] | None) -> Ended | None:
         exit_code=code,
         signal=state.get("signal", code - 128 if 128 < code < 160 else 0),
         reason=state.get("reason", ""),
-        message=_short(state.get("message", "")),
+        message=_last(state.get("message", "")),
         finished=state.get("finishedAt") or "",
     )
 
@@ -322,3 +325,9 @@ def _child(body: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 def _short(text: str) -> str:
     return text if len(text) <= _MESSAGE_MAX else text[: _MESSAGE_MAX - 1] + "…"
+
+
+def _last(text: str) -> str:
+    """Of what a container wrote before its end: why it ended comes last."""
+    text = text.strip()
+    return text if len(text) <= _MESSAGE_MAX else "…" + text[1 - _MESSAGE_MAX :]

@@ -33,14 +33,17 @@ from tablebay.operator.cluster import (
     Resource,
     resource_of,
 )
-from tablebay.operator.decisions import decide, invalid
+from tablebay.operator.conditions import with_fault
+from tablebay.operator.decisions import decide
 from tablebay.operator.informers import Store
 from tablebay.operator.jobcache import JobCache
 from tablebay.operator.manifests import Defaults, JobObject
+from tablebay.operator.obstacles import invalid
 from tablebay.operator.plans import Observed, Plan
 from tablebay.operator.progress import Poller
 from tablebay.operator.recorder import Recorder
 from tablebay.operator.workqueue import Key, WorkQueue
+from tablebay.operator.world import text_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -169,6 +172,19 @@ class Reconciler:
         self._jobs.remember(live)
         return live
 
+    async def tell_fault(self, key: Key, error: BaseException) -> None:
+        """Have the job's status say that a look at it ended with an error of the operator's own. Raises nothing."""
+        body = self._jobs.get(key)
+        if body is None:
+            return
+        try:
+            status = body.get("status") or {}
+            generation = body["metadata"]["generation"]
+            changed = with_fault(status, error, generation=generation, now=text_of(self._now()))
+            await self._write_status(key, body, Plan(status=changed))
+        except Exception as other:  # noqa: BLE001 - the log has the first one, and a later look may tell of it
+            _LOG.warning("fault.untold", extra={"job": "/".join(key), "cause": str(other)})
+
     def _forget(self, key: Key) -> None:
         self._models.pop(key, None)
         self._settled.pop(key, None)
@@ -253,10 +269,15 @@ class Reconciler:
         for resource, bodies in zip(resources, lists, strict=True):
             for body in bodies:
                 if resource is PODS:
-                    pods.append(projections.pod(body))
+                    item: Any = projections.pod(body)
+                    pods.append(item)
                 else:
-                    child = CHILDREN.get(resource, projections.child)({"kind": resource.kind, **body})
-                    children[(child.kind, child.name)] = child
+                    item = CHILDREN.get(resource, projections.child)({"kind": resource.kind, **body})
+                    children[(item.kind, item.name)] = item
+                store = self._pods if resource is PODS else self._children[resource.kind]
+                if store.knows_newer(item):
+                    # Of an API server that is behind: what was noted since would be lost.
+                    raise ApiError(409, "Conflict", f"{resource.kind} {item.name} was read as it was before")
         return Observed(
             children=children,
             pods=pods,
@@ -486,15 +507,19 @@ class Workers:
         except ApiError as error:
             # Somebody else wrote in between: look again soon.
             result = "conflict" if error.status == 409 else "error"
-            wait = self._queue.retry(key)
+            wait = self._queue.retry(key, after_s=error.retry_after_s)
             if error.status != 409:
                 _LOG.warning(
                     "reconcile.failed", extra={"job": "/".join(key), "cause": str(error), "retry_s": wait}
                 )
-        except Exception:  # noqa: BLE001 - one job's trouble must not end the others'
-            result = "error"
-            self._queue.retry(key)
-            _LOG.exception("reconcile.failed", extra={"job": "/".join(key)})
+        except Exception as error:  # noqa: BLE001 - one job's trouble must not end the others'
+            result = "fault"
+            before = self._queue.failures(key)
+            wait = self._queue.retry(key)
+            _LOG.exception("reconcile.failed", extra={"job": "/".join(key), "retry_s": wait})
+            if self._queue.failures(key) > before:
+                # Not of each look that an event brings meanwhile: what is told is such an event itself.
+                await self._reconciler.tell_fault(key, error)
         finally:
             self._queue.done(key)
             self._observe(result, time.perf_counter() - began)

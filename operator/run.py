@@ -144,7 +144,8 @@ class _Operator:
             recorder=Recorder(cluster, self._identity),
             queue=self._queue,
             defaults=config.defaults,
-            certificates=Certificates(cluster, spread_s=config.spread_s),
+            certificates=Certificates(cluster, spread_s=config.spread_s, now=cluster.clock.now),
+            now=cluster.clock.now,
         )
         workers = Workers(reconciler, self._queue, self._metrics.reconciled)
         stop_kopf = asyncio.Event()

@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tablebay.client.environment import NO_CHECKPOINT_EXIT
 from tablebay.operator import conditions as c
 from tablebay.operator import failure_rules, manifests
 from tablebay.operator.conditions import Fact
 from tablebay.operator.manifests import WORKER
 from tablebay.operator.mending import OVERDUE_S
 from tablebay.operator.plans import Happened, Plan
-from tablebay.operator.projections import Pod
-from tablebay.operator.world import World, moment, text_of, trouble
+from tablebay.operator.projections import SERVER_CONTAINER, Container, Pod
+from tablebay.operator.world import World, how_it_ended, moment, named_container, text_of, trouble
 
-HINT_MAX = 300
+HINT_MAX, WORDS_MAX = 300, 800
+# Before what a server that does not start says of it.
+_REFUSES = "tablebay-server: "
 # What the kubelet says of an image that it cannot have.
 _NO_IMAGE = {
     "ErrImagePull",
@@ -186,10 +189,38 @@ def hint(pods: Sequence[Pod], now: datetime.datetime) -> str:
                 "is made before it is known to be gone"
             )
         reason, message = trouble(pod)
+        if reason == "CrashLoopBackOff":
+            # What the container said itself is worth more than when it is begun again.
+            message = next((words for one in pod.containers if (words := _words(one))), message)
         if reason:
             said = message if pod.held else f"{reason}{f': {message}' if message else ''}"
             return f"; {pod.name}: {said[:HINT_MAX]}"
     return ""
+
+
+def _words(container: Container) -> str:
+    ended = container.ended_before if container.waiting else None
+    return (
+        f"{how_it_ended(ended)}: {_last_line(ended.message)}" if ended is not None and ended.message else ""
+    )
+
+
+def refusal(world: World) -> str:
+    """Which server finds no checkpoint that it can use, in its own words; "" if none does."""
+    for pod in sorted(world.servers, key=lambda pod: pod.index):
+        container = named_container(pod, SERVER_CONTAINER)
+        if pod.ready or container is None:
+            continue
+        # While it is begun again it is what it said before that counts.
+        ended = container.ended or container.ended_before
+        words = _last_line(ended.message) if ended is not None else ""
+        if ended is not None and ended.exit_code == NO_CHECKPOINT_EXIT and words.startswith(_REFUSES):
+            return f"server {pod.index} refuses to start: {words.removeprefix(_REFUSES)[:WORDS_MAX]}"
+    return ""
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
 
 
 def images(world: World) -> list[Fact]:

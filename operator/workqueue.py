@@ -63,11 +63,15 @@ class WorkQueue:
         heapq.heappush(self._later, (at, key))
         self._changed.set()
 
-    def retry(self, key: Key) -> float:
-        """Have a key looked at again after a failure: each time later. Returns in how many seconds."""
+    def retry(self, key: Key, *, after_s: float = 0.0) -> float:
+        """Have a key looked at again after a failure: each time later. Returns in how many seconds.
+
+        after_s: no sooner than that.
+        """
         now = self._clock()
-        left = self._retry_at.get(key, now) - now
+        left = max(self._retry_at.get(key, now) - now, 0.0)
         if left > 0:
+            left = max(left, after_s)
             # Something has changed, and it was looked at before its time: no further failure, or a job with many
             # events would soon wait for minutes.
             self.add_after(key, left)
@@ -75,10 +79,14 @@ class WorkQueue:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         wait = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 30))
-        wait *= 1.0 + 0.2 * self._random.random()
+        wait = max(after_s, wait) * (1.0 + 0.2 * self._random.random())
         self._retry_at[key] = now + wait
         self.add_after(key, wait)
         return wait
+
+    def failures(self, key: Key) -> int:
+        """How often in a row a key has failed."""
+        return self._failures.get(key, 0)
 
     def succeeded(self, key: Key) -> None:
         """The next failure of this key is its first."""

@@ -17,6 +17,7 @@ from tablebay.operator.projections import (
     SERVER_CONTAINER,
     SERVERS_ANNOTATION,
     TLS_ANNOTATION,
+    TRAINED_ANNOTATION,
     Container,
     Ended,
     Pod,
@@ -113,16 +114,33 @@ class World:
         """How many of those wanted are ready."""
         return sum(1 for index in self.identities() if index < self.server_replicas)
 
+    @property
+    def trained_with(self) -> tuple[str, ...]:
+        """The containers of the servers with which training began; none before that, or where nothing says so.
+
+        The workers' Job says so. One that a hand has deleted says nothing, and the next one has not begun: so of a job
+        whose rows no checkpoint has, the servers' set says it too.
+        """
+        if self.began and self.worker_job is not None:
+            return () if self.unstarted else _identities(self.worker_job.annotations[SERVERS_ANNOTATION])
+        known = self.noted
+        if known is None or self.durable:
+            return ()
+        # It is noted before the Job is let run: of one that is there and was not let run, it says nothing.
+        not_yet = self.worker_job is not None and self.worker_job.uid == known.job and not known.before
+        return () if not_yet else known.servers
+
+    @property
+    def noted(self) -> Trained | None:
+        """What the servers' set says of the servers with which training began."""
+        if self.stateful_set is None or TRAINED_ANNOTATION not in self.stateful_set.annotations:
+            return None
+        return _trained(self.stateful_set.annotations[TRAINED_ANNOTATION])
+
     def lost_servers(self) -> list[tuple[int, str]]:
         """The servers that are not those with which training began, and what is there instead."""
-        if self.worker_job is None or self.unstarted:
-            return []
-        try:
-            recorded = json.loads(self.worker_job.annotations.get(SERVERS_ANNOTATION, "[]"))
-        except ValueError:
-            return []
         lost = []
-        for index, identity in enumerate(recorded if isinstance(recorded, list) else ()):
+        for index, identity in enumerate(self.trained_with):
             pod = next((pod for pod in self.servers if pod.index == index), None)
             container = None if pod is None else named_container(pod, SERVER_CONTAINER)
             if pod is None:
@@ -139,6 +157,41 @@ class World:
                 ended = container.ended or container.ended_before
                 lost.append((index, f"its process {how_it_ended(ended)}" if ended else "its process is gone"))
         return lost
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A note on the servers' set: the workers' Job, and the servers' containers, with which training began.
+
+    before: an earlier Job had trained with them.
+    """
+
+    job: str
+    servers: tuple[str, ...]
+    before: bool = False
+
+    def text(self) -> str:
+        """For the annotation."""
+        return json.dumps({"job": self.job, "servers": list(self.servers), "before": self.before})
+
+
+@functools.lru_cache(maxsize=1024)
+def _trained(text: str) -> Trained | None:
+    """What an annotation says; nothing where a hand has edited it."""
+    try:
+        known = json.loads(text)
+        return Trained(str(known["job"]), tuple(str(one) for one in known["servers"]), bool(known["before"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _identities(text: str) -> tuple[str, ...]:
+    try:
+        known = json.loads(text)
+    except ValueError:
+        return ()
+    return tuple(known) if isinstance(known, list) else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,17 @@ from tablebay.client.errors import TablebayError, VersionMismatch
 Verdict = Literal["ok", "unknown", "wrong"]
 # A job whose newest spec the operator has not looked at for so long has no operator.
 UNSEEN_S = 60.0
+# Of so many jobs in trouble it is said what is amiss.
+JOBS_MAX = 20
 _NAME = "tablebay-doctor"
+# Why Ready is False of a job that waits for somebody to do something.
+_WAITS_FOR_SOMEBODY = {
+    "InvalidSpec",
+    "InvalidTemplate",
+    "NameConflict",
+    "ClaimUnusable",
+    "CheckpointUnusable",
+}
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,8 @@ def _cluster(namespace: str | None, context: str | None) -> list[Finding]:
         found.append(Finding("chart", "wrong", f"{error}; {hint}"))
     else:
         found.append(Finding("chart", "ok", "knows every field that this version knows"))
+    for text in [words for job in known if (words := _trouble(job.manifest))][:JOBS_MAX]:
+        found.append(Finding("job", "wrong", text))
     unseen = [job.name for job in known if _unseen(job.manifest)]
     if unseen:
         names = ", ".join(unseen[:5])
@@ -125,6 +137,15 @@ def _cluster(namespace: str | None, context: str | None) -> list[Finding]:
     else:
         found.append(Finding("operator", "unknown", "there is no job by which to tell"))
     return found
+
+
+def _trouble(manifest: Any) -> str:
+    """What stands in the way of a job until somebody acts, in the operator's words; "" if nothing does."""
+    for one in (manifest.get("status") or {}).get("conditions") or ():
+        waits = one["type"] == "Ready" and one["status"] == "False" and one["reason"] in _WAITS_FOR_SOMEBODY
+        if waits or (one["type"] == "ImagePullFailed" and one["status"] == "True"):
+            return f"{manifest['metadata']['name']}: {one['reason']}: {one.get('message', '')}"
+    return ""
 
 
 def _unseen(manifest: Any) -> bool:

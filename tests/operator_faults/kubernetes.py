@@ -80,6 +80,8 @@ class Kubernetes:
         self.no_images: set[str] = set()
         # Why the scheduler takes no server: while its claim is not bound, say.
         self.unscheduled = ""
+        # Exit code and last words of processes that end as soon as they begin, by role and number.
+        self.refusing: dict[tuple[str, int], tuple[int, str]] = {}
         # How many pods a ResourceQuota lets there be.
         self.quota = 1_000_000
         self._servers_of: dict[str, tuple[str, str]] = {}
@@ -113,16 +115,22 @@ class Kubernetes:
         self._lives[uid].running = False
         self._api.remove_pod(namespace, pod)
 
-    def end_container(self, namespace: str, pod: str, code: int) -> None:
-        """Its process ends with this exit code, and the kubelet starts another where the pod wants that."""
+    def end_container(self, namespace: str, pod: str, code: int, words: str = "") -> None:
+        """Its process ends with this exit code and last words; the kubelet starts another where the pod wants that."""
         body = self._api.get("pods", namespace, pod)
         assert body is not None, f"no pod {pod}"
         life = self._lives[body["metadata"]["uid"]]
         assert life.running, f"{pod} does not run"
         life.running = False
-        life.last = {"exitCode": code, "reason": "Error", "finishedAt": text(self._moment())}
+        life.last = {
+            "exitCode": code,
+            "reason": "Error" if code else "Completed",
+            "finishedAt": text(self._moment()),
+            # As of a container whose terminationMessagePolicy falls back to its log.
+            **({"message": words} if words and code else {}),
+        }
         if _role(body) == "worker":
-            self._pod_status(body, "Failed", life)
+            self._pod_status(body, "Failed" if code else "Succeeded", life)
             return
         life.number += 1
         life.begins = self._clock() + RESTART_S
@@ -413,6 +421,8 @@ class Kubernetes:
                 self._cannot_schedule(body)
             elif image in self.no_images:
                 self._cannot_pull(body, role, image)
+            elif life.begins <= now + EARLY_S and (role, _index(body)) in self.refusing:
+                self._refuses(body, life, self.refusing[role, _index(body)])
             elif life.begins <= now + EARLY_S:
                 life.running = True
                 if role == "server":
@@ -432,6 +442,20 @@ class Kubernetes:
             self._pod_status(body, "Succeeded", life)
         elif self.servers_ready(meta["namespace"], job):
             self._wake(now + left)
+
+    def _refuses(self, body: Body, life: Life, how: tuple[int, str]) -> None:
+        """It ends at once, and the kubelet waits longer each time before it begins it again."""
+        code, words = how
+        life.last = {
+            "exitCode": code,
+            "reason": "Error",
+            "message": words,
+            "finishedAt": text(self._moment()),
+        }
+        life.number += 1
+        life.begins = self._clock() + min(300.0, RESTART_S * 2.0 ** min(life.number, 10))
+        self._pod_status(body, "Running", life)
+        self._wake(life.begins)
 
     def _only_one(self, body: Body) -> None:
         meta = body["metadata"]
@@ -519,6 +543,11 @@ def jobs_pods(api: ApiServer, job: str, role: str) -> list[dict[str, Any]]:
 
 def _rank(pod: Body) -> int:
     return int(pod["metadata"]["name"].split("-")[-2])
+
+
+def _index(pod: Body) -> int:
+    """Of a server, or the rank of a worker."""
+    return _rank(pod) if _role(pod) == "worker" else int(pod["metadata"]["name"].rpartition("-")[2])
 
 
 def _number(pod: Body) -> int:

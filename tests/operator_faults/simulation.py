@@ -14,6 +14,7 @@ import itertools
 import math
 import random
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -25,6 +26,7 @@ from tablebay.client.errors import TablebayError, Unavailable
 from tablebay.client.tls import Source
 from tablebay.operator import projections
 from tablebay.operator.certificates import Certificates
+from tablebay.operator.clock import Clock
 from tablebay.operator.cluster import (
     FIELD_MANAGER,
     POD_MONITORS,
@@ -199,9 +201,9 @@ class Facade:
         await asyncio.sleep(0)
         if not self._process.alive:
             raise Killed
-        if fault is not None:
-            return fault(simulation, call, act)
-        return act()
+        result = fault(simulation, call, act) if fault is not None else act()
+        self._process.clock.heard(simulation.moment())
+        return result
 
 
 async def _at_once(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -234,6 +236,9 @@ class _Watched:
             self._simulation.crashes.append(f"{type(error).__name__}: {error}")
             raise
 
+    async def tell_fault(self, key: Key, error: BaseException) -> None:
+        await self._inner.tell_fault(key, error)
+
 
 class Process:
     """A process of the operator's: it lists what there is, and is told of what changes from then on."""
@@ -243,6 +248,7 @@ class Process:
         # Until when nothing comes of a watch, by what it is of. A watch keeps the order of its events.
         self.slow: dict[str, float] = {}
         self._simulation = simulation
+        self.clock = Clock(lambda: simulation.moment() + simulation.skew)
         self.queue = WorkQueue(clock=simulation.clock, randomness=random.Random(0))
         self.jobs = JobCache(self.queue.add, clock=simulation.clock)
         resources: dict[Resource, Any] = {**CHILDREN, PODS: projections.pod}
@@ -273,12 +279,12 @@ class Process:
             certificates=Certificates(
                 self._facade, now=lambda: simulation.moment() + simulation.skew, aside=_at_once
             ),
-            now=lambda: simulation.moment() + simulation.skew,
+            now=self.clock.now,
         )
         self._workers = Workers(
             cast("Reconciler", _Watched(reconciler, simulation, self)),
             self.queue,
-            lambda result, seconds: None,
+            lambda result, seconds: simulation.results.update([result]),
         )
         for body in simulation.api.list("trainingjobs", None):
             self.jobs.event(None, body)
@@ -390,6 +396,8 @@ class Simulation:
         self.pod_monitors = pod_monitors
         self.calls: list[Call] = []
         self.crashes: list[str] = []
+        # How often a look ended how.
+        self.results: Counter[str] = Counter()
         self.struck: list[str] = []
         self.events = 0
         # Whether all was in a checkpoint when a job's servers were told to end, by the job's name.

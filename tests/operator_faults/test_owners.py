@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from operator_faults.engine import DURABLE, at_step, wait
-from operator_faults.simulation import NAMESPACE, Simulation, condition, holds, live_pods, reason
+from operator_faults.engine import DURABLE, at_step, make, wait
+from operator_faults.simulation import (
+    NAMESPACE,
+    Call,
+    Killed,
+    Simulation,
+    condition,
+    holds,
+    live_pods,
+    reason,
+)
 from operator_faults.test_pods import ended, pods, quiet, trained, training
 
 SERVERS, WORKERS = ("statefulsets", NAMESPACE, "flights-server"), ("jobs", NAMESPACE, "flights-worker")
@@ -108,6 +118,97 @@ def test_f35_the_workers_whose_job_is_deleted_begin_again_one_of_each_rank(
         assert reason(simulation.job("flights")) == "Training"
         assert at_step(simulation, 30)
         await trained(simulation)
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("how", ["its pod", "its process", "the set with all"])
+@pytest.mark.parametrize("begun_before", [False, True])
+def test_f35_a_server_that_is_lost_while_there_is_no_workers_job_is_not_taken_for_one_with_rows(
+    how: str, begun_before: bool
+) -> None:
+    """Without checkpoints: no operator runs, a hand deletes the Job, and a server is lost. The job fails and says so.
+
+    begun_before: the Job was deleted once before, and made anew."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await training(simulation)
+        if begun_before:
+            delete(simulation, WORKERS)
+            await simulation.until(lambda: False, 60.0)
+            assert reason(simulation.job("flights")) == "Training"
+        simulation.processes[0].alive = False
+        delete(simulation, WORKERS)
+        if how == "its pod":
+            simulation.kubernetes.delete_pod(NAMESPACE, "flights-server-1")
+        elif how == "its process":
+            simulation.kubernetes.end_container(NAMESPACE, "flights-server-1", 137)
+        else:
+            delete(simulation, SERVERS)
+        await simulation.until(lambda: False, 30.0)
+        simulation.start()
+        await wait(simulation, "Failed", lambda: holds(simulation.job("flights"), "Failed"))
+        assert condition(simulation.job("flights"), "Failed")["reason"] == "ServerLost"
+        assert not running(simulation)
+        assert await quiet(simulation) == []
+        assert not simulation.crashes
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("trained_before", [False, True])
+def test_f35_a_server_that_is_lost_as_training_is_about_to_begin(trained_before: bool) -> None:
+    """The operator dies between what it notes of the servers and the workers' release. Of the first Job it is no loss.
+
+    trained_before: of the second Job, since the first one was deleted in training, the job fails."""
+
+    async def life() -> None:
+        simulation = Simulation()
+
+        def dies(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+            result = act()
+            if call.verb == "patch" and call.kind == "StatefulSet":
+                simulation.trouble = None
+                simulation.kill()
+                simulation.kubernetes.end_container(NAMESPACE, "flights-server-1", 137)
+                raise Killed
+            return result
+
+        if trained_before:
+            await training(simulation)
+            delete(simulation, WORKERS)
+        else:
+            make(simulation, {})
+        simulation.trouble = dies
+        await wait(simulation, "the note", lambda: simulation.trouble is None)
+        if not trained_before:
+            await trained(simulation)
+            return
+        await wait(simulation, "Failed", lambda: holds(simulation.job("flights"), "Failed"))
+        assert condition(simulation.job("flights"), "Failed")["reason"] == "ServerLost"
+
+    asyncio.run(life())
+
+
+def test_f35_what_no_note_is_left_of_is_not_trained_on() -> None:
+    """Set and Job deleted at once, without their pods: nothing says whose rows the servers have."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        await training(simulation)
+        simulation.processes[0].alive = False
+        simulation.kubernetes.orphan(*SERVERS)
+        simulation.kubernetes.orphan(*WORKERS)
+        await simulation.until(lambda: False, 5.0)
+        simulation.start()
+        await wait(simulation, "Failed", lambda: holds(simulation.job("flights"), "Failed"))
+        failed = condition(simulation.job("flights"), "Failed")
+        assert failed["reason"] == "ServerLost"
+        assert "were deleted in the middle of training" in failed["message"]
+        await simulation.until(lambda: False, 30.0)
+        assert not pods(simulation, "worker")
+        assert not simulation.crashes
 
     asyncio.run(life())
 

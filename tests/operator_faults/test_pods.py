@@ -7,7 +7,7 @@ import copy
 from typing import Any
 
 import pytest
-from operator_faults.engine import DURABLE, at_step, make, plain, wait, worker_pod
+from operator_faults.engine import DURABLE, at_step, job_body, make, plain, wait, worker_pod
 from operator_faults.simulation import NAMESPACE, Simulation, condition, holds, live_pods, reason
 
 from tablebay.operator import manifests
@@ -337,5 +337,121 @@ def test_f21_a_field_that_this_operator_does_not_know_is_said_and_kept() -> None
         assert len(live_pods(simulation.api, "flights", "worker")) == 2
         simulation.patch_job("flights", {"future": None})
         await trained(simulation)
+
+    asyncio.run(life())
+
+
+def test_bug_a_job_that_is_over_is_over_though_its_spec_is_refused_later() -> None:
+    """The refusal took the condition Complete along: with its workers' Job deleted the job was trained again."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        make(simulation, {"runPolicy": {"cleanPolicy": {"onSuccess": "All"}}})
+        await trained(simulation)
+        await simulation.until(lambda: False, 30.0)
+        assert ("jobs", NAMESPACE, "flights-worker") not in simulation.api.objects
+        simulation.patch_job("flights", {"future": {"mode": "Fast"}})
+        await wait(simulation, "InvalidSpec", lambda: reason(simulation.job("flights")) == "InvalidSpec")
+        assert holds(simulation.job("flights"), "Complete")
+        simulation.kill()
+        await simulation.until(lambda: False, 10.0)
+        simulation.patch_job("flights", {"future": None})
+        await wait(simulation, "Completed", lambda: reason(simulation.job("flights")) == "Completed")
+        assert await quiet(simulation) == []
+        assert not pods(simulation, "server")
+        assert not pods(simulation, "worker")
+
+    asyncio.run(life())
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_f25_a_rank_that_is_done_is_not_begun_again_while_another_one_is_replaced(elastic: bool) -> None:
+    """Rank 0 has ended well; rank 1 fails three times, and each time waits by itself; then the job is Complete."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        spec: dict[str, Any] = {"runPolicy": {"failurePolicy": {"backoff": {"initialSeconds": 15}}}}
+        if elastic:
+            workers = job_body({})["spec"]["workers"]
+            spec["workers"] = {**workers, "minReplicas": 1, "maxReplicas": 3}
+        await training(simulation, **spec)
+        simulation.kubernetes.end_container(NAMESPACE, worker_pod(simulation, 0), 0)
+        done = {name for name in pods(simulation, "worker") if "-worker-0-" in name}
+        for _ in range(3):
+            name = worker_pod(simulation, 1)
+            simulation.kubernetes.end_container(NAMESPACE, name, 137)
+            await wait(simulation, "the next", lambda name=name: runs(simulation, 1) not in ("", name))  # type: ignore[misc]
+        await trained(simulation)
+        made = {
+            event.body["metadata"]["name"]
+            for event in simulation.api.history
+            if event.kind == "ADDED" and "-worker-0-" in event.body["metadata"]["name"]
+        }
+        assert made == done
+        assert len(made) == 1
+
+    def runs(simulation: Simulation, rank: int) -> str:
+        for body in live_pods(simulation.api, "flights", "worker"):
+            if f"-worker-{rank}-" in body["metadata"]["name"] and body["status"]["phase"] == "Running":
+                found: str = body["metadata"]["name"]
+                return found
+        return ""
+
+    asyncio.run(life())
+
+
+REFUSAL = (
+    '{"event": "checkpoint.passed_over", "level": "warning"}\n'
+    "tablebay-server: pvc://checkpoints/run holds checkpoints of job search, this is job flights; wanted its own"
+)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_f40_a_server_that_refuses_to_start_is_heard(begun: bool) -> None:
+    """Ready has the reason CheckpointUnusable and the server's own words, and keeps them though it is begun again.
+
+    begun: the job had trained, and server 1 comes back to a checkpoint that is not its own."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        if begun:
+            await training(simulation, **DURABLE)
+        simulation.kubernetes.refusing["server", 1] = 3, REFUSAL
+        if begun:
+            simulation.kubernetes.delete_pod(NAMESPACE, "flights-server-1")
+        else:
+            make(simulation, DURABLE)
+        unusable = "CheckpointUnusable"
+        await wait(simulation, unusable, lambda: reason(simulation.job("flights")) == unusable)
+        words = "server 1 refuses to start: pvc://checkpoints/run holds checkpoints of job search"
+        reasons = set()
+        for _ in range(60):
+            await simulation.until(lambda: False, 10.0)
+            reasons.add(reason(simulation.job("flights")))
+            assert words in message(simulation)
+            assert "passed_over" not in message(simulation)
+        assert reasons == {unusable}
+        assert not ended(simulation)
+        simulation.kubernetes.refusing.clear()
+        await trained(simulation)
+
+    asyncio.run(life())
+
+
+def test_f25_the_last_words_of_a_worker_that_fails_for_ever_are_kept() -> None:
+    """status.firstFailure and Ready have them; what a worker wrote last is why it failed."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        make(simulation, {"runPolicy": {"failurePolicy": {"maxRestarts": 0}}})
+        traceback = "Traceback (most recent call last):\n" + "  File\n" * 400 + "ValueError: no such feature"
+        await wait(simulation, "step 3", lambda: at_step(simulation, 3))
+        simulation.kubernetes.end_container(NAMESPACE, worker_pod(simulation, 1), 1, traceback)
+        await wait(simulation, "Failed", lambda: holds(simulation.job("flights"), "Failed"))
+        body = simulation.job("flights")
+        assert body is not None
+        kept = body["status"]["firstFailure"]["message"]
+        assert kept.endswith("ValueError: no such feature")
+        assert len(kept) <= 1024
 
     asyncio.run(life())

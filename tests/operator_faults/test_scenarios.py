@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime
+import gc
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -428,6 +431,68 @@ def test_f43_an_operator_whose_clock_is_wrong_ends_nothing_early(
     assert not problems, "\n".join(problems[:5])
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_f43_windows_and_deadlines_are_measured_by_the_api_servers_clock(hours: int) -> None:
+    """The operator dies and goes on beside a clock that is wrong by an hour, in each wait that counts by time.
+
+    The deadline until all run, and the time that failures count, are what they are with a right one."""
+
+    async def life(skew: datetime.timedelta) -> list[tuple[str, float]]:
+        simulation = Simulation()
+        simulation.kubernetes.quota = 2
+        policy = {"maxRestarts": 2, "windowSeconds": 300, "backoff": {"initialSeconds": 40}}
+        make(simulation, {"runPolicy": {"preRunningDeadlineSeconds": 500, "failurePolicy": policy}})
+        seen: list[tuple[str, float]] = []
+
+        async def until(what: str, done: Callable[[], bool]) -> None:
+            await wait(simulation, what, done)
+            seen.append((what, simulation.now))
+
+        await simulation.until(lambda: False, 100.0)
+        simulation.skew = skew
+        simulation.kill()
+        await simulation.until(lambda: False, 100.0)
+        assert not holds(simulation.job("flights"), "Failed")
+        simulation.kubernetes.quota = 100
+        await until("step 5", lambda: at_step(simulation, 5))
+        for failure in range(3):
+            simulation.kubernetes.end_container(NAMESPACE, worker_pod(simulation, 1), 1)
+            if failure == 1:
+                simulation.skew = -simulation.skew
+                simulation.kill()
+            if failure < 2:
+                await until("again", lambda: running(simulation) == {0, 1})
+        await until("Failed", lambda: holds(simulation.job("flights"), "Failed"))
+        failed = condition(simulation.job("flights"), "Failed")
+        assert failed["reason"] == "WorkersFailed"
+        assert "3 times within 300 s" in failed["message"]
+        return seen
+
+    right = asyncio.run(life(datetime.timedelta()))
+    wrong = asyncio.run(life(datetime.timedelta(hours=hours)))
+    assert [what for what, _ in wrong] == [what for what, _ in right]
+    for (what, at), (_, wanted) in zip(wrong, right, strict=True):
+        assert abs(at - wanted) < 5, f"{what} at {at:.0f} s, wanted {wanted:.0f} s"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_f43_a_deadline_comes_when_it_should_though_the_clock_is_wrong(hours: int) -> None:
+    """Neither an hour early nor an hour late, also of an operator that comes in between."""
+
+    async def life() -> None:
+        simulation = Simulation()
+        simulation.kubernetes.quota = 2
+        make(simulation, {"runPolicy": {"preRunningDeadlineSeconds": 500}})
+        await simulation.until(lambda: False, 100.0)
+        simulation.skew = datetime.timedelta(hours=hours)
+        simulation.kill()
+        await wait(simulation, "Failed", lambda: holds(simulation.job("flights"), "Failed"))
+        assert 495 <= simulation.now <= 515
+        assert condition(simulation.job("flights"), "Failed")["reason"] == "PreRunningDeadlineExceeded"
+
+    asyncio.run(life())
+
+
 def named(name: str) -> dict[str, Any]:
     """A job of another name."""
     body = job_body({})
@@ -440,18 +505,53 @@ def completed(simulation: Simulation, names: list[str]) -> bool:
     return all(holds(simulation.job(name), "Complete") for name in names)
 
 
-def test_f44_many_jobs_at_the_operators_start_all_come_to_their_end() -> None:
-    """Forty, made while no operator runs; each costs as many writes as one alone."""
-    alone = sum(call.write for call in baseline("plain").calls)
+def footprint(roots: list[Any]) -> int:
+    """Bytes of all that these hold, each object once; less code, and what is not the operator's."""
+    seen: set[int] = set()
+    total, left = 0, list(roots)
+    while left:
+        one = left.pop()
+        if id(one) in seen or isinstance(
+            one, type | types.ModuleType | types.FunctionType | types.MethodType
+        ):
+            continue
+        seen.add(id(one))
+        total += sys.getsizeof(one)
+        left += gc.get_referents(one)
+    return total
+
+
+@pytest.mark.parametrize("jobs", [40, pytest.param(500, marks=pytest.mark.deep)])
+def test_f44_many_jobs_at_the_operators_start_all_come_to_their_end(jobs: int) -> None:
+    """Made while no operator runs; each costs as many calls as one alone, and little memory of the operator's."""
+    alone = baseline("plain").calls
 
     async def life() -> None:
         simulation = Simulation(operators=0)
-        names = [f"job-{number}" for number in range(40)]
+        names = [f"job-{number}" for number in range(jobs)]
         for name in names:
             simulation.api.create("trainingjobs", NAMESPACE, named(name))
         simulation.start()
-        await wait(simulation, "all", lambda: completed(simulation, names))
-        assert sum(call.write for call in simulation.calls) <= len(names) * (alone + 3)
+        process, most = simulation.processes[0], 0
+
+        def all_done() -> bool:
+            nonlocal most
+            most = max(most, process.queue.depth)
+            return completed(simulation, names[-1:]) and completed(simulation, names)
+
+        await wait(simulation, "all", all_done)
+        for write in (True, False):
+            one = sum(call.write == write for call in alone)
+            assert sum(call.write == write for call in simulation.calls) <= jobs * (one + 3)
+        # What it knows of each: far below what the API server keeps of the same objects.
+        assert most <= jobs
+        known = footprint([process.jobs, *process.stores.values()])
+        assert known / jobs < 48 * 1024, f"{known / jobs:.0f} bytes of a job"
+        for name in names:
+            simulation.api.delete("trainingjobs", NAMESPACE, name)
+        await simulation.until(lambda: False, 200.0)
+        left = footprint([process.jobs, *process.stores.values(), process.queue])
+        assert left < known / 100 + 64 * 1024, f"{left} bytes are left of {known}"
 
     asyncio.run(life())
 
@@ -474,13 +574,13 @@ def test_f45_a_job_that_fails_for_ever_leaves_the_others_alone() -> None:
 
 
 def test_f46_a_bug_in_a_look_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An arbitrary error a hundred times: the neighbour is trained, and the job too once it is over."""
+    """An arbitrary error a hundred times: the job's status says so, the neighbour is trained, and it too in the end."""
     real, left = reconcile.decide, [100]
 
     def decide(job: Any, *arguments: Any) -> Any:
         if job.name == "bad" and left[0] > 0:
             left[0] -= 1
-            raise ZeroDivisionError("a bug")
+            raise ZeroDivisionError("a bug, " + "of many words " * left[0])
         return real(job, *arguments)
 
     monkeypatch.setattr(reconcile, "decide", decide)
@@ -492,9 +592,16 @@ def test_f46_a_bug_in_a_look_is_tried_again_ever_more_seldom(monkeypatch: pytest
         await wait(simulation, "the good one", lambda: completed(simulation, ["good"]))
         assert simulation.now < STEPS + 60
         assert 70 < left[0] < 100
+        assert len([call for call in simulation.calls if call.write and call.name == "bad"]) <= 100 - left[0]
+        failed = condition(simulation.job("bad"), "LookFailed")
+        assert (failed["status"], failed["reason"]) == ("True", "ZeroDivisionError")
+        assert failed["message"].startswith("ZeroDivisionError: a bug, of many words")
+        assert simulation.results["fault"] == 100 - left[0]
+        assert not condition(simulation.job("good"), "LookFailed")
         left[0] = 1
         await simulation.until(lambda: completed(simulation, ["bad"]), 1200.0)
         assert completed(simulation, ["bad"])
+        assert not condition(simulation.job("bad"), "LookFailed")
 
     asyncio.run(life())
 

@@ -136,6 +136,9 @@ class World:
             "generation": known["metadata"]["generation"] + 1 if known else 1,
         }
         body["status"] = known["status"] if known else {}
+        # What was written there by patches stays.
+        patched = known["metadata"]["annotations"] if known else {}
+        body["metadata"]["annotations"] = {**patched, **body["metadata"]["annotations"]}
         self.objects[key] = body
         self.settled[body["metadata"]["uid"]] = body["metadata"]["generation"]
         self.writes += 1

@@ -365,6 +365,13 @@ def test_doctor_says_what_is_amiss_on_the_cluster(api: ApiServer, capsys: pytest
     assert "has not looked at toy for 60 s" in found["operator"][1]
     api.change("toy", {"observedGeneration": 2})
     assert checks(0)["operator"] == ("ok", "has looked at every job")
+    words = "server 0 refuses to start: pvc://checkpoints/run holds checkpoints of job search"
+    unusable = {"type": "Ready", "status": "False", "reason": "CheckpointUnusable", "message": words}
+    api.change("toy", {"observedGeneration": 2, "conditions": [unusable]})
+    assert checks(1)["job"] == ("wrong", f"toy: CheckpointUnusable: {words}")
+    starting = {**unusable, "reason": "StartingServers", "message": "0 of 1 servers are ready"}
+    api.change("toy", {"observedGeneration": 2, "conditions": [starting]})
+    assert "job" not in checks(0)
     older = api_server.status(400, "BadRequest", 'strict decoding error: unknown field "spec.x"')
     api.forced = [(200, {"items": [], "metadata": {}}), older]
     found = checks(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +354,25 @@ def test_only_the_jobs_own_pods_and_the_operator_are_let_in() -> None:
         assert not lets_in(policy, "ads", {}, port)
     assert lets_in(policy, "monitoring", {}, 7071)
     assert policies(made)["flights-workers"]["spec"]["policyTypes"] == ["Egress"]
+
+
+def test_metrics_are_for_those_alone_whom_the_chart_names() -> None:
+    """Other pods of the job reach all; the operator's ports stay its own."""
+    peer = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+        "podSelector": {"matchLabels": {"app": "prometheus"}},
+    }
+    asked = replace(DEFAULTS, metrics_from=json.dumps([peer]))
+    job = job_object({})
+    policy = policies(manifests.children(job, asked))["flights"]
+    kubernetes_validate.validate(policy, "1.34", strict=True)
+    assert lets_in(policy, "monitoring", {"app": "prometheus"}, 7071)
+    assert not lets_in(policy, "monitoring", {"app": "grafana"}, 7071)
+    assert not lets_in(policy, "ads", {"app": "prometheus"}, 7071)
+    assert not lets_in(policy, "monitoring", {"app": "prometheus"}, 7070)
+    assert lets_in(policy, "ads", {"tablebay.dev/job": "flights"}, 7071)
+    assert lets_in(policy, "tablebay-system", OPERATOR, 7070)
+    assert not lets_in(policy, "tablebay-system", OPERATOR, 7071)
 
 
 def test_an_open_job_has_no_network_policy() -> None:

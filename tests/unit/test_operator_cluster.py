@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import datetime
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pytest
 from unit.api_server import write_kubeconfig
 
 from tablebay.operator import cluster as subject
+from tablebay.operator.clock import Clock
 from tablebay.operator.cluster import (
     JOBS,
     LEASES,
@@ -29,6 +32,7 @@ from tablebay.operator.cluster import (
     ApiError,
     Cluster,
     Resource,
+    Respite,
     TokenBucket,
 )
 
@@ -58,6 +62,8 @@ class Api:
         self.objects: dict[tuple[str, str, str], Body] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.fault: Callable[[str, str, dict[str, str]], Answer | None] = lambda method, path, query: None
+        # Headers of what is not a success.
+        self.headers: dict[str, str] = {}
         self.groups: dict[str, list[str]] = {}
         self.silent = False
         self.gone = "status"
@@ -263,6 +269,8 @@ def handler(api: Api) -> type[BaseHTTPRequestHandler]:
                 return
             self.send_response(answer[0])
             self.send_header("Content-Length", str(len(data)))
+            for name, value in (api.headers if answer[0] >= 400 else {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 
@@ -499,3 +507,83 @@ def test_writes_are_held_to_their_rate() -> None:
         return time.monotonic() - began
 
     assert 0.18 <= asyncio.run(run()) < 2.0
+
+
+def date(seconds: float) -> str:
+    """As HTTP writes a time so many seconds from now."""
+    return formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "least", "most"),
+    [
+        (429, "40", 39, 40),
+        (503, "7", 6, 7),
+        (429, date(3600), 299, 300),
+        (503, "999999999", 299, 300),
+        (429, "", 0, 0),
+        (429, "soon", 0, 0),
+        (429, date(-60), 0, 0),
+        (429, "-5", 0, 0),
+        (500, "40", 0, 0),
+        (403, "40", 0, 0),
+    ],
+)
+def test_f7_an_api_server_that_has_too_much_to_do_is_left_alone_for_as_long_as_it_says(
+    api: Api, status: int, said: str, least: float, most: float
+) -> None:
+    """Nothing is asked of it meanwhile but the lease; what would be says so, and for how long still."""
+    api.headers = {"Retry-After": said}
+    api.fault = lambda method, path, query: refusal(status, "Busy") if path.endswith("/p") else None
+
+    async def run() -> None:
+        cluster = Cluster()
+        with pytest.raises(ApiError):
+            await cluster.get(PODS, "ads", "p")
+        before = len(api.requests)
+        assert await cluster.get(LEASES, "ads", "l") is None
+        assert len(api.requests) == before + 1
+        if most == 0:
+            assert await cluster.get(PODS, "ads", "q") is None
+            return
+        with pytest.raises(ApiError) as caught:
+            await cluster.get(PODS, "ads", "q")
+        assert len(api.requests) == before + 1
+        assert caught.value.status == 429
+        assert least <= caught.value.retry_after_s <= most
+
+    asyncio.run(run())
+
+
+def test_f7_when_that_time_is_over_it_is_asked_again() -> None:
+    """By a clock that no hand moves; a shorter time that is said later takes nothing away."""
+    now = [100.0]
+    respite = Respite(lambda: now[0])
+    respite.check()
+    respite.give(10)
+    respite.give(1)
+    now[0] = 109.9
+    with pytest.raises(ApiError, match=r"another 0\.1 s"):
+        respite.check()
+    now[0] = 110.0
+    respite.check()
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_f43_the_api_servers_time_is_the_operators(
+    api: Api, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer bears it, a refusal too; a second or two are no difference."""
+    wrong = datetime.timedelta(hours=hours)
+    local = datetime.datetime.now(datetime.UTC)
+
+    async def run() -> None:
+        cluster = Cluster()
+        cluster.clock = Clock(lambda: local - wrong)
+        assert cluster.clock.now() == local - wrong
+        assert await cluster.get(PODS, "ads", "p") is None
+        assert abs(cluster.clock.now() - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(seconds=4)
+        if hours == 0:
+            assert cluster.clock.now() == local
+
+    asyncio.run(run())

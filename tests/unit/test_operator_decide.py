@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import random
 from typing import Any
 
@@ -12,6 +13,7 @@ from unit.operator_world import BEGAN, DEFAULTS, World, job_object
 
 from tablebay.operator.decisions import LAST_REPORT_S, UNRECORDED_S, decide
 from tablebay.operator.plans import Plan, Progress
+from tablebay.operator.projections import TRAINED_ANNOTATION
 
 KINDS = {"ServiceAccount", "Service", "Job", "StatefulSet", "PodDisruptionBudget", "NetworkPolicy"}
 KILLED = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-02T03:05:00Z"}}
@@ -37,7 +39,7 @@ def test_a_new_job_gets_all_of_its_objects_at_once() -> None:
 
 
 def test_workers_are_released_when_every_server_is_ready_and_noted() -> None:
-    """With one write: who the servers are, and that the workers may run."""
+    """With one write, who the servers are, and that the workers may run; before it the servers' set notes them too."""
     world = World()
     world.look()
     world.server(0)
@@ -47,7 +49,13 @@ def test_workers_are_released_when_every_server_is_ready_and_noted() -> None:
     assert "1 of 2 servers are ready" in world.condition("Ready")["message"]
     world.servers()
     plan = world.look()
-    assert len(plan.patches) == 1
+    assert [patch.child.kind for patch in plan.patches] == ["StatefulSet", "Job"]
+    kept = world.objects["StatefulSet", "flights-server"]["metadata"]["annotations"][TRAINED_ANNOTATION]
+    assert json.loads(kept) == {
+        "job": world.workers["metadata"]["uid"],
+        "servers": ["c-0", "c-1"],
+        "before": False,
+    }
     assert world.workers["spec"]["suspend"] is False
     assert world.recorded == ["c-0", "c-1"]
 

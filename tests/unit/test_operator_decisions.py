@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from unit.operator_world import BEGAN, DEFAULTS, World, job_object, text
 
 from tablebay.operator import projections
-from tablebay.operator.decisions import LAST_REPORT_S, decide, invalid
+from tablebay.operator.decisions import LAST_REPORT_S, decide
+from tablebay.operator.obstacles import invalid
 from tablebay.operator.plans import Observed, Plan, Progress
 from tablebay.operator.projections import SERVERS_ANNOTATION, Child
 

@@ -145,3 +145,31 @@ def test_a_look_that_is_refused_is_repeated_soon(status: int) -> None:
         return await asyncio.wait_for(queue.get(), 5)
 
     assert asyncio.run(run()) == A
+
+
+def test_f7_a_look_waits_for_no_less_than_the_api_server_asks() -> None:
+    """As long as its refusal says, also when an event has brought another look meanwhile; then as before."""
+    now = 0.0
+    queue = WorkQueue(clock=lambda: now, randomness=random.Random(0))
+    assert 40 <= queue.retry(A, after_s=40) <= 48
+    now = 1.0
+    assert 60 <= queue.retry(A, after_s=60) <= 72
+    queue.succeeded(A)
+    assert queue.retry(A) <= 2 * BACKOFF_FIRST_S
+
+
+def test_f7_a_refused_look_is_put_off_for_as_long_as_it_says() -> None:
+    """By the workers, from what the refusal bears."""
+
+    class Busy:
+        async def reconcile(self, key: Key) -> None:
+            raise ApiError(429, "TooManyRequests", "later", retry_after_s=30)
+
+    async def run() -> float:
+        now = 100.0
+        queue = WorkQueue(clock=lambda: now, randomness=random.Random(0))
+        queue.add(A)
+        await Workers(cast("Reconciler", Busy()), queue, lambda result, seconds: None).one()
+        return queue._later[0][0] - now
+
+    assert 30 <= asyncio.run(run()) <= 36
