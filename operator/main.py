@@ -6,6 +6,7 @@ Neither numpy nor the native core is loaded here: the operator's image may lack 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 DONE, FAILED = 0, 1
 
 _WORD = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_PEERS = {"ipBlock", "namespaceSelector", "podSelector"}
 _LABEL_NAME = re.compile(f"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_WORD}")
 _LABEL_VALUE = re.compile(f"({_WORD})?")
 
@@ -59,6 +61,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="on each job's PodMonitor (none); may be repeated",
     )
+    add(
+        "--metrics-from",
+        type=_peers,
+        default="[]",
+        metavar="JSON",
+        help="who may ask a job's pods for /metrics, as a NetworkPolicy's `from` (anybody)",
+    )
     add("--lease-namespace", default="", help="where the lease is (the operator's own namespace)")
     add("--lease-name", default="tablebay-operator", help="its name (tablebay-operator)")
     add("--http-port", type=_number(0, 65535), default=8080, help="/metrics, /healthz, /readyz (8080)")
@@ -91,6 +100,22 @@ def _label(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _peers(text: str) -> str:
+    """The same list, of one form."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    known = isinstance(found, list) and all(
+        isinstance(one, dict) and one and set(one) <= _PEERS for one in found
+    )
+    if not known:
+        raise argparse.ArgumentTypeError(
+            f"found {text[:80]!r}, wanted a list in JSON of {', '.join(sorted(_PEERS))}"
+        )
+    return json.dumps(found, sort_keys=True) if found else ""
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the operator until it is told to end."""
     try:
@@ -115,6 +140,7 @@ def run(options: argparse.Namespace) -> int:
                 own_namespace(),
                 options.gang,
                 tuple(options.pod_monitor_label),
+                options.metrics_from,
             ),
             lease_namespace=options.lease_namespace or own_namespace(),
             lease_name=options.lease_name,

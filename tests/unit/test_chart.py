@@ -117,6 +117,7 @@ def problems(schema: Object, value: Any, path: str = "") -> Iterator[str]:
         ),
         "enum": lambda choices: value in choices,
         "not": lambda other: bool([*problems(other, value, path)]),
+        "minProperties": lambda least: not isinstance(value, dict) or len(value) >= least,
         "minLength": lambda least: not isinstance(value, str) or len(value) >= least,
         "maxLength": lambda most: not isinstance(value, str) or len(value) <= most,
         "pattern": lambda pattern: not isinstance(value, str) or re.search(pattern, value) is not None,
@@ -279,6 +280,34 @@ class TestChart:
         assert (GOLDEN / "chart.sha256").read_text().strip() == total.hexdigest(), (
             "the chart changed: run `python tests/e2e/chart/check.py --write` (it needs helm)"
         )
+
+
+class TestNetworkPolicy:
+    """Who reaches the operator's pods."""
+
+    def test_nothing_comes_in_but_at_the_port_of_probes_and_metrics(self) -> None:
+        """From anywhere, so that neither kubelets nor a Prometheus are cut off; of the operator's own pods alone."""
+        (policy,) = of_kind("default", "NetworkPolicy")
+        (deployment,) = of_kind("default", "Deployment")
+        assert policy["spec"] == {
+            "podSelector": deployment["spec"]["selector"],
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"port": 8080, "protocol": "TCP"}]}],
+        }
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert [one["containerPort"] for one in container["ports"]] == [8080]
+
+    def test_metrics_from_is_for_the_operator_and_for_jobs(self) -> None:
+        """The same list, in the policy and on the operator's command line."""
+        peers = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "prometheus"}}}]
+        (policy,), (deployment,) = of_kind("monitored", "NetworkPolicy"), of_kind("monitored", "Deployment")
+        assert policy["spec"]["ingress"] == [{"ports": [{"port": 8080, "protocol": "TCP"}], "from": peers}]
+        arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert json.loads(arguments[arguments.index("--metrics-from") + 1]) == peers
+
+    def test_it_can_be_left_out(self) -> None:
+        """networkPolicy.enabled is false."""
+        assert of_kind("namespaced", "NetworkPolicy") == []
 
 
 class TestMonitoring:
@@ -476,6 +505,7 @@ class TestCommands:
             "namespaced": "--namespace ads --namespace search "
             "--server-image registry.example/tablebay:1.0-server --server-pull-policy Never "
             "--gang Coscheduling --pod-monitor-label release=monitoring --pod-monitor-label team=ads "
+            '--metrics-from [{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}] '
             "--lease-namespace ml --lease-name tb --http-port 8080 --concurrency 4 "
             "--qps 20 --burst 30 --spread-seconds 60",
         }

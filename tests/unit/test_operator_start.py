@@ -34,3 +34,15 @@ def test_a_label_that_kubernetes_would_refuse_ends_the_operator_at_once(
         main(["run", "--server-image", "a", "--pod-monitor-label", label])
     assert ended.value.code == 2
     assert f"found {label[:80]!r}, wanted NAME=VALUE as a label of Kubernetes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("peers", ["prometheus", "{}", "[1]", "[{}]", '[{"podSelecter": {}}]', "[[]]"])
+def test_peers_that_no_network_policy_has_end_the_operator_at_once(
+    peers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what was found, rather than at the first job."""
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--server-image", "a", "--metrics-from", peers])
+    assert ended.value.code == 2
+    wanted = f"found {peers!r}, wanted a list in JSON of ipBlock, namespaceSelector, podSelector"
+    assert wanted in capsys.readouterr().err

@@ -32,6 +32,7 @@ RENDERINGS = {
         "--set=crds.install=false,metrics.enabled=false,metrics.serviceMonitor.enabled=true",
         "--set=metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=monitoring",
         "--set=gang.scheduler=Kueue",
+        '--set-json=metrics.from=[{"podSelector":{"matchLabels":{"app":"prometheus"}},"namespaceSelector":{}}]',
     ),
 }
 BAD = (
@@ -42,6 +43,9 @@ BAD = (
     ("--set=resources=null", "missing property 'resources'"),
     ("--set=metrics.serviceMonitor.interval=soon", "at '/metrics/serviceMonitor/interval'"),
     ("--set-json=metrics.podMonitor.labels.release=1", "at '/metrics/podMonitor/labels/release'"),
+    ('--set-json=metrics.from=[{"podSelecter":{}}]', "at '/metrics/from/0'"),
+    ("--set-json=metrics.from=[{}]", "at '/metrics/from/0'"),
+    ("--set=networkPolicy.enabled=maybe", "at '/networkPolicy/enabled': got string, want boolean"),
     ("--set=unknown=1", "additional properties 'unknown'"),
     ("--set=image.digest=1", "at '/image': additional properties 'digest'"),
     ("--set=resources.claims=1", "at '/resources': additional properties 'claims'"),
