@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from e2e.kube import kubectl, make_namespace
-from e2e.walk import Field, at, fields, with_value
+from e2e.walk import Field, asked_for, at, fields, items, with_value
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
@@ -87,6 +87,24 @@ class Api:
             "spec": spec,
         }
         self._custom.create_namespaced_custom_object(*JOBS, namespace, "trainingjobs", body)
+
+    def asks(self, namespace: str, spec: dict[str, Any]) -> str:
+        """Why a new job with that spec would be refused, or "": nothing is made."""
+        body = {
+            "apiVersion": "/".join(JOBS),
+            "kind": "TrainingJob",
+            "metadata": {"name": "asked"},
+            "spec": spec,
+        }
+        try:
+            self._custom.create_namespaced_custom_object(
+                *JOBS, namespace, "trainingjobs", body, dry_run="All", field_validation="Strict"
+            )
+        except ApiException as error:
+            if error.status not in (400, 422):
+                raise
+            return str(json.loads(error.body)["message"])
+        return ""
 
     def replace(self, namespace: str, spec: dict[str, Any]) -> str:
         """Give the job another spec; "" or why it is refused."""
@@ -271,3 +289,43 @@ def _difference(found: Any, wanted: Any, path: str = "") -> str:
             if found.get(name) != wanted.get(name):
                 return _difference(found.get(name), wanted.get(name), f"{path}.{name}")
     return f"{path}: found {str(found)[:200]}, wanted {str(wanted)[:200]}"
+
+
+@pytest.mark.deep
+def test_every_fields_ends_are_taken_in_a_new_job_and_nothing_beyond_them(
+    api: Api, namespace: str, scenario: dict[str, Any]
+) -> None:
+    """The least, the most, the longest text of each field, of list items too; what is beyond is refused by its name.
+
+    By dry runs, which ask the API server and keep nothing."""
+    problems: list[str] = []
+    asked, ends = 0, 0
+    for field in (*fields(), *items()):
+        for value in field.ends:
+            refusals = []
+            for spec in asked_for(SPEC, field, value):
+                asked += 1
+                refusals.append(api.asks(namespace, spec))
+                if not refusals[-1]:
+                    break
+            ends += not refusals[-1]
+            if refusals[-1]:
+                problems.append(f"{field.name}: {_short(value)} is refused: {refusals[0][:300]}")
+        for value in field.beyond:
+            spec = next(asked_for(SPEC, field, value))
+            asked += 1
+            why = api.asks(namespace, spec)
+            name = next(str(part) for part in reversed(field.path) if isinstance(part, str))
+            if name not in why:
+                said = f"is refused, and its name is not said: {why[:300]}" if why else "is taken"
+                problems.append(f"{field.name}: {_short(value)}, which is beyond what it may be, {said}")
+    print(
+        f"{len(fields())} fields and {len(items())} of list items: {ends} ends taken, {asked} jobs asked for"
+    )
+    scenario.update(fields=len(fields()) + len(items()), ends=ends, asked=asked)
+    assert ends >= 210
+    assert not problems, "\n".join([f"{len(problems)} problems", *problems[:40]])
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
