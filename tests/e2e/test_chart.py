@@ -100,9 +100,9 @@ def test_a_pod_monitor_where_the_cluster_knows_them(
     flights = job(lasts_s=60)
     monitor = until(lambda: get("podmonitor", "flights", flights.namespace), "the PodMonitor")
     labels = monitor["spec"]["selector"]["matchLabels"]
-    pods = items("pods", flights.namespace, ",".join(f"{name}={value}" for name, value in labels.items()))
+    selector = ",".join(f"{name}={value}" for name, value in labels.items())
+    pods = until(lambda: items("pods", flights.namespace, selector), "the pods that it selects")
     port = monitor["spec"]["podMetricsEndpoints"][0]["port"]
-    assert pods
     for pod in pods:
         ports = [one for container in pod["spec"]["containers"] for one in container.get("ports", ())]
         assert port in {one.get("name") for one in ports}
