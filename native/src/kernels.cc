@@ -334,12 +334,18 @@ void AddRepeatsInt64(const char* rows, const uint32_t* index, const uint32_t* fi
   }
 }
 
+constexpr uint32_t kLineFloats = 16;
+
 template <uint32_t kDim>
-void AddToEachDim(const float* vector, const int64_t* index, size_t count, int64_t passed_over, uint32_t any_dim,
-                  uint64_t* seen, float* out) {
+void AddToEachDim(const float* vector, const int64_t* index, size_t count, size_t more, int64_t passed_over,
+                  uint32_t any_dim, uint64_t* seen, float* out) {
   const uint32_t dim = kDim != 0 ? kDim : any_dim;
   const Float* __restrict from = reinterpret_cast<const Float*>(vector);
   for (size_t i = 0; i < count; ++i) {
+    if (i + kAhead < count + more) {
+      const float* const next = out + static_cast<uint64_t>(index[i + kAhead]) * dim;
+      for (uint32_t d = 0; d < dim; d += kLineFloats) __builtin_prefetch(next + d, 1);
+    }
     if (index[i] == passed_over) continue;
     const auto at = static_cast<uint64_t>(index[i]);
     Float* __restrict to = reinterpret_cast<Float*>(out + at * dim);
@@ -352,9 +358,9 @@ void AddToEachDim(const float* vector, const int64_t* index, size_t count, int64
     }
   }
 }
-void AddToEach(const float* vector, const int64_t* index, size_t count, int64_t passed_over, uint32_t dim,
+void AddToEach(const float* vector, const int64_t* index, size_t count, size_t more, int64_t passed_over, uint32_t dim,
                uint64_t* seen, float* out) {
-  TABLEBAY_FOR_DIM(dim, AddToEachDim, vector, index, count, passed_over, dim, seen, out)
+  TABLEBAY_FOR_DIM(dim, AddToEachDim, vector, index, count, more, passed_over, dim, seen, out)
 }
 
 inline uint64_t ColumnHash(uint64_t base, uint32_t column) {

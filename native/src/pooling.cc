@@ -16,19 +16,22 @@ int64_t Counted(const Bags& bags, size_t bag) {
   return end - begin - (bags.padding < 0 ? 0 : std::count(begin, end, bags.padding));
 }
 
-// As the kernel add_to_each.
-void AddToEach(const float* vector, const int64_t* index, size_t count, int64_t passed_over, size_t dim,
-               std::vector<uint64_t>* seen, float* out) {
-  ActiveKernels().add_to_each(vector, index, count, passed_over, static_cast<uint32_t>(dim), seen->data(), out);
+// Adds a vector to the rows of a bag, by the kernel add_to_each or as it does.
+void AddToBag(const Bags& bags, size_t bag, const float* vector, size_t dim, std::vector<uint64_t>* seen, float* out) {
+  const int64_t begin = bags.begins[bag];
+  const int64_t end = bags.begins[bag + 1];
+  ActiveKernels().add_to_each(vector, bags.rows + begin, static_cast<size_t>(end - begin),
+                              static_cast<size_t>(bags.begins[bags.count] - end), bags.padding,
+                              static_cast<uint32_t>(dim), seen->data(), out);
 }
-void AddToEach(const double* vector, const int64_t* index, size_t count, int64_t passed_over, size_t dim,
-               std::vector<uint64_t>* seen, double* out) {
-  for (size_t i = 0; i < count; ++i) {
-    if (index[i] == passed_over) continue;
-    const auto at = static_cast<size_t>(index[i]);
-    double* const to = out + at * dim;
-    uint64_t& word = (*seen)[at / kWordBits];
-    const uint64_t bit = uint64_t{1} << at % kWordBits;
+void AddToBag(const Bags& bags, size_t bag, const double* vector, size_t dim, std::vector<uint64_t>* seen,
+              double* out) {
+  for (int64_t i = bags.begins[bag]; i < bags.begins[bag + 1]; ++i) {
+    if (bags.rows[i] == bags.padding) continue;
+    const auto row = static_cast<size_t>(bags.rows[i]);
+    double* const to = out + row * dim;
+    uint64_t& word = (*seen)[row / kWordBits];
+    const uint64_t bit = uint64_t{1} << row % kWordBits;
     for (size_t d = 0; d < dim; ++d) to[d] = vector[d] + ((word & bit) != 0 ? to[d] : 0.0);
     word |= bit;
   }
@@ -47,8 +50,7 @@ void SumBagGradients(const Bags& bags, const Element* gradients, size_t dim, siz
       for (size_t d = 0; d < dim; ++d) share[d] = gradient[d] / divisor;
       gradient = share.data();
     }
-    const auto count = static_cast<size_t>(bags.begins[bag + 1] - bags.begins[bag]);
-    AddToEach(gradient, bags.rows + bags.begins[bag], count, bags.padding, dim, &seen, out);
+    AddToBag(bags, bag, gradient, dim, &seen, out);
   }
   for (size_t row = 0; row < rows; ++row) {
     if ((seen[row / kWordBits] >> row % kWordBits & 1) == 0) std::fill_n(out + row * dim, dim, Element{0});

@@ -132,9 +132,10 @@ struct Kernels {
                             char* out);
 
   // Adds a vector to the row at each index, in their order; to one that is not `seen` yet (a bit each) it is written,
-  // and the bit set. Where the index is `passed_over` nothing happens.
-  void (*add_to_each)(const float* vector, const int64_t* index, size_t count, int64_t passed_over, uint32_t dim,
-                      uint64_t* seen, float* out);
+  // and the bit set. Where the index is `passed_over` nothing happens. Rows of the `more` indices that follow are
+  // fetched.
+  void (*add_to_each)(const float* vector, const int64_t* index, size_t count, size_t more, int64_t passed_over,
+                      uint32_t dim, uint64_t* seen, float* out);
 
   // Column c of the row whose base is b: a + (b - a) * u, u the top 24 bits of the hash of (base, c).
   FillKernel fill_uniform;
