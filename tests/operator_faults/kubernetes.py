@@ -67,6 +67,8 @@ class Kubernetes:
         self._wake = wake
         self._steps = steps
         self._lives: dict[str, Life] = {}
+        # Names of pods by namespace and the name of what makes them, as of this tick.
+        self._pods: dict[tuple[str, str], list[str]] = {}
         self._suffix: dict[str, int] = {}
         # By a Job's uid: before when it makes no pods.
         self._backoff: dict[str, float] = {}
@@ -172,6 +174,10 @@ class Kubernetes:
         """All controllers once. Whatever changes brings the next."""
         self._train()
         self._api.collect()
+        self._pods = {}
+        for body in self._api.list("pods", None):
+            of = body["metadata"]["namespace"], f"{job_of_pod(body)}-{_role(body)}"
+            self._pods.setdefault(of, []).append(body["metadata"]["name"])
         for body in self._api.list("statefulsets", None):
             self._stateful_set(body)
         for body in self._api.list("jobs", None):
@@ -189,7 +195,7 @@ class Kubernetes:
             life = self._lives.get(body["metadata"]["uid"])
             if _role(body) != "worker" or life is None or not life.running:
                 continue
-            namespace, job = body["metadata"]["namespace"], _job_of(body)
+            namespace, job = body["metadata"]["namespace"], job_of_pod(body)
             owner = self._api.get("trainingjobs", namespace, job)
             found = self._api.get("statefulsets", namespace, f"{job}-server")
             servers = self._servers(found) if found is not None else None
@@ -229,7 +235,7 @@ class Kubernetes:
             self._revisions[of] = f"{zlib.crc32(text_of.encode()):08x}"
         revision = self._revisions[of]
         ready = 0
-        for pod in self._api.list("pods", meta["namespace"]):
+        for pod in self._named_after(meta):
             if not self._claims(body, pod, spec["selector"]["matchLabels"], f"{meta['name']}-"):
                 continue
             ready += _ready(pod)
@@ -251,6 +257,12 @@ class Kubernetes:
             "observedGeneration": meta["generation"],
         }
         self._status("statefulsets", body, status)
+
+    def _named_after(self, meta: Body) -> list[Body]:
+        """The pods that bear a set's or a Job's name, as they are now."""
+        names = self._pods.get((meta["namespace"], meta["name"]), ())
+        found = (self._api.get("pods", meta["namespace"], name) for name in names)
+        return [body for body in found if body is not None]
 
     def _claims(self, owner: Body, pod: Body, selector: Body, prefix: str) -> bool:
         """Whether a pod is of a set or a Job. By its labels it is given up, or taken in, as its owner does."""
@@ -286,7 +298,7 @@ class Kubernetes:
         held = {one["type"]: one for one in status.get("conditions", ())}
         pods = [
             pod
-            for pod in self._api.list("pods", meta["namespace"])
+            for pod in self._named_after(meta)
             if self._claims(body, pod, {OF_JOB: meta["uid"]}, f"{meta['name']}-")
         ]
         active = [pod for pod in pods if pod["status"].get("phase") in ("Pending", "Running")]
@@ -431,7 +443,7 @@ class Kubernetes:
             return
         if _role(body) != "worker":
             return
-        rank, job = _rank(body), _job_of(body)
+        rank, job = _rank(body), job_of_pod(body)
         owner = self._api.get("trainingjobs", meta["namespace"], job)
         training = self.training.get(owner["metadata"]["uid"]) if owner is not None else None
         left = self._steps - (training.steps.get(rank, 0.0) if training is not None else 0.0)
@@ -520,7 +532,7 @@ def _role(pod: Body) -> str:
     return "server" if "-server-" in pod["metadata"]["name"] else "worker"
 
 
-def _job_of(pod: Body) -> str:
+def job_of_pod(pod: Body) -> str:
     """Whose it is, whatever its labels say."""
     name: str = pod["metadata"]["name"]
     return name.rpartition(f"-{_role(pod)}-")[0]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from operator_faults.api import ApiServer, Body, Event, of_job
-from operator_faults.kubernetes import Kubernetes
+from operator_faults.kubernetes import Kubernetes, job_of_pod
 
 from tablebay.client.errors import TablebayError, Unavailable
 from tablebay.client.tls import Source
@@ -386,8 +386,11 @@ class Simulation:
         pod_monitors: bool = False,
         operators: int = 1,
         steps: int = STEPS,
+        grain_s: float = 0.001,
     ) -> None:
         random.seed(0)
+        # Kubernetes' controllers look at all there is at multiples of this.
+        self._grain_s = grain_s
         self.now = 0.0
         self.faults = dict(faults or {})
         self.event_faults = dict(event_faults or {})
@@ -432,8 +435,9 @@ class Simulation:
         heapq.heappush(self._heap, (time, next(self._numbers), act))
 
     def _wake(self, time: float) -> None:
-        # Later than now in any case: the time must go on.
-        time = max(math.ceil(time * 1000), math.floor(self.now * 1000) + 1) / 1000
+        # Later than now in any case: the time must go on. Divided by whole numbers, or rounding would bring it back.
+        per_s = round(1 / self._grain_s)
+        time = max(math.ceil(time * per_s), math.floor(self.now * per_s) + 1) / per_s
         if time not in self._ticks:
             self._ticks.add(time)
             self.at(time, lambda: self._tick(time))
@@ -468,8 +472,10 @@ class Simulation:
                 self.kept.append((job["metadata"]["name"], known.kept and known.ended == known.ticket))
         if event.plural not in ("trainingjobs", "pods"):
             return
-        for body in self.api.list("trainingjobs", NAMESPACE):
-            name = body["metadata"]["name"]
+        one = event.body
+        name = one["metadata"]["name"] if event.plural == "trainingjobs" else job_of_pod(one)
+        body = self.job(name)
+        if body is not None:
             if holds(body, "Ready") and not self.kubernetes.servers_ready(NAMESPACE, name):
                 self._untrue_since.setdefault(name, self.now)
             else:

@@ -527,7 +527,7 @@ def test_f44_many_jobs_at_the_operators_start_all_come_to_their_end(jobs: int) -
     alone = baseline("plain").calls
 
     async def life() -> None:
-        simulation = Simulation(operators=0)
+        simulation = Simulation(operators=0, grain_s=1.0)
         names = [f"job-{number}" for number in range(jobs)]
         for name in names:
             simulation.api.create("trainingjobs", NAMESPACE, named(name))
@@ -546,12 +546,15 @@ def test_f44_many_jobs_at_the_operators_start_all_come_to_their_end(jobs: int) -
         # What it knows of each: far below what the API server keeps of the same objects.
         assert most <= jobs
         known = footprint([process.jobs, *process.stores.values()])
-        assert known / jobs < 48 * 1024, f"{known / jobs:.0f} bytes of a job"
+        assert known / jobs < 24 * 1024, f"{known / jobs:.0f} bytes of a job"
         for name in names:
             simulation.api.delete("trainingjobs", NAMESPACE, name)
         await simulation.until(lambda: False, 200.0)
+        assert not list(process.jobs.bodies())
+        assert not any(len(store) for store in process.stores.values())
+        # A dict that was large stays so.
         left = footprint([process.jobs, *process.stores.values(), process.queue])
-        assert left < known / 100 + 64 * 1024, f"{left} bytes are left of {known}"
+        assert left < known / 10 + 64 * 1024, f"{left} bytes are left of {known}"
 
     asyncio.run(life())
 
