@@ -106,6 +106,10 @@ def test_a_pod_monitor_where_the_cluster_knows_them(
     for pod in pods:
         ports = [one for container in pod["spec"]["containers"] for one in container.get("ports", ())]
         assert port in {one.get("name") for one in ports}
+    flights.patch(monitoring={"podMonitor": "Disabled"})
+    until(lambda: not items("podmonitors", flights.namespace), "the job has no PodMonitor any more")
+    flights.patch(monitoring={"podMonitor": "Enabled"})
+    until(lambda: items("podmonitors", flights.namespace), "it has one again")
     kubectl("-n", flights.namespace, "delete", "tj", "flights", "--wait=false")
     until(lambda: not items("podmonitors", flights.namespace), "the PodMonitor goes with its job")
     kubectl("delete", "crd", "podmonitors.monitoring.coreos.com")

@@ -32,18 +32,18 @@ OTHER_VALUES = yaml.safe_load((CHECK / "values.yaml").read_text())
 CREATED = {"get", "list", "watch", "create", "patch", "delete"}
 RIGHTS = {
     "tablebay.dev/trainingjobs": {"get", "list", "watch", "patch", "delete"},
-    "tablebay.dev/trainingjobs/status": {"get", "patch"},
+    "tablebay.dev/trainingjobs/status": {"patch"},
     "apps/statefulsets": CREATED,
     "batch/jobs": CREATED,
     "/services": CREATED,
-    "/serviceaccounts": CREATED,
+    "/serviceaccounts": CREATED - {"delete"},
     "policy/poddisruptionbudgets": CREATED,
     "networking.k8s.io/networkpolicies": CREATED,
     "monitoring.coreos.com/podmonitors": CREATED,
     "/persistentvolumeclaims": {"get", "create"},
     "/secrets": {"get", "create", "patch"},
-    "/pods": {"get", "list", "watch", "patch", "delete"},
-    "/events": {"create", "patch"},
+    "/pods": {"list", "watch", "patch", "delete"},
+    "/events": {"create"},
 }
 
 Object = dict[str, Any]
@@ -429,7 +429,7 @@ class TestRights:
         assert create["verbs"] == ["create"]
         assert (account["resources"], account["verbs"]) == (["serviceaccounts"], ["get"])
         assert account["resourceNames"] == rest["resourceNames"]
-        assert set(rest["verbs"]) == {"get", "update", "patch"}
+        assert set(rest["verbs"]) == {"get", "update"}
         arguments = of_kind("default", "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["args"]
         assert dict(pairwise(arguments))["--lease-name"] == rest["resourceNames"][0]
 

@@ -76,7 +76,7 @@ capabilities:
   - tablebay.dev
   resources:
   - trainingjobs/status
-  verbs: [get, patch]
+  verbs: [patch]
 - apiGroups:
   - apps
   resources:
@@ -91,8 +91,12 @@ capabilities:
   - ""
   resources:
   - services
-  - serviceaccounts
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups:
+  - ""
+  resources:
+  - serviceaccounts
+  verbs: [get, list, watch, create, patch]
 - apiGroups:
   - policy
   resources:
@@ -118,12 +122,12 @@ capabilities:
   - ""
   resources:
   - pods
-  verbs: [get, list, watch, patch, delete]
+  verbs: [list, watch, patch, delete]
 - apiGroups:
   - ""
   resources:
   - events
-  verbs: [create, patch]
+  verbs: [create]
 - apiGroups:
   - monitoring.coreos.com
   resources:
