@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from e2e.jobs import Job, seconds_since
+from e2e.jobs import SMALL, Job, seconds_since
 from e2e.kube import condition, get, holds, items, kubectl, run, until
 from e2e.test_cli import tablebay
 
@@ -305,3 +306,20 @@ def test_a_claim_that_not_every_server_sees(job: Callable[..., Job], scenario: d
         lambda: "with accessModes [ReadWriteOnce] for 2 servers" in flights.ready_message(), "it is told", 30
     )
     assert not items("sts,jobs,pdb,pods", flights.namespace)
+
+
+@pytest.mark.deep
+def test_a_server_that_finds_no_checkpoint_is_heard(
+    job: Callable[..., Job], scenario: dict[str, Any]
+) -> None:
+    """One is required, and there is none: Ready has the server's own words, and so has `tablebay doctor`."""
+    flights = job(durable=True, change={"checkpoint": CHECKPOINT, "restore": {"policy": "Required"}, **SMALL})
+    found = flights.until_reason("CheckpointUnusable")
+    words = "flights-checkpoints/run holds no checkpoint, and one is required"
+    assert found["message"].startswith("server 0 refuses to start: ")
+    assert words in found["message"]
+    doctor = [sys.executable, "-Im", "tablebay.client.cli", "doctor", "-n", flights.namespace]
+    ended = subprocess.run(doctor, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert f"flights: CheckpointUnusable: {found['message']}" in ended.stdout
+    assert not items("pods", flights.namespace, "tablebay.dev/role=worker")
