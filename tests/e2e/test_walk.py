@@ -82,22 +82,12 @@ class Api:
 
     def create(self, namespace: str, spec: dict[str, Any]) -> None:
         """A job with that spec."""
-        body = {
-            "apiVersion": "/".join(JOBS),
-            "kind": "TrainingJob",
-            "metadata": {"name": "walk"},
-            "spec": spec,
-        }
+        body = _job("walk", spec)
         self._custom.create_namespaced_custom_object(*JOBS, namespace, "trainingjobs", body)
 
     def asks(self, namespace: str, spec: dict[str, Any]) -> str:
         """Why a new job with that spec would be refused, or "": nothing is made."""
-        body = {
-            "apiVersion": "/".join(JOBS),
-            "kind": "TrainingJob",
-            "metadata": {"name": "asked"},
-            "spec": spec,
-        }
+        body = _job("asked", spec)
         try:
             self._custom.create_namespaced_custom_object(
                 *JOBS, namespace, "trainingjobs", body, dry_run="All", field_validation="Strict"
@@ -185,6 +175,15 @@ class Api:
                 if variable["name"] == "TABLEBAY_GENERATION":
                     variable["value"] = "N"
         return result
+
+
+def _job(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "/".join(JOBS),
+        "kind": "TrainingJob",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
 
 
 def _all_made(children: list[dict[str, Any]], servers: int) -> bool:
