@@ -6,25 +6,21 @@ under build/, on whatever disk that is.
 
 from __future__ import annotations
 
-import itertools
 import os
-import resource
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+import checkpoint_cost
 import measure
 import numpy as np
 from measure import Figure, figure, interleave
-from workload import DIM, KEYS, Workload
+from servers import JobServers, job_servers
+from workload import DIM, KEYS
 
 import tablebay as tb
 from tablebay.client.checkpoint.destination import Destination
@@ -35,14 +31,6 @@ from tablebay.ps_server.checkpoint.save import write_cut
 ROWS = 5_000_000
 ROUNDS = 5
 CHECKPOINTS = 8
-PAIRS = 10
-# Slices before them, until the client's memory has not grown in one.
-WARM_UP_MAX = 12
-EVERY_S = 10
-# So long that one checkpoint falls into it.
-SLICE_S = 10.0
-# What the client keeps between two checkpoints at full speed.
-REPLAY_BYTES = 10 << 30
 RECOVERY_ROWS = 10_000_000
 _READ_BYTES = 4 << 20
 _ALL_SHARDS = tuple(range(1024))
@@ -55,71 +43,12 @@ def run(folder: Path) -> dict[str, Figure]:
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         there = Path(name)
         figures = _save_and_load(there / "one")
-        figures |= _cost(there / "cost")
+        figures |= checkpoint_cost.run(there / "cost")
         shutil.rmtree(there / "cost")
         return figures | _recovery(there / "two")
 
 
-class _Servers:
-    """`tablebay-server` processes of one job, without a keeper."""
-
-    def __init__(self, folder: Path, count: int, *options: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.destination = folder / "checkpoints"
-        self._log = folder / "log"
-        self._options = options
-        self._ports = [_free_ports() for _ in range(count)]
-        self.addresses = [f"127.0.0.1:{port}" for port in self._ports]
-        self.processes = [self.start(index) for index in range(count)]
-
-    def start(self, index: int) -> subprocess.Popen[bytes]:
-        """A server's next life."""
-        with open(self._log, "ab") as log:
-            return subprocess.Popen(
-                [
-                    *(
-                        sys.executable,
-                        "-m",
-                        "tablebay.ps_server.main",
-                        "--exit-with-parent",
-                        "--job",
-                        "bench",
-                    ),
-                    *("--data-port", str(self._ports[index]), "--index", str(index)),
-                    *("--servers", ",".join(self.addresses), *self._options),
-                ],
-                stderr=log,
-            )
-
-    def close(self) -> None:
-        """End them."""
-        for process in self.processes:
-            process.kill()
-            process.wait()
-
-
-@contextmanager
-def _servers(folder: Path, count: int, *options: str, checkpoints: bool = True) -> Iterator[_Servers]:
-    if checkpoints:
-        options = ("--checkpoint", str(folder / "checkpoints"), *options)
-    servers = _Servers(folder, count, *options)
-    try:
-        yield servers
-    finally:
-        servers.close()
-
-
-def _free_ports() -> int:
-    """The first of three neighbouring ports."""
-    while True:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-        if port < 65_000:
-            return port
-
-
-def _connect(servers: _Servers, **options: object) -> tb.Client:
+def _connect(servers: JobServers, **options: object) -> tb.Client:
     return tb.connect(servers.addresses, job="bench", timeout=600.0, **options)
 
 
@@ -149,7 +78,7 @@ def _gradients() -> np.ndarray:
 def _save_and_load(folder: Path) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     with (
-        _servers(folder, 1, "--checkpoint-every-seconds", "3600") as servers,
+        job_servers(folder, 1, "--checkpoint-every-seconds", "3600") as servers,
         _connect(servers, rank=0) as client,
     ):
         _fill(client, ROWS)
@@ -235,77 +164,6 @@ def _save_and_load(folder: Path) -> dict[str, Figure]:
     return figures
 
 
-# -- what it costs --
-
-
-def _cpu_s(servers: _Servers) -> float:
-    """CPU seconds of the servers, and of this process, whose client it is."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    total = 0.0
-    for process in servers.processes:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        total += (int(fields[11]) + int(fields[12])) / ticks
-    own = resource.getrusage(resource.RUSAGE_SELF)
-    return total + own.ru_utime + own.ru_stime
-
-
-def _cost(folder: Path) -> dict[str, Figure]:
-    """CPU seconds for a million rows pushed, one push after the other, with a checkpoint every EVERY_S and without.
-
-    ROWS rows, of which the workload's calls touch about 0.67 million between two checkpoints. Both sides push for a
-    while before: the memory that a client keeps pushes in is new to it once, and is used over and over from then on.
-    `growth_cost` is that of the slices before, in which it grew.
-    """
-    workload = Workload.make()
-    others = _keys(0, ROWS - len(workload.all_keys))
-    every = ("--checkpoint-every-seconds", str(EVERY_S))
-    with (
-        _servers(folder / "with", 1, *every) as ours,
-        _servers(folder / "without", 1, checkpoints=False) as plain,
-        _connect(ours, rank=0, replay_bytes=REPLAY_BYTES) as with_checkpoints,
-        _connect(plain, rank=0) as without,
-    ):
-        for client in (with_checkpoints, without):
-            for keys in (workload.all_keys, others):
-                for at in range(0, len(keys), 100_000):
-                    _table(client).pull(keys[at : at + 100_000])  # type: ignore[attr-defined]
-        with_checkpoints.checkpoint(full=True)
-
-        def slice_of(servers: _Servers, client: tb.Client) -> float:
-            table = _table(client)
-            began, before, pushed = time.perf_counter(), _cpu_s(servers), 0
-            calls = itertools.cycle(workload.calls)
-            while time.perf_counter() - began < SLICE_S:
-                table.push(next(calls), workload.gradients)  # type: ignore[attr-defined]
-                pushed += KEYS
-            return (_cpu_s(servers) - before) / (pushed / 1e6)
-
-        replay = _table(with_checkpoints).session.replay  # type: ignore[attr-defined]
-        plain_cost = slice_of(plain, without)
-        growth: list[float] = []
-        grown = -1
-        while grown < replay.memory.bytes and len(growth) < WARM_UP_MAX:
-            grown = replay.memory.bytes
-            growth.append(slice_of(ours, with_checkpoints) / plain_cost - 1.0)
-        costs = []
-        for turn in range(PAIRS):
-            slices: list[Callable[[], float]] = [
-                lambda: slice_of(ours, with_checkpoints),
-                lambda: slice_of(plain, without),
-            ]
-            if turn % 2 == 0:
-                one, other = (call() for call in slices)
-            else:
-                other, one = (call() for call in reversed(slices))
-            costs.append(one / other - 1.0)
-        made = with_checkpoints.checkpoint().number
-        assert made >= PAIRS, f"{made} checkpoints were made"
-    return {
-        "durability.checkpoint.cost": figure(costs, "ratio"),
-        "durability.checkpoint.growth_cost": figure(growth, "ratio"),
-    }
-
-
 # -- recovery --
 
 
@@ -317,7 +175,7 @@ def _recovery(folder: Path) -> dict[str, Figure]:
     """One killed server of two: from the kill to all rows served, less 2 s, against loading its files alone."""
     ratios, seconds = [], []
     with (
-        _servers(folder, 2, "--checkpoint-every-seconds", "3600") as servers,
+        job_servers(folder, 2, "--checkpoint-every-seconds", "3600") as servers,
         _connect(servers, rank=0) as client,
     ):
         _fill(client, RECOVERY_ROWS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,3 +30,62 @@ def tablebay_servers(count: int, tls_dir: Path | None = None) -> Iterator[tuple[
             stack.callback(process.terminate)
             processes.append(process.pid)
         yield addresses, processes
+
+
+class JobServers:
+    """`tablebay-server` processes of one job, without a keeper."""
+
+    def __init__(self, folder: Path, count: int, *options: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.destination = folder / "checkpoints"
+        self._log = folder / "log"
+        self._options = options
+        self._ports = [_neighbouring_ports() for _ in range(count)]
+        self.addresses = [f"127.0.0.1:{port}" for port in self._ports]
+        self.processes = [self.start(index) for index in range(count)]
+
+    def start(self, index: int) -> subprocess.Popen[bytes]:
+        """A server's next life."""
+        with open(self._log, "ab") as log:
+            return subprocess.Popen(
+                [
+                    *(
+                        sys.executable,
+                        "-m",
+                        "tablebay.ps_server.main",
+                        "--exit-with-parent",
+                        "--job",
+                        "bench",
+                    ),
+                    *("--data-port", str(self._ports[index]), "--index", str(index)),
+                    *("--servers", ",".join(self.addresses), *self._options),
+                ],
+                stderr=log,
+            )
+
+    def close(self) -> None:
+        """End them."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def job_servers(folder: Path, count: int, *options: str, checkpoints: bool = True) -> Iterator[JobServers]:
+    if checkpoints:
+        options = ("--checkpoint", str(folder / "checkpoints"), *options)
+    servers = JobServers(folder, count, *options)
+    try:
+        yield servers
+    finally:
+        servers.close()
+
+
+def _neighbouring_ports() -> int:
+    """The first of three neighbouring ports."""
+    while True:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+        if port < 65_000:
+            return port

@@ -17,11 +17,12 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -538,6 +539,19 @@ def faulty(found: Run, wanted: Run) -> list[str]:
 def baseline(name: str) -> Run:
     """The run without a fault."""
     return asyncio.run(run(FIXTURES[name]))
+
+
+# Of all single faults `make test` has every fourth, `make test-deep` those between.
+_EVERY = 4
+PARTS = ("some", pytest.param("the rest", marks=pytest.mark.deep))
+
+
+def part_of(numbers: Sequence[int], part: str, mode: str) -> list[int]:
+    """The numbers of that part; of two modes that strike the same calls, some strike others."""
+    modes = [*WRITE_FAULTS, *READ_FAULTS, *EVENT_FAULTS]
+    first = modes.index(mode) % min(_EVERY, max(1, len(numbers)))
+    some = numbers[first::_EVERY]
+    return list(some) if part == "some" else sorted(set(numbers) - set(some))
 
 
 async def strike(name: str, modes: Iterable[tuple[str, int]]) -> list[str]:
