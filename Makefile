@@ -96,7 +96,7 @@ format: setup ## write the files as lint wants them
 
 .PHONY: test
 test: lint ## lint, and every test that takes no long time; two at a time
-	$(PYTEST) -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 # Half a minute and 5 GB, which only tb.torch needs.
 $(VENV)/.torch: $(VENV)/.dev

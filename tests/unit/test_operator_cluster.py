@@ -514,16 +514,17 @@ def date(seconds: float) -> str:
     return formatdate(time.time() + seconds, usegmt=True)
 
 
+# (Dates have names of their own: processes that test side by side must collect the same.)
 @pytest.mark.parametrize(
     ("status", "said", "least", "most"),
     [
         (429, "40", 39, 40),
         (503, "7", 6, 7),
-        (429, date(3600), 299, 300),
+        pytest.param(429, date(3600), 299, 300, id="in an hour"),
         (503, "999999999", 299, 300),
         (429, "", 0, 0),
         (429, "soon", 0, 0),
-        (429, date(-60), 0, 0),
+        pytest.param(429, date(-60), 0, 0, id="a minute ago"),
         (429, "-5", 0, 0),
         (500, "40", 0, 0),
         (403, "40", 0, 0),
