@@ -443,6 +443,10 @@ void BindStore(py::module_& m) {
             return std::tuple<py::bytes, py::bytes, uint64_t>(scanned.keys, scanned.rows, scanned.position);
           },
           py::arg("table_id"), py::arg("position"), py::arg("rows_max"))
+      .def(
+          "index_probes",
+          [](const Store& store, uint32_t table_id) { return store.IndexProbes(store.FindTable(table_id)); },
+          py::arg("table_id"), "How many buckets of the index a search for a row looks at, on average.")
       .def("counters", &CountersOf)
       .def(
           "hold",

@@ -141,6 +141,14 @@ void Index::Erase(uint64_t hash, uint32_t position) {
   --size_;
 }
 
+uint64_t Index::BucketsPassed() const {
+  uint64_t passed = 0;
+  for (const Buckets* side : {&current_, &old_}) {
+    for (uint64_t b = 0; b < side->count; ++b) passed += side->At(b).overflowed;
+  }
+  return passed;
+}
+
 void Index::Reposition(uint64_t hash, uint32_t from, uint32_t to) {
   uint32_t slot;
   const auto [side, bucket] = Locate(hash, from, &slot);

@@ -2,8 +2,7 @@
 //
 // hash = the finaliser of MurmurHash3 (Austin Appleby, public domain), a bijection of 64-bit keys, so that every
 // key is legal. shard = its top 10 bits, stripe = its top 6 bits (16 shards a stripe). The index bucket comes of the
-// bits below the stripe's, so that keys given in order of shard visit the index in order too: its lines then come from
-// neighbouring memory. The tag is the low 8 bits.
+// bits below the shard's, whichever shards there are. The tag is the low 8 bits.
 #pragma once
 
 #include <cstdint>
@@ -35,11 +34,12 @@ inline uint64_t KeyOfHash(uint64_t hash) {
 }
 
 inline constexpr uint32_t kStripeShift = 58;
+inline constexpr uint32_t kShardShift = 54;
 
-inline uint32_t ShardOfHash(uint64_t hash) { return static_cast<uint32_t>(hash >> 54); }
+inline uint32_t ShardOfHash(uint64_t hash) { return static_cast<uint32_t>(hash >> kShardShift); }
 inline uint32_t StripeOfHash(uint64_t hash) { return static_cast<uint32_t>(hash >> kStripeShift); }
 // A key that lies in the shard.
-inline uint64_t KeyOfShard(uint32_t shard) { return KeyOfHash(uint64_t{shard} << 54); }
+inline uint64_t KeyOfShard(uint32_t shard) { return KeyOfHash(uint64_t{shard} << kShardShift); }
 inline uint32_t StripeOfShard(uint32_t shard) { return shard / kShardsPerStripe; }
 
 // Wire bytes are little-endian and may lie at any address.

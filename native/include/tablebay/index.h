@@ -9,8 +9,8 @@
 //
 // The sizes that an index grows through are a third apart, and those of each stripe lie elsewhere: the stripes of a
 // table grow one after the other, and a row of a large table has 6.1 to 8.2 bytes of index, 7.1 on average, however
-// many rows there are. Buckets are in the order of the hash at every size, so that moving to a larger index reads one
-// and writes the other from front to back.
+// many rows there are. Entries are in the order of the hash below the shard's bits at every size, so that moving to a
+// larger index reads one and writes the other from front to back.
 // Thread safety: the caller holds the stripe's lock, shared to search, exclusive to change.
 #pragma once
 
@@ -56,9 +56,10 @@ class Index {
     std::unique_ptr<Bucket*[]> segments;
     uint64_t count = 0;
     Bucket& At(uint64_t bucket) const { return segments[bucket / kSegment][bucket % kSegment]; }
-    // As far along the buckets as the 32 bits below the stripe's are along their range.
+    // As far along the buckets as the 32 bits below the shard's are along their range. (Not below the stripe's: a server
+    // that has every second shard would fill every second sixteenth of its buckets.)
     static uint64_t Home(uint64_t hash, uint64_t count) {
-      return (hash >> (kStripeShift - 32) & 0xffffffffu) * count >> 32;
+      return (hash >> (kShardShift - 32) & 0xffffffffu) * count >> 32;
     }
     uint64_t Home(uint64_t hash) const { return Home(hash, count); }
     uint64_t After(uint64_t bucket) const { return bucket + 1 == count ? 0 : bucket + 1; }
@@ -174,6 +175,9 @@ class Index {
   void Erase(uint64_t hash, uint32_t position);
   // The row of `hash` moved. REQUIRES: present, at `from`.
   void Reposition(uint64_t hash, uint32_t from, uint32_t to);
+
+  // How many buckets lie between each entry's own and the one that it is in, summed; takes time by the buckets.
+  uint64_t BucketsPassed() const;
 
   uint64_t bytes() const { return (current_.count + old_.count) * sizeof(Bucket); }
 

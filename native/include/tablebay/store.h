@@ -103,6 +103,8 @@ class Store {
     uint64_t position;  // 0 = the end
   };
   Scanned Scan(const Table& table, uint64_t position, uint32_t rows_max) const;
+  // How many buckets of the index a search for one of the table's rows looks at, on average; 0 without rows.
+  double IndexProbes(const Table& table) const;
 
   // -- eviction --
 

@@ -130,6 +130,7 @@ class Table {
   }
 
   uint32_t StripeRows(uint32_t stripe) const { return all_->stripes[stripe].rows; }
+  uint64_t BucketsPassed(uint32_t stripe) const { return all_->stripes[stripe].index.BucketsPassed(); }
   // Key and weights of the row at `position`.
   uint64_t KeyAt(uint32_t stripe, uint32_t position) const;
   void CopyWeights(uint32_t stripe, uint32_t position, char* out) const;
