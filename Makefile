@@ -95,8 +95,8 @@ format: setup ## write the files as lint wants them
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 .PHONY: test
-test: lint ## lint, and every test that takes no long time; two at a time
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+test: lint ## lint, and every test that takes no long time; three at a time
+	$(PYTEST) -n 3 --dist loadfile
 
 # Half a minute and 5 GB, which only tb.torch needs.
 $(VENV)/.torch: $(VENV)/.dev

@@ -55,13 +55,13 @@ def run(folder: Path) -> dict[str, Figure]:
         first = ours.checkpoint()
         costs = [_pair(ours, plain) for _ in range(PAIRS)]
         made = ours.checkpoint() - first
-    if made < PAIRS or ours.kept_bytes > kept:
-        raise SystemExit(
-            f"{made} checkpoints in {PAIRS} pairs, wanted as many; memory of {kept} bytes has become {ours.kept_bytes}"
-        )
+    if made < PAIRS:
+        raise SystemExit(f"{made} checkpoints were made in {PAIRS} pairs")
     return {
         "durability.checkpoint.cost": figure(costs, "ratio"),
         "durability.checkpoint.growth_cost": figure(growth, "ratio"),
+        # Of the client's memory, in the pairs of `cost`.
+        "durability.checkpoint.grown_bytes": figure([ours.kept_bytes - kept], "bytes"),
     }
 
 

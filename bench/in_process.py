@@ -94,14 +94,15 @@ def _with_rows(folder: Path, rows: int, dim: int, prefix: str, whole: bool = Fal
         f"table.{prefix}bytes_per_row": measure.figure([(measure.rss_bytes() - before) / rows], "bytes"),
     }
     limit = Limit(folder, rows, dim)
-    pulls = measure.interleave(
-        [partial(store.pull, table, keys, out, True) for keys in work.grouped],
-        [partial(limit.gather, at, out) for at in limit.positions],
-        ROUNDS,
-    )
+    # Before any pull of the same keys, whose finding a push would use.
     pushes = measure.interleave(
         [partial(store.push, table, keys, work.gradients, True) for keys in work.grouped],
         [partial(limit.adagrad, at, work.gradients) for at in limit.positions],
+        ROUNDS,
+    )
+    pulls = measure.interleave(
+        [partial(store.pull, table, keys, out, True) for keys in work.grouped],
+        [partial(limit.gather, at, out) for at in limit.positions],
         ROUNDS,
     )
     after_pull = measure.interleave(

@@ -541,8 +541,8 @@ def baseline(name: str) -> Run:
     return asyncio.run(run(FIXTURES[name]))
 
 
-# Of all single faults `make test` has every fourth, `make test-deep` those between.
-_EVERY = 4
+# Of all single faults `make test` has every eighth, `make test-deep` those between.
+_EVERY = 8
 PARTS = ("some", pytest.param("the rest", marks=pytest.mark.deep))
 
 
