@@ -56,8 +56,8 @@ class Index {
     std::unique_ptr<Bucket*[]> segments;
     uint64_t count = 0;
     Bucket& At(uint64_t bucket) const { return segments[bucket / kSegment][bucket % kSegment]; }
-    // As far along the buckets as the 32 bits below the shard's are along their range. (Not below the stripe's: a server
-    // that has every second shard would fill every second sixteenth of its buckets.)
+    // As far along the buckets as the 32 bits below the shard's are along their range. (Not below the stripe's: a
+    // server that has every second shard would fill every second sixteenth of its buckets.)
     static uint64_t Home(uint64_t hash, uint64_t count) {
       return (hash >> (kShardShift - 32) & 0xffffffffu) * count >> 32;
     }
