@@ -178,6 +178,10 @@ class Store:
         """
         Begins no step of a ranked client for so long: (client_high, client_low, the highest step begun + 1) of each.
         """
+    def index_probes(self, table_id: int) -> float:
+        """
+        How many buckets of the index a search for a row looks at, on average.
+        """
     def load(self, owned: collections.abc.Sequence[int]) -> Loader:
         """
         A Loader of tables into this store; of rows and steps of the shards given.
