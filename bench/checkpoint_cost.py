@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clients import end, hear, tell
 from measure import Figure, figure
 from servers import JobServers, job_servers
 from workload import DIM, KEYS, Keys, Workload
@@ -73,7 +74,7 @@ class _Side:
         self._pids = [client.pid, *(process.pid for process in servers.processes)]
         self.pushed = 0
         self.kept_bytes = 0
-        self._hear()
+        hear(client)
 
     def push(self, seconds: float) -> None:
         """One push after the other."""
@@ -94,19 +95,9 @@ class _Side:
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._client.stdin is not None
-        self._client.stdin.write(json.dumps(request) + "\n")
-        self._client.stdin.flush()
-        return self._hear()
-
-    def _hear(self) -> dict[str, Any]:
-        assert self._client.stdout is not None
-        line = self._client.stdout.readline()
-        if not line:
-            raise SystemExit(f"a client of the benchmark ended with {self._client.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+    def _ask(self, request: dict[str, Any]) -> Any:
+        tell(self._client, request)
+        return hear(self._client)
 
 
 def _pair(ours: _Side, plain: _Side) -> float:
@@ -133,8 +124,7 @@ def _side(servers: JobServers, **options: object) -> Iterator[_Side]:
             stdout=subprocess.PIPE,
             text=True,
         )
-        stack.callback(client.wait)
-        stack.callback(client.kill)
+        stack.callback(end, client)
         yield _Side(servers, client)
 
 

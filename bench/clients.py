@@ -40,15 +40,15 @@ class Group:
 
     def fill(self) -> None:
         """Have all rows, by the first client."""
-        _tell(self._processes[0], {"operation": "fill"})
-        _hear(self._processes[0])
+        tell(self._processes[0], {"operation": "fill"})
+        hear(self._processes[0])
 
     def run(self, operation: str, seconds: float) -> Slice:
         """operation: pull, push, or step, which is one call to all tables each way."""
         begin = time.monotonic() + _BEGIN_S
         for process in self._processes:
-            _tell(process, {"operation": operation, "begin": begin, "seconds": seconds})
-        answers = [_hear(process) for process in self._processes]
+            tell(process, {"operation": operation, "begin": begin, "seconds": seconds})
+        answers = [hear(process) for process in self._processes]
         taken = [value for answer in answers for value in answer["taken"]]
         if not taken:
             raise SystemExit(f"no {operation} ended within {seconds} s")
@@ -68,20 +68,22 @@ def clients(count: int, **what: Any) -> Iterator[Group]:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            stack.callback(_end, child)
+            stack.callback(end, child)
             processes.append(child)
         for process in processes:
-            _hear(process)
+            hear(process)
         yield Group(processes)
 
 
-def _tell(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
+def tell(process: subprocess.Popen[str], request: dict[str, Any]) -> None:
+    """Have a client's process do something."""
     assert process.stdin is not None
     process.stdin.write(json.dumps(request) + "\n")
     process.stdin.flush()
 
 
-def _hear(process: subprocess.Popen[str]) -> Any:
+def hear(process: subprocess.Popen[str]) -> Any:
+    """What it answers; ends the benchmark where it is no more."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
@@ -89,7 +91,8 @@ def _hear(process: subprocess.Popen[str]) -> Any:
     return json.loads(line)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[str]) -> None:
+    """At once."""
     process.kill()
     process.wait()
 

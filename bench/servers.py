@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +39,7 @@ class JobServers:
         self.destination = folder / "checkpoints"
         self._log = folder / "log"
         self._options = options
-        self._ports = [_neighbouring_ports() for _ in range(count)]
+        self._ports = measure.free_ports(count)
         self.addresses = [f"127.0.0.1:{port}" for port in self._ports]
         self.processes = [self.start(index) for index in range(count)]
 
@@ -72,6 +71,7 @@ class JobServers:
 
 @contextmanager
 def job_servers(folder: Path, count: int, *options: str, checkpoints: bool = True) -> Iterator[JobServers]:
+    """Servers for the time of a block; their log, and checkpoints if they make any, in the folder."""
     if checkpoints:
         options = ("--checkpoint", str(folder / "checkpoints"), *options)
     servers = JobServers(folder, count, *options)
@@ -79,13 +79,3 @@ def job_servers(folder: Path, count: int, *options: str, checkpoints: bool = Tru
         yield servers
     finally:
         servers.close()
-
-
-def _neighbouring_ports() -> int:
-    """The first of three neighbouring ports."""
-    while True:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-        if port < 65_000:
-            return port

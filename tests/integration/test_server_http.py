@@ -150,4 +150,8 @@ def test_a_closed_server_frees_its_port(page: Http) -> None:
     other = Http(registry(Service().snapshot), lambda: None)
     other.server.close()
     again = HttpServer("127.0.0.1", other.port, registry(Service().snapshot), lambda: None)
-    again.close()
+    again.start()
+    try:
+        assert other.get("/metrics")[0] == 200
+    finally:
+        again.close()
