@@ -17,6 +17,8 @@ from measure import Figure
 from numpy.typing import NDArray
 from workload import CALLS, DIM, KEYS, ROWS, Rows, Workload
 
+from tablebay.native import _core
+
 MANY_ROWS = 10_000_000
 OTHER_DIMS = (8, 64, 128)
 ROUNDS = 8
@@ -68,9 +70,15 @@ class Limit:
 
 
 def run(folder: Path) -> dict[str, Figure]:
-    """Figures `table.*` and `limit.*` with 10 million rows; `table.2m.*` with 2 million, `table.dim8.*` and so on."""
+    """Figures `table.*` and `limit.*` with 10 million rows; `table.2m.*` with 2 million, `table.dim8.*` and so on.
+
+    One thread at a time but for `two_threads`, `helped` and `growth`.
+    """
+    _core.use_processors(1)
     figures = _with_rows(folder, MANY_ROWS, DIM, "", whole=True)
+    _core.use_processors(0)
     figures |= growth()
+    _core.use_processors(1)
     figures |= _with_rows(folder, ROWS, DIM, "2m.")
     for dim in OTHER_DIMS:
         figures |= _with_rows(folder, ROWS, dim, f"dim{dim}.")
@@ -128,6 +136,17 @@ def _with_rows(folder: Path, rows: int, dim: int, prefix: str, whole: bool = Fal
     if whole:
         any_order = [measure.seconds(partial(store.pull, table, keys, out, True)) for keys in work.calls]
         figures["table.pull_any_order_rows_per_s"] = measure.figure([KEYS / s for s in any_order], "rows/s")
+        for name, all_calls in (
+            ("pull", [partial(store.pull, table, keys, out, True) for keys in work.grouped]),
+            ("push", [partial(store.push, table, keys, work.gradients, True) for keys in work.grouped]),
+        ):
+            helped = measure.interleave(
+                [partial(_on, 0, call) for call in all_calls],
+                [partial(_on, 1, call) for call in all_calls],
+                ROUNDS,
+            )
+            figures[f"table.helped.{name}_over_one"] = helped.ours_over_theirs()
+        _core.use_processors(1)
         figures["table.two_threads.over_one"] = two_over_one(
             [partial(store.pull, table, keys) for keys in work.grouped], create=True
         )
@@ -136,6 +155,12 @@ def _with_rows(folder: Path, rows: int, dim: int, prefix: str, whole: bool = Fal
         )
     limit.close()
     return figures
+
+
+def _on(processors: int, call: Callable[[], None]) -> None:
+    """A call on so many processors; 0: on those that are idle, which is what it is without being asked."""
+    _core.use_processors(processors)
+    call()
 
 
 def two_over_one(work: list[Callable[..., None]], create: bool = False) -> Figure:
@@ -160,7 +185,7 @@ def two_over_one(work: list[Callable[..., None]], create: bool = False) -> Figur
 
 
 def growth() -> dict[str, Figure]:
-    """Figures `table.growth.*`: a table that grows to 10 million rows, 10,000 keys a call."""
+    """Figures `table.growth.*`: a table that grows to 10 million rows, 10,000 keys a call, helped."""
     work = Workload.make(MANY_ROWS)
     store, table = workload.new_store()
     out = np.zeros((GROWTH_KEYS, DIM), np.float32)

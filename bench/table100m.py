@@ -41,7 +41,8 @@ def _pull_rate(store: _core.Store, table: int, rows: int) -> Figure:
 
 
 def run(_: Path) -> dict[str, Figure]:
-    """Figures `table100m.*`."""
+    """Figures `table100m.*`, of one thread."""
+    _core.use_processors(1)
     store, table = workload.new_store()
     out = np.zeros((KEYS, DIM), np.float32)
     before = measure.rss_bytes()

@@ -31,7 +31,7 @@ class RemoteTable(BaseTable):
         self._table_id = message.table_id
         self._row_bytes = message.row_bytes
         self._state_bytes = message.state_bytes
-        self._last_plan: tuple[Keys, _core.Plan] | None = None
+        self._last_plan: _core.Plan | None = None
 
     @property
     def session(self) -> Session:
@@ -50,12 +50,11 @@ class RemoteTable(BaseTable):
     def plan(self, keys: Keys) -> _core.Plan:
         """Where each key goes. The last plan is kept, so that a push after a pull need not plan again."""
         last = self._last_plan
-        if last is not None and last[0].size == keys.size and np.array_equal(last[0], keys):
-            return last[1]
+        if last is not None and last.is_of(keys):
+            return last
         plan: _core.Plan = native(self._session.router.plan, keys)
         if keys.size <= _PLAN_KEYS_MAX:
-            # A copy, since the caller may change the array.
-            self._last_plan = (keys.copy(), plan)
+            self._last_plan = plan
         return plan
 
     def pull_part(self, keys: Any, out: Any = None, create: bool = True) -> tuple[Part, Rows]:

@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'jobs_helped', 'processors_of_quota', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'use_processors', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -241,6 +241,10 @@ class Plan:
         """
     def inverse(self) -> numpy.typing.NDArray[numpy.uint32]:
         ...
+    def is_of(self, keys: numpy.typing.NDArray[numpy.uint64]) -> bool:
+        """
+        Whether it was made of these keys, in this order.
+        """
     def keys(self) -> numpy.typing.NDArray[numpy.uint64]:
         ...
     @property
@@ -350,6 +354,14 @@ def instruction_sets() -> list[str]:
     """
     Those this CPU can use, best last.
     """
+def jobs_helped() -> int:
+    """
+    Parts of this process's large calls that idle processors helped with.
+    """
+def processors_of_quota(folder: str) -> int:
+    """
+    How many whole processors' time a control group's folder allows; 2^32 - 1 where it sets no limit. For tests.
+    """
 def read_http2_answer(data: bytes, piece: int, message_bytes_max: int) -> typing.Any:
     """
     What a call makes of the bytes that its server sends, given in pieces; None while it has no result. For tests.
@@ -386,6 +398,10 @@ def time_buckets() -> list[float]:
     """
 def use_instruction_set(name: str) -> None:
     ...
+def use_processors(processors: int) -> None:
+    """
+    On how many processors large calls run at once, whatever else runs on them; 0, as it begins: on those that are idle.
+    """
 def version() -> str:
     ...
 ASSIGN: int = 4

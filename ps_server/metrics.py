@@ -173,6 +173,7 @@ def _of_keys(counters: Mapping[str, int]) -> Iterator[Metric]:
             "pushes_after_pull",
             "Pushes to a table that began where a pull of the same keys had found their rows",
         ),
+        ("calls_helped", "Pushes and steps, and pulls of a table, that idle processors helped with"),
     ):
         yield CounterMetricFamily(f"tablebay_{name}", text, value=counters[name])
 

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tablebay/bulk.h"
 #include "tablebay/crc32c.h"
+#include "tablebay/crew.h"
 #include "tablebay/kernels.h"
 #include "tablebay/replay_memory.h"
 #include "tablebay/status.h"
@@ -25,6 +27,61 @@ struct Span {
 
 Span PositionsOf(const Plan& plan, uint32_t begin_place, uint32_t end_place) {
   return {plan.place_begin[begin_place], plan.place_begin[end_place]};
+}
+
+// `which` of a push's rows to `out`; the CRC of all that goes before them extended by theirs. kept: where they are kept
+// too, or null.
+uint32_t GatherRows(const Call::Push& push, const uint32_t* which, size_t count, char* out, uint32_t crc,
+                    KeepingCopy* kept) {
+  const size_t row_bytes = push.row_bytes;
+  // The checksum of each few rows while they are in the nearest cache.
+  const size_t some = std::max<size_t>(1, kNearBytes / row_bytes);
+  // The CRC of rows `begin` to `end`. With a window each few rows go there as well.
+  const auto gather = [&](size_t begin, size_t end, bool windows, const auto& made) {
+    uint32_t of_rows = 0;
+    for (size_t first = begin; first < end; first += some) {
+      const size_t n = std::min(some, end - first);
+      char* const rows = out + first * row_bytes;
+      char* const window = windows ? kept->Window(rows, n * row_bytes) : nullptr;
+      if (window != nullptr) {
+        ActiveKernels().gather_twice(push.rows, which + first, n, push.row_bytes, rows, window);
+      } else {
+        ActiveKernels().gather(push.rows, which + first, n, push.row_bytes, rows);
+      }
+      of_rows = Crc32c(rows, n * row_bytes, of_rows);
+      made(first, rows, n * row_bytes, window != nullptr);
+    }
+    return of_rows;
+  };
+  const auto note = [&](size_t, const char* rows, size_t bytes, bool copied) {
+    if (kept != nullptr) copied ? kept->Copied(rows, bytes) : kept->Made(rows, bytes);
+  };
+  const bool windows = kept != nullptr && row_bytes % KeptRequest::kLine == 0;
+  // Rows that are kept without windows are copied one after the other.
+  if (count < Crew::kKeysLarge || (kept != nullptr && !windows)) {
+    const uint32_t of_rows = gather(0, count, windows, note);
+    return Crc32cOfBoth(crc, of_rows, count * row_bytes);
+  }
+  const Crew::Ranges ranges = Crew::RangesOf(count);
+  std::vector<uint32_t> crcs(ranges.count);
+  std::vector<char> copied(count / some + ranges.count + 1);
+  // Windows are asked for while nothing is noted, and noted in order when all are filled.
+  Crew::OfProcess().ShareRanges(count, [&](size_t begin, size_t end) {
+    const size_t number = begin / ranges.each;
+    crcs[number] = gather(begin, end, windows, [&](size_t first, const char*, size_t, bool is_copied) {
+      copied[begin / some + number + (first - begin) / some] = is_copied;
+    });
+  });
+  for (size_t number = 0; number < ranges.count; ++number) {
+    const size_t begin = number * ranges.each;
+    const size_t end = std::min(count, begin + ranges.each);
+    crc = Crc32cOfBoth(crc, crcs[number], (end - begin) * row_bytes);
+    for (size_t first = begin; windows && first < end; first += some) {
+      note(first, out + first * row_bytes, std::min(some, end - first) * row_bytes,
+           copied[begin / some + number + (first - begin) / some]);
+    }
+  }
+  return crc;
 }
 
 }  // namespace
@@ -158,30 +215,15 @@ void Call::WriteRequest(uint32_t server, size_t index, const Header& header, cha
     if (keep != nullptr && i == 0) keep->Resize(size, static_cast<size_t>(space.rows - out));
     uint32_t crc = put_keys(space, plan, span);
     if (rows_bytes > 0 && !plan.repeats()) {
-      // The checksum of each few rows while they are in the nearest cache.
-      const size_t some = std::max<size_t>(1, kNearBytes / push.row_bytes);
-      for (size_t first = 0; first < span.size(); first += some) {
-        const size_t n = std::min(some, span.size() - first);
-        char* const rows = space.rows + first * push.row_bytes;
-        const uint32_t* const which = plan.first.data() + span.begin + first;
-        const size_t bytes = n * push.row_bytes;
-        char* const to = push.row_bytes % KeptRequest::kLine == 0 ? kept.Window(rows, bytes) : nullptr;
-        if (to != nullptr) {
-          ActiveKernels().gather_twice(push.rows, which, n, push.row_bytes, rows, to);
-          kept.Copied(rows, bytes);
-        } else {
-          ActiveKernels().gather(push.rows, which, n, push.row_bytes, rows);
-        }
-        crc = Crc32c(rows, bytes, crc);
-        if (to == nullptr) kept.Made(rows, bytes);
-      }
+      crc = GatherRows(push, plan.first.data() + span.begin, span.size(), space.rows, crc,
+                       keep != nullptr ? &kept : nullptr);
     } else if (rows_bytes > 0) {
       if (span.size() == plan.unique() && (push.flags & kAssign) == 0) {
         SumRows(plan, push.rows, push.dim, push.is_int64, space.rows);
       } else {
         std::memcpy(space.rows, SummedRows(i) + uint64_t{span.begin} * push.row_bytes, rows_bytes);
       }
-      crc = Crc32c(space.rows, rows_bytes, crc);
+      crc = BulkCrc32c(space.rows, rows_bytes, crc);
     }
     if (push.counts != nullptr && span.size() > 0) {
       std::string summed(plan.unique() * kCountsBytes, 0);
@@ -225,7 +267,6 @@ Response Call::Accept(uint32_t server, size_t index, std::string_view message) {
 }
 
 void Call::Finish() {
-  const Kernels& kernels = ActiveKernels();
   for (size_t i = 0; i < pulls_.size(); ++i) {
     const Pull& pull = pulls_[i];
     const Plan& plan = *pull.plan;
@@ -246,9 +287,9 @@ void Call::Finish() {
       }
     }
     if (whole != nullptr) {
-      kernels.gather(whole, plan.inverse.data(), plan.count(), pull.row_bytes, pull.out);
+      BulkGather(whole, plan.inverse.data(), plan.count(), pull.row_bytes, pull.out);
     } else {
-      kernels.gather_pointers(rows.data(), plan.inverse.data(), plan.count(), pull.row_bytes, pull.out);
+      BulkGatherPointers(rows.data(), plan.inverse.data(), plan.count(), pull.row_bytes, pull.out);
     }
   }
 }

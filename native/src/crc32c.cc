@@ -27,6 +27,28 @@ constexpr Tables MakeTables() {
 
 constexpr Tables kTables = MakeTables();
 
+// Polynomials over GF(2) modulo the CRC's, the coefficient of x^0 in the highest bit.
+constexpr uint32_t kOne = uint32_t{1} << 31;
+
+constexpr uint32_t Times(uint32_t a, uint32_t b) {
+  uint32_t product = 0;
+  for (uint32_t bit = kOne; bit != 0; bit >>= 1) {
+    if ((a & bit) != 0) product ^= b;
+    b = (b >> 1) ^ ((b & 1) != 0 ? kPolynomial : 0);
+  }
+  return product;
+}
+
+// x^(8 * 2^i)
+constexpr std::array<uint32_t, 64> PowersOfByte() {
+  std::array<uint32_t, 64> powers{};
+  powers[0] = kOne >> 8;
+  for (size_t i = 1; i < powers.size(); ++i) powers[i] = Times(powers[i - 1], powers[i - 1]);
+  return powers;
+}
+
+constexpr std::array<uint32_t, 64> kPowersOfByte = PowersOfByte();
+
 }  // namespace
 
 uint32_t Crc32cPortable(const void* bytes, size_t size, uint32_t initial) {
@@ -42,6 +64,16 @@ uint32_t Crc32cPortable(const void* bytes, size_t size, uint32_t initial) {
   }
   for (; size > 0; --size, ++p) crc = (crc >> 8) ^ kTables[0][(crc ^ *p) & 0xff];
   return ~crc;
+}
+
+// A CRC is a remainder: the first's bytes are worth x^(8 size) times as much where `size` bytes follow. That each
+// begins and ends inverted cancels out.
+uint32_t Crc32cOfBoth(uint32_t first, uint32_t second, size_t size) {
+  uint32_t factor = kOne;
+  for (size_t i = 0; size != 0; ++i, size >>= 1) {
+    if ((size & 1) != 0) factor = Times(factor, kPowersOfByte[i]);
+  }
+  return Times(factor, first) ^ second;
 }
 
 uint32_t Crc32c(const void* bytes, size_t size, uint32_t initial) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <numeric>
 
+#include "tablebay/bulk.h"
 #include "tablebay/kernels.h"
 #include "tablebay/status.h"
 
@@ -12,6 +13,7 @@ namespace tablebay {
 namespace {
 
 constexpr uint32_t kBlock = 32;  // keys whose slots are fetched together
+constexpr size_t kAhead = 16;    // keys fetched before they are compared
 constexpr uint32_t kEmptySlot = 0xffffffffu;
 
 // Open addressing over places among the unique keys: four bytes a slot, so that the slots of a large call stay in
@@ -79,22 +81,18 @@ class Sorter {
   // Sorts keys by place, in order of occurrence within each; begin[p] becomes where those of place p begin.
   const Given* Sort(const Router& router, std::string_view bytes, std::array<uint32_t, kShards + 1>* begin) {
     const size_t count = bytes.size() / sizeof(uint64_t);
-    if (hashes_.size() < count) {
-      hashes_.resize(count);
-      given_ = std::make_unique_for_overwrite<Given[]>(count);
-    }
-    ActiveKernels().hash_keys(bytes.data(), count, hashes_.data());
+    if (given_.size() < count) given_.resize(count);
     begin->fill(0);
-    for (size_t i = 0; i < count; ++i) ++(*begin)[router.PlaceOf(ShardOfHash(hashes_[i])) + 1];
+    // Hashed twice: what the hashes would take of the cache costs more.
+    ForHashes(bytes, [&](size_t, uint64_t hash) { ++(*begin)[router.PlaceOf(ShardOfHash(hash)) + 1]; });
     std::partial_sum(begin->begin(), begin->end(), begin->begin());
     std::array<uint32_t, kShards> next;
     std::copy(begin->begin(), begin->end() - 1, next.begin());
-    for (size_t i = 0; i < count; ++i) {
-      const uint64_t hash = hashes_[i];
+    ForHashes(bytes, [&](size_t i, uint64_t hash) {
       given_[next[router.PlaceOf(ShardOfHash(hash))]++] = {LoadKey(bytes.data(), i), static_cast<uint32_t>(i),
                                                            static_cast<uint32_t>(hash)};
-    }
-    return given_.get();
+    });
+    return given_.data();
   }
 
   // Empty slots for so many keys; their number is a power of two.
@@ -108,13 +106,26 @@ class Sorter {
 
   // After an uncommonly large call.
   void Release() {
-    if (hashes_.size() > kKeptKeys) *this = Sorter();
+    if (given_.size() > kKeptKeys) *this = Sorter();
   }
 
  private:
   static constexpr size_t kKeptKeys = 1 << 21;
-  std::vector<uint64_t> hashes_;
-  std::unique_ptr<Given[]> given_;
+
+  template <class Visit>
+  static void ForHashes(std::string_view bytes, Visit&& visit) {
+    constexpr size_t kChunk = 256;
+    const auto hash_keys = ActiveKernels().hash_keys;
+    const size_t count = bytes.size() / sizeof(uint64_t);
+    for (size_t first = 0; first < count; first += kChunk) {
+      uint64_t hashes[kChunk];
+      const size_t n = std::min(kChunk, count - first);
+      hash_keys(bytes.data() + first * sizeof(uint64_t), n, hashes);
+      for (size_t j = 0; j < n; ++j) visit(first + j, hashes[j]);
+    }
+  }
+
+  Numbers<Given> given_;
   std::vector<uint32_t> slots_;
 };
 
@@ -176,6 +187,15 @@ Plan MakePlan(std::shared_ptr<const Router> router, std::string_view bytes) {
   return plan;
 }
 
+bool Plan::IsOf(std::string_view given) const {
+  if (given.size() != count() * sizeof(uint64_t)) return false;
+  for (size_t i = 0; i < count(); ++i) {
+    if (i + kAhead < count()) __builtin_prefetch(&keys[inverse[i + kAhead]]);
+    if (keys[inverse[i]] != LoadKey(given.data(), i)) return false;
+  }
+  return true;
+}
+
 std::vector<uint32_t> Intersect(const Plan& plan, std::string_view bytes) {
   // The plan's keys first: they are unique, so that their places among the unique keys are their positions.
   const size_t planned = plan.unique();
@@ -199,7 +219,7 @@ std::vector<uint32_t> Intersect(const Plan& plan, std::string_view bytes) {
 void SumRows(const Plan& plan, const char* rows, uint32_t dim, bool is_int64, char* out) {
   const Kernels& kernels = ActiveKernels();
   const uint32_t row_bytes = dim * (is_int64 ? 8 : 4);
-  kernels.gather(rows, plan.first.data(), plan.unique(), row_bytes, out);
+  BulkGather(rows, plan.first.data(), plan.unique(), row_bytes, out);
   if (!plan.repeats()) return;
   const auto add = is_int64 ? kernels.add_repeats_int64 : kernels.add_repeats_float32;
   add(rows, plan.inverse.data(), plan.first.data(), plan.count(), dim, out);
@@ -208,7 +228,7 @@ void SumRows(const Plan& plan, const char* rows, uint32_t dim, bool is_int64, ch
 void LastRows(const Plan& plan, const char* rows, uint32_t row_bytes, char* out) {
   std::vector<uint32_t> last(plan.unique());
   for (size_t i = 0; i < plan.count(); ++i) last[plan.inverse[i]] = static_cast<uint32_t>(i);
-  ActiveKernels().gather(rows, last.data(), last.size(), row_bytes, out);
+  BulkGather(rows, last.data(), last.size(), row_bytes, out);
 }
 
 }  // namespace tablebay

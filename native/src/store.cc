@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <optional>
 
+#include "piece.h"
 #include "tablebay/crc32c.h"
+#include "tablebay/crew.h"
 #include "tablebay/failpoints.h"
-#include "tablebay/plan.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
@@ -15,21 +17,8 @@ namespace {
 
 constexpr uint64_t kStepEnd = uint64_t{1} << 63;  // beyond lies nonsense, which must not move a window
 
-unsigned long long Wide(uint64_t value) { return value; }
-
-uint32_t Checksum(const Part& part) {
-  uint32_t crc = Crc32c(part.keys.data(), part.keys.size());
-  crc = Crc32c(part.rows.data(), part.rows.size(), crc);
-  return Crc32c(part.counts.data(), part.counts.size(), crc);
-}
-
 // What a window remembers of a step's content, to notice a step sent again with other content.
 uint16_t Fold(uint32_t checksum) { return static_cast<uint16_t>(checksum ^ checksum >> 16); }
-
-std::shared_ptr<const Router> OneServer() {
-  static const auto router = std::make_shared<const Router>(std::vector<uint16_t>(kShards, 0), 1);
-  return router;
-}
 
 }  // namespace
 
@@ -57,35 +46,6 @@ class Store::Permit {
   Store* const store_;
 };
 
-// One part of a request, with its table, in stripe order.
-struct Store::Piece {
-  Table* table = nullptr;
-  Table* sightings = nullptr;   // of a push of gradients, where the table does not admit every key at once
-  const Table* days = nullptr;  // where the table counts shows
-  uint32_t flags = 0;
-  uint32_t count = 0;
-  bool push = false;
-  uint32_t bytes_each = 0;  // of a pull: of a key's answer
-  const char* keys = nullptr;
-  const char* rows = nullptr;
-  const char* counts = nullptr;
-  std::vector<uint32_t> order;  // empty: the keys lie in stripe order as they are
-  std::array<uint32_t, kStripes + 1> stripe_begin{};
-  std::bitset<kShards> shards;
-  // Where the request's bytes could not be used as they are.
-  Plan merged;
-  std::string own_rows;
-  std::string own_counts;
-  // Of a push after a pull.
-  std::unique_ptr<RecentPulls::Positions> guesses;
-
-  Run RunOf(uint32_t stripe) const {
-    Run run{keys, order.empty() ? nullptr : order.data(), stripe_begin[stripe], stripe_begin[stripe + 1]};
-    if (guesses != nullptr) run.guesses = guesses->data();
-    return run;
-  }
-};
-
 struct Store::Exchange {
   Method method;
   Request request;
@@ -95,8 +55,8 @@ struct Store::Exchange {
   std::vector<size_t> pulled_bytes;
   std::bitset<kShards> shards;  // of the pushes
   uint16_t content = 0;
-  uint32_t applied = 0;
-  uint32_t duplicate = 0;
+  std::atomic<uint32_t> applied{0};  // shards
+  std::atomic<uint32_t> duplicate{0};
 };
 
 Store::Store(uint64_t epoch, const Limits& limits) : epoch_(epoch), limits_(limits), permits_(limits.threads) {
@@ -214,280 +174,6 @@ void Store::CheckSender(const Sender& sender) const {
   }
 }
 
-// All that can be said of a part without looking at a row.
-Store::Piece Store::CheckPart(const Part& part, bool push) const {
-  Piece piece;
-  piece.table = &FindTable(part.table_id);
-  const Table& table = *piece.table;
-  const char* const name = table.name().c_str();
-  if (part.dim != table.dim()) {
-    throw StatusError("BadRequest",
-                      Format("table '%s': the message says dim %u, the table has dim %u", name, part.dim, table.dim()));
-  }
-  if (part.keys.size() % sizeof(uint64_t) != 0) {
-    throw StatusError("BadRequest",
-                      Format("table '%s': %zu bytes of keys, wanted a multiple of 8", name, part.keys.size()));
-  }
-  const uint64_t count = part.keys.size() / sizeof(uint64_t);
-  if (limits_.keys_per_call != 0 && count > limits_.keys_per_call) {
-    throw StatusError("ResourceExhausted", Format("table '%s': %llu keys in one call, wanted at most %llu", name,
-                                                  Wide(count), Wide(limits_.keys_per_call)));
-  }
-  const uint32_t known = push ? kUnique | kAssign | kDelete : kUnique | kReadOnly | kState | kContains | kShows;
-  const uint32_t kinds = push ? kAssign | kDelete : kState | kContains | kShows;
-  if ((part.flags & ~known) != 0 || __builtin_popcount(part.flags & kinds) > 1) {
-    throw StatusError("BadRequest",
-                      Format("table '%s': flags %u are not those of a %s", name, part.flags, push ? "push" : "pull"));
-  }
-  piece.push = push;
-  piece.flags = part.flags;
-  piece.count = static_cast<uint32_t>(count);
-  piece.days = DaysTable(table);
-  CheckCounts(part, piece);
-  const uint64_t row_bytes = push && (part.flags & kDelete) == 0 ? table.wire_bytes() : 0;
-  if (part.rows.size() != count * row_bytes) {
-    throw StatusError("BadRequest", Format("table '%s': %zu bytes of rows for %llu keys, wanted %llu", name,
-                                           part.rows.size(), Wide(count), Wide(count * row_bytes)));
-  }
-  if (part.has_crc32c) {
-    const uint32_t crc = Checksum(part);
-    if (crc != part.crc32c) {
-      throw StatusError("CorruptMessage", Format("table '%s': the part's CRC-32C is %08x, and it says %08x: it was "
-                                                 "damaged on the way",
-                                                 name, crc, part.crc32c));
-    }
-  }
-  if (push && (part.flags & kinds) == 0 && table.checked().options.admit_at > 1) {
-    const std::string counts = SightingsOf(table.name());
-    piece.sightings = &FindTable(Crc32c(counts.data(), counts.size()));
-    if (piece.sightings->checked().element_type != ElementType::kInt64 ||
-        piece.sightings->dim() != SightingsDim(table.checked().options)) {
-      throw StatusError("BadRequest",
-                        Format("table '%s': table '%s' is not int64 of dim %u, so that it cannot count its "
-                               "keys",
-                               name, counts.c_str(), SightingsDim(table.checked().options)));
-    }
-  }
-  piece.keys = part.keys.data();
-  piece.rows = part.rows.data();
-  if (!part.counts.empty()) piece.counts = part.counts.data();
-  if ((part.flags & kState) != 0) {
-    piece.bytes_each = table.layout().state_bytes();
-  } else if ((part.flags & kContains) != 0) {
-    piece.bytes_each = 1;
-  } else if ((part.flags & kShows) != 0) {
-    piece.bytes_each = kCountsBytes;
-  } else {
-    piece.bytes_each = table.wire_bytes();
-  }
-  return piece;
-}
-
-// What a part says of shows and clicks, or asks of them.
-void Store::CheckCounts(const Part& part, const Piece& piece) const {
-  const char* const name = piece.table->name().c_str();
-  const bool asks = !piece.push && (part.flags & kShows) != 0;
-  if (!asks && part.counts.empty()) return;
-  if (piece.days == nullptr) {
-    throw StatusError("BadRequest", Format("table '%s' counts no shows and clicks; wanted decay, min_score or "
-                                           "max_unseen_days in its eviction",
-                                           name));
-  }
-  if (asks && part.counts.empty()) return;
-  if (!piece.push || (part.flags & (kAssign | kDelete)) != 0) {
-    throw StatusError("BadRequest", Format("table '%s': counts go with a push of gradients alone", name));
-  }
-  if (part.counts.size() != uint64_t{piece.count} * kCountsBytes) {
-    throw StatusError("BadRequest", Format("table '%s': %zu bytes of counts for %u keys, wanted %u for each", name,
-                                           part.counts.size(), piece.count, kCountsBytes));
-  }
-  for (uint32_t i = 0; i < piece.count; ++i) {
-    Shows shows;
-    std::memcpy(&shows, part.counts.data() + uint64_t{i} * kCountsBytes, sizeof shows);
-    if (shows.shows >= 0 && shows.clicks >= 0 && shows.shows <= 1e30f && shows.clicks <= 1e30f) continue;
-    throw StatusError("BadRequest", Format("table '%s': position %u has %g shows and %g clicks, wanted each from 0 to "
-                                           "1e30",
-                                           name, i, double{shows.shows}, double{shows.clicks}));
-  }
-}
-
-void Store::CheckOwned(const Piece& piece) const {
-  const std::shared_lock<std::shared_mutex> lock(map_lock_);
-  const std::bitset<kShards> foreign = piece.shards & ~owned_;
-  if (foreign.any()) {
-    throw StatusError("WrongShard", Format("shard %zu of table '%s' is not this server's (map version %u)",
-                                           foreign._Find_first(), piece.table->name().c_str(), map_version_));
-  }
-}
-
-// Finds the stripes' runs; keys that do not lie in stripe order get an order by a counting sort.
-void Store::Arrange(Piece& piece) const {
-  constexpr uint32_t kChunk = 256;
-  const Kernels& kernels = ActiveKernels();
-  std::array<uint32_t, kStripes + 1>& begin = piece.stripe_begin;
-  begin.fill(0);
-  // Clients send keys shard by shard, so that a key most often has the shard of the one before it.
-  bool in_order = true;
-  uint32_t shard = 0;
-  uint32_t since = 0;
-  for (uint32_t first = 0; first < piece.count && in_order; first += kChunk) {
-    uint64_t hashes[kChunk];
-    const uint32_t n = std::min(kChunk, piece.count - first);
-    kernels.hash_keys(piece.keys + uint64_t{first} * sizeof(uint64_t), n, hashes);
-    for (uint32_t j = 0; j < n; ++j) {
-      const uint32_t next = ShardOfHash(hashes[j]);
-      if (next == shard) [[likely]]
-        continue;
-      if (next < shard) {
-        in_order = false;
-        break;
-      }
-      piece.shards[shard] = first + j > since;
-      begin[StripeOfShard(shard) + 1] += first + j - since;
-      since = first + j;
-      shard = next;
-    }
-  }
-  if (in_order) {
-    piece.shards[shard] = piece.count > since;
-    begin[StripeOfShard(shard) + 1] += piece.count - since;
-    for (uint32_t stripe = 0; stripe < kStripes; ++stripe) begin[stripe + 1] += begin[stripe];
-    return CheckOwned(piece);
-  }
-  begin.fill(0);
-  std::vector<uint8_t> stripes(piece.count);
-  std::array<bool, kShards> touched{};
-  uint32_t previous = 0;
-  in_order = true;
-  for (uint32_t first = 0; first < piece.count; first += kChunk) {
-    uint64_t hashes[kChunk];
-    const uint32_t n = std::min(kChunk, piece.count - first);
-    kernels.hash_keys(piece.keys + uint64_t{first} * sizeof(uint64_t), n, hashes);
-    for (uint32_t j = 0; j < n; ++j) {
-      const uint32_t stripe = StripeOfHash(hashes[j]);
-      touched[ShardOfHash(hashes[j])] = true;
-      stripes[first + j] = static_cast<uint8_t>(stripe);
-      in_order = in_order && stripe >= previous;
-      previous = stripe;
-      ++begin[stripe + 1];
-    }
-  }
-  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) begin[stripe + 1] += begin[stripe];
-  for (uint32_t s = 0; s < kShards; ++s) piece.shards[s] = touched[s];
-  CheckOwned(piece);
-  if (in_order) return;
-  piece.order.resize(piece.count);
-  std::array<uint32_t, kStripes> next;
-  std::copy(begin.begin(), begin.end() - 1, next.begin());
-  for (uint32_t i = 0; i < piece.count; ++i) piece.order[next[stripes[i]]++] = i;
-}
-
-// A push whose keys may repeat: they are summed (an assignment: the last one counts), as the SDK does before sending.
-void Store::MergeRepeats(Piece& piece) const {
-  piece.merged = MakePlan(OneServer(), {piece.keys, uint64_t{piece.count} * sizeof(uint64_t)});
-  const Plan& plan = piece.merged;
-  if (plan.repeats() && (piece.flags & kDelete) == 0) {
-    const uint32_t row_bytes = piece.table->wire_bytes();
-    piece.own_rows.resize(plan.unique() * row_bytes);
-    if ((piece.flags & kAssign) != 0) {
-      LastRows(plan, piece.rows, row_bytes, piece.own_rows.data());
-    } else {
-      const bool is_int64 = piece.table->checked().element_type == ElementType::kInt64;
-      SumRows(plan, piece.rows, piece.table->dim(), is_int64, piece.own_rows.data());
-    }
-    piece.rows = piece.own_rows.data();
-    if (piece.counts != nullptr) {
-      piece.own_counts.resize(plan.unique() * kCountsBytes);
-      SumRows(plan, piece.counts, kCountsBytes / sizeof(float), false, piece.own_counts.data());
-      piece.counts = piece.own_counts.data();
-    }
-  }
-  if (!plan.repeats()) return;
-  piece.keys = reinterpret_cast<const char*>(plan.keys.data());
-  piece.count = static_cast<uint32_t>(plan.unique());
-}
-
-// After repeats are summed: it is the sums that the optimizer would take, and finite gradients can have an infinite
-// one.
-void Store::CheckGradients(Piece& piece) {
-  const Table& table = *piece.table;
-  if ((piece.flags & kDelete) != 0 || table.checked().element_type == ElementType::kInt64 ||
-      table.checked().non_finite == NonFinite::kAllow) {
-    return;
-  }
-  const Kernels& kernels = ActiveKernels();
-  const uint32_t dim = table.dim();
-  const size_t row_bytes = table.wire_bytes();
-  size_t bad = kernels.first_nonfinite(piece.rows, piece.count, dim);
-  if (bad == piece.count) return;
-  if (table.checked().non_finite == NonFinite::kReject) {
-    counters_.nonfinite_rows.fetch_add(1, std::memory_order_relaxed);
-    throw StatusError("NonFinite", Format("table '%s': the row for key %llu (position %zu) has a NaN or an infinity; "
-                                          "wanted finite numbers (nonFinite: Reject)",
-                                          table.name().c_str(), Wide(LoadKey(piece.keys, bad)), bad));
-  }
-  // Zero: the element, not the row.
-  std::string cleaned(piece.rows, piece.count * row_bytes);
-  for (; bad < piece.count;) {
-    counters_.nonfinite_rows.fetch_add(1, std::memory_order_relaxed);
-    for (uint32_t d = 0; d < dim; ++d) {
-      char* element = cleaned.data() + bad * row_bytes + d * sizeof(float);
-      if (kernels.first_nonfinite(element, 1, 1) == 0) std::memset(element, 0, sizeof(float));
-    }
-    const size_t next = bad + 1;
-    bad = next + kernels.first_nonfinite(cleaned.data() + next * row_bytes, piece.count - next, dim);
-  }
-  piece.own_rows = std::move(cleaned);
-  piece.rows = piece.own_rows.data();
-}
-
-// Where a pull of the same keys found their rows. After Arrange.
-void Store::GuessRows(Piece& piece) {
-  if ((piece.flags & (kAssign | kDelete)) != 0) return;
-  piece.guesses = recent_pulls_.Take(piece.table->id(), piece.keys, piece.count);
-  if (piece.guesses != nullptr) counters_.pushes_after_pull.fetch_add(1, std::memory_order_relaxed);
-}
-
-bool Store::MayCreate(const Piece& piece) {
-  if ((piece.flags & (kReadOnly | kState | kContains | kShows)) != 0 && !piece.push) return false;
-  if (piece.push && (piece.flags & kDelete) != 0) return false;
-  if (!piece.push) return piece.table->admits_all();
-  return (piece.flags & kAssign) != 0 || piece.table->checked().push_missing == PushMissing::kCreate;
-}
-
-// Before the first row is made: the limit is soft by what calls at the same moment take.
-void Store::CheckMemory(const std::vector<Piece>& pieces) {
-  if (limits_.memory_bytes == 0) return;
-  uint64_t wanted = 0;
-  for (const Piece& piece : pieces) {
-    if (MayCreate(piece)) wanted += piece.table->BytesForNew(piece.count);
-    if (piece.sightings != nullptr) wanted += piece.sightings->BytesForNew(piece.count);
-  }
-  if (bytes() + wanted <= limits_.memory_bytes) return;
-  wanted = 0;
-  uint64_t missing = 0;
-  for (const Piece& piece : pieces) {
-    if (!MayCreate(piece)) continue;
-    uint64_t rows = 0;
-    for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
-      const Run run = piece.RunOf(stripe);
-      if (run.size() == 0) continue;
-      const std::shared_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
-      rows += piece.table->CountMissing(stripe, run);
-    }
-    missing += rows;
-    wanted += piece.table->BytesForNew(rows);
-    if (piece.sightings != nullptr) wanted += piece.sightings->BytesForNew(rows);
-  }
-  if (missing == 0 || bytes() + wanted <= limits_.memory_bytes) return;
-  // Training goes before a checkpoint.
-  if (CrowdOut() && bytes() + wanted <= limits_.memory_bytes) return;
-  throw StatusError("ResourceExhausted",
-                    Format("%llu new rows want %llu bytes; this server holds %llu of its limit of "
-                           "%llu",
-                           Wide(missing), Wide(wanted), Wide(bytes()), Wide(limits_.memory_bytes)));
-}
-
 std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view message) {
   const Permit permit(this);
   counters_.received_bytes.fetch_add(message.size(), std::memory_order_relaxed);
@@ -531,18 +217,17 @@ std::shared_ptr<Store::Exchange> Store::Prepare(Method method, std::string_view 
       throw StatusError("BadRequest",
                         Format("table '%s' is pushed to twice in one step, wanted once", piece.table->name().c_str()));
     }
-    const uint32_t crc = part.has_crc32c ? part.crc32c : Checksum(part);
+    const uint32_t crc = part.has_crc32c ? part.crc32c : ChecksumOf(part);
     const uint32_t with[4] = {content, part.table_id, part.flags & ~kUnique, crc};
     content = Crc32c(with, sizeof with);
-    if ((part.flags & kUnique) == 0) MergeRepeats(piece);
-    CheckGradients(piece);
-    Arrange(piece);
+    CheckPush(part, piece);
     exchange->shards |= piece.shards;
   }
   exchange->content = Fold(content);
   uint64_t answer = 0;
   for (const Part& part : request.pulls) {
     Piece& piece = exchange->pulls.emplace_back(CheckPart(part, false));
+    CheckChecksum(part, piece);
     Arrange(piece);
     exchange->pulled_bytes.push_back(uint64_t{piece.count} * piece.bytes_each);
     answer += exchange->pulled_bytes.back();
@@ -651,8 +336,8 @@ void Store::ApplyStripe(Exchange& exchange, uint32_t stripe) {
       counters_.keys_duplicate.fetch_add(piece.RunOf(stripe).size(), std::memory_order_relaxed);
     }
   }
-  exchange.applied += static_cast<uint32_t>(fresh.count());
-  exchange.duplicate += duplicates;
+  exchange.applied.fetch_add(static_cast<uint32_t>(fresh.count()), std::memory_order_relaxed);
+  exchange.duplicate.fetch_add(duplicates, std::memory_order_relaxed);
 }
 
 // Before a step changes its first row: the rows that it may have saved count towards the memory limit.
@@ -672,12 +357,17 @@ void Store::ApplyPushes(Exchange& exchange) {
   TABLEBAY_FAILPOINT("push.after_validate");
   MakeRoomForImages(exchange);
   for (Piece& piece : exchange.pushes) GuessRows(piece);
-  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+  uint64_t keys = 0;
+  for (const Piece& piece : exchange.pushes) keys += piece.count;
+  const auto apply = [&](uint32_t stripe) {
     bool touched = false;
     for (uint32_t i = 0; i < kShardsPerStripe; ++i) touched = touched || exchange.shards[stripe * kShardsPerStripe + i];
-    if (!touched) continue;
+    if (!touched) return;
     if (exchange.applied > 0) TABLEBAY_FAILPOINT("push.mid_apply");
     ApplyStripe(exchange, stripe);
+  };
+  if (Crew::OfProcess().Share(kStripes, keys >= Crew::kKeysLarge, std::ref(apply)) > 0) {
+    counters_.calls_helped.fetch_add(1, std::memory_order_relaxed);
   }
   for (Piece& piece : exchange.pushes) recent_pulls_.GiveBack(std::move(piece.guesses));
   TABLEBAY_FAILPOINT("push.before_whole");
@@ -717,15 +407,14 @@ void Store::RunPull(const Piece& piece, char* out) {
   // Narrow weights are read to the end of their place first.
   const bool widens = table.narrow() && (piece.flags & (kState | kContains | kShows)) == 0;
   char* const rows = widens ? out + uint64_t{piece.count} * (piece.bytes_each - at.weight_bytes) : out;
-  uint64_t missing_total = 0;
-  std::vector<uint32_t> missing;
+  std::atomic<uint64_t> missing_total{0};
   // A push may follow.
   std::unique_ptr<RecentPulls::Positions> found = create ? recent_pulls_.Begin(piece.count) : nullptr;
-  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+  const auto read = [&](uint32_t stripe) {
     Run run = piece.RunOf(stripe);
     if (found != nullptr) run.found = found->data();
-    if (run.size() == 0) continue;
-    missing.clear();
+    if (run.size() == 0) return;
+    std::vector<uint32_t> missing;
     {
       const std::shared_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
       if ((piece.flags & kState) != 0) {
@@ -738,15 +427,16 @@ void Store::RunPull(const Piece& piece, char* out) {
         table.Read(stripe, run, at.weights, at.weight_bytes, rows, &missing);
       }
     }
-    missing_total += missing.size();
-    if (!create || missing.empty()) continue;
+    if (missing.empty()) return;
+    missing_total.fetch_add(missing.size(), std::memory_order_relaxed);
+    if (!create) return;
     if (!MayCreate(piece)) {
       // What the row will begin with, once it is admitted.
       table.ReserveWide();
       for (const uint32_t i : missing) {
         table.InitialiseStored(LoadKey(piece.keys, i), rows + uint64_t{i} * at.weight_bytes);
       }
-      continue;
+      return;
     }
     Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
     rest.found = run.found;
@@ -755,6 +445,9 @@ void Store::RunPull(const Piece& piece, char* out) {
     const Table::Room room(&table, stripe, rest);
     table.Create(stripe, rest, MomentOf(table, piece.days, stripe), rows);
     counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
+  };
+  if (Crew::OfProcess().Share(kStripes, piece.count >= Crew::kKeysLarge, std::ref(read)) > 0) {
+    counters_.calls_helped.fetch_add(1, std::memory_order_relaxed);
   }
   if (found != nullptr) recent_pulls_.Keep(table.id(), piece.keys, std::move(found));
   if (widens) table.WidenInPlace(out, piece.count);
@@ -815,16 +508,14 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
   std::vector<Piece> pieces;
   pieces.push_back(CheckPart(part, true));
   Piece& piece = pieces[0];
-  if ((flags & kUnique) == 0) MergeRepeats(piece);
-  CheckGradients(piece);
-  Arrange(piece);
+  CheckPush(part, piece);
   CheckMemory(pieces);
   GuessRows(piece);
   const uint64_t step = table.NextOwnStep();
-  uint64_t removed = 0;
-  for (uint32_t stripe = 0; stripe < kStripes; ++stripe) {
+  std::atomic<uint64_t> removed{0};
+  const auto apply = [&](uint32_t stripe) {
     const Run run = piece.RunOf(stripe);
-    if (run.size() == 0) continue;
+    if (run.size() == 0) return;
     const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
     const uint32_t before = table.StripeRows(stripe);
     std::optional<Table::Room> sightings_room;
@@ -835,11 +526,14 @@ uint64_t Store::Push(Table& table, std::string_view keys, std::string_view rows,
     table.ReserveImages(stripe, 2 * uint64_t{run.size()});
     if (!MayCreate(piece)) {
       ApplyPiece(piece, stripe, run, step);
-      removed += before - table.StripeRows(stripe);
+      removed.fetch_add(before - table.StripeRows(stripe), std::memory_order_relaxed);
     } else {
       const Table::Room room(&table, stripe, run);
       ApplyPiece(piece, stripe, run, step);
     }
+  };
+  if (Crew::OfProcess().Share(kStripes, piece.count >= Crew::kKeysLarge, std::ref(apply)) > 0) {
+    counters_.calls_helped.fetch_add(1, std::memory_order_relaxed);
   }
   recent_pulls_.GiveBack(std::move(piece.guesses));
   counters_.pushes.fetch_add(1, std::memory_order_relaxed);

@@ -191,14 +191,18 @@ void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes
       const uint32_t first = run.begin + b * kBlock;
       const uint32_t n = size_of(b);
       if constexpr (kOrdered) {
-        for (uint32_t j = 0; j < n; ++j) block.keys[j] = LoadKey(keys, order[first + j]);
+        // Hashed one by one: eight at once would wait until the keys have left the store buffer.
+        for (uint32_t j = 0; j < n; ++j) {
+          block.keys[j] = LoadKey(keys, order[first + j]);
+          if constexpr (!kGuided) block.hashes[j] = HashKey(block.keys[j]);
+        }
       } else if (n == kBlock) [[likely]] {
         std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), sizeof block.keys);  // of a known size
       } else {
         std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), n * sizeof(uint64_t));
       }
       if constexpr (!kGuided) {
-        hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);
+        if constexpr (!kOrdered) hash_keys(keys + uint64_t{first} * sizeof(uint64_t), n, block.hashes);
         for (uint32_t j = 0; j < n; ++j) block.buckets[j] = index.Fetch(block.hashes[j]);
       } else if (hashes_all) [[unlikely]] {
         hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);

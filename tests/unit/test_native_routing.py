@@ -54,6 +54,22 @@ def test_a_plan_names_each_key_once_in_order_of_server_and_shard(seed: int, serv
     assert bool((np.diff(places) >= 0).all()), where
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_plan_knows_the_keys_that_it_is_of(seed: int) -> None:
+    """The same keys in the same order, repeats among them, in whichever array; one other, more or fewer are others."""
+    random = np.random.default_rng(seed)
+    keys = random.integers(0, 500, 1000, dtype=np.uint64)
+    plan = _core.Router(owners_of(2), 2).plan(keys)
+    assert plan.is_of(keys.copy()), f"seed {seed}"
+    for at in (0, 999, int(random.integers(1000))):
+        other = keys.copy()
+        other[at] = keys[at] + 1 if random.integers(2) else 2**64 - 1
+        assert not plan.is_of(other), f"seed {seed}, place {at}"
+    assert not plan.is_of(keys[:-1]), f"seed {seed}"
+    assert not plan.is_of(np.append(keys, keys[:1])), f"seed {seed}"
+    assert not plan.is_of(np.sort(keys)), f"seed {seed}"
+
+
 def test_intersect_says_which_planned_keys_are_among_others() -> None:
     """Each position once, ascending; keys outside the plan are passed over."""
     plan = _core.Router(owners_of(2), 2).plan(np.array([5, 6, 7, 5], np.uint64))

@@ -125,6 +125,7 @@ def snapshot() -> Snapshot:
         "rows_created": 4,
         "rows_deleted": 0,
         "pushes_after_pull": 0,
+        "calls_helped": 0,
         "bytes": 4096,
     }
     return Snapshot(

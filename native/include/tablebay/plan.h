@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <string_view>
 #include <vector>
 
@@ -27,16 +28,33 @@ class Router {
   std::vector<uint32_t> server_begin_;
 };
 
+// Of numbers that are all written before they are read: one that is made larger is not filled with zeros.
+template <class T>
+struct Unfilled : std::allocator<T> {
+  template <class Other>
+  struct rebind {
+    using other = Unfilled<Other>;
+  };
+  template <class Other>
+  void construct(Other* at) {
+    ::new (static_cast<void*>(at)) Other;
+  }
+};
+template <class T>
+using Numbers = std::vector<T, Unfilled<T>>;
+
 struct Plan {
   std::shared_ptr<const Router> router;
-  std::vector<uint64_t> keys;                     // unique, in plan order
-  std::vector<uint32_t> inverse;                  // plan position of each given key
-  std::vector<uint32_t> first;                    // index of the first occurrence of each unique key
+  Numbers<uint64_t> keys;                         // unique, in plan order
+  Numbers<uint32_t> inverse;                      // plan position of each given key
+  Numbers<uint32_t> first;                        // index of the first occurrence of each unique key
   std::array<uint32_t, kShards + 1> place_begin;  // plan positions of each place
 
   size_t count() const { return inverse.size(); }
   size_t unique() const { return keys.size(); }
   bool repeats() const { return count() != unique(); }
+  // Whether it was made of these keys, in this order.
+  bool IsOf(std::string_view given) const;
 };
 
 // By hashing, with memory kept for each thread. Throws StatusError(ResourceExhausted) for 2^32 - 1 keys and more.

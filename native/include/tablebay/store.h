@@ -2,8 +2,8 @@
 //
 // One lock for each of the 64 stripes of the key space, over all tables: a push takes a stripe, asks the step
 // windows of the stripe's shards, applies the keys of all its tables and marks the windows, so that rows and marks
-// change as one. Stripes are taken one at a time and in ascending order. A push is checked whole before its first
-// row changes; on each shard it is then all or nothing.
+// change as one. A thread takes one stripe at a time, in ascending order; idle ones help with large calls (crew.h). A
+// push is checked whole before its first row changes; on each shard it is then all or nothing.
 // Thread safety: every method may be called from any thread.
 #pragma once
 
@@ -42,6 +42,7 @@ struct Counters {
   std::atomic<uint64_t> pushes_applied{0};              // calls that changed a shard, or marked an empty step
   std::atomic<uint64_t> duplicates{0};                  // calls of which every shard had been applied before
   std::atomic<uint64_t> duplicates_changed{0};          // shards sent again with other content
+  std::atomic<uint64_t> calls_helped{0};                // tables' parts of pulls, and pushes, that others helped with
   std::atomic<uint64_t> pushes_after_pull{0};           // tables' parts of pushes whose rows a pull before had found
   std::atomic<uint64_t> keys_pulled{0}, keys_missing{0}, keys_pushed{0}, keys_duplicate{0};
   std::atomic<uint64_t> push_missing_created{0}, push_missing_dropped{0};  // keys without a row
@@ -160,10 +161,14 @@ class Store {
   std::shared_ptr<ClientSteps> FindClient(const Sender& sender) const;
   void CheckSender(const Sender& sender) const;
   Piece CheckPart(const Part& part, bool push) const;
+  static void CheckChecksum(const Part& part, const Piece& piece);
+  void CheckPush(const Part& part, Piece& piece);
   void CheckOwned(const Piece& piece) const;
   void Arrange(Piece& piece) const;
+  static bool AnyRepeats(const Piece& piece);
   void MergeRepeats(Piece& piece) const;
-  void CheckGradients(Piece& piece);
+  static size_t FirstNonFinite(const Piece& piece);
+  void MeetNonFinite(Piece& piece, size_t bad);
   static bool MayCreate(const Piece& piece);
   void GuessRows(Piece& piece);
   void CheckMemory(const std::vector<Piece>& pieces);
