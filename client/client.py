@@ -437,6 +437,7 @@ def connect(
             remake=transport,
             replay_bytes=replay_bytes,
             elastic=elastic,
+            halves=tls is not None,
         )
 
     def over_wire(message_bytes_max: int) -> Transport:
@@ -462,11 +463,12 @@ def client_over(
     remake: Callable[[int], Transport] | None = None,
     replay_bytes: int = BYTES_MAX,
     elastic: bool = False,
+    halves: bool = False,
 ) -> Client:
     """A client over any transport, which it closes. pace: its clock, sleep and randomness, for tests.
 
-    elastic: server 0 says how many workers there are. remake: makes the transport anew for another message limit
-    than MESSAGE_BYTES_MAX.
+    elastic: server 0 says how many workers there are. halves: as Session's. remake: makes the transport anew for
+    another message limit than MESSAGE_BYTES_MAX.
     """
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
         raise errors.BadType(f"rank: found {type(rank).__name__}, wanted an int")
@@ -505,7 +507,7 @@ def client_over(
         raise
     if timeout is None:
         timeout = RECOVERY_TIMEOUT_S if greeting.durable else TIMEOUT_S
-    session = Session(transport, Control(transport, pace=pace), greeting, timeout, pace, replay_bytes)
+    session = Session(transport, Control(transport, pace=pace), greeting, timeout, pace, replay_bytes, halves)
     return Client(session, greeting.workers if elastic else workers or 1, elastic=elastic)
 
 

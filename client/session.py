@@ -158,7 +158,9 @@ class Letter:
 class Session:
     """Safe in threads; not to be used in a process forked from its own.
 
-    timeout: seconds for one call with all its retries. replay_bytes: of what no checkpoint holds yet.
+    timeout: seconds for one call with all its retries. replay_bytes: of what no checkpoint holds yet. halves: whether
+    large calls go as two requests to each server, where processors are idle: one is worked on, or encrypted, while the
+    other is on its way.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class Session:
         timeout: float,
         pace: Pace,
         replay_bytes: int = BYTES_MAX,
+        halves: bool = False,
     ) -> None:
         self.transport = transport
         self.control = control
@@ -184,6 +187,7 @@ class Session:
         # Set where the process has metrics (client/metrics.py).
         self.figures: Figures | None = None
         self.on_close: Callable[[Session], None] | None = None
+        self._halves = halves
         self._shard_map_version = greeting.shard_map.version
         self._greeting = greeting
         self._epochs = list(greeting.epochs)
@@ -253,8 +257,13 @@ class Session:
     def pull_requests(self, parts: Sequence[Part]) -> tuple[_core.Call, list[Outgoing]]:
         """A pull, not yet sent: call.finish() is due once every answer has been accepted."""
         method = "Pull" if len(parts) == 1 else "Step"
-        call: _core.Call = native(_core.Call, method, list(parts), [], self.message_bytes_max)
+        call = self._call(method, list(parts), [])
         return call, self._outgoing(call, method, call.servers())
+
+    def _call(self, method: str, pulls: list[Part], pushes: list[PushPart]) -> _core.Call:
+        cut_into = 2 if self._halves and _core.idle_processors() > 0 else 1
+        call: _core.Call = native(_core.Call, method, pulls, pushes, self.message_bytes_max, cut_into)
+        return call
 
     # -- pushes --
 
@@ -389,7 +398,7 @@ class Session:
                 step, parts, [self._empty(s, step, oldest_step, cursor) for s in everyone] if ranked else []
             )
         method = "Push" if len(parts) == 1 else "Step"
-        call: _core.Call = native(_core.Call, method, [], list(parts), self.message_bytes_max)
+        call = self._call(method, [], list(parts))
         # A ranked client's step goes to every server, empty where it has no keys: so each knows how far the
         # client is.
         servers = everyone if ranked else call.servers()

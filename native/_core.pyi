@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'instruction_set', 'instruction_sets', 'jobs_helped', 'processors_of_quota', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'use_processors', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'idle_processors', 'instruction_set', 'instruction_sets', 'jobs_helped', 'processors_of_quota', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'use_processors', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -290,8 +290,10 @@ class Call:
     """
     One call to all servers: its requests, its answers, the rows gathered from them.
     """
-    def __init__(self, kind: str, pulls: list, pushes: list, message_bytes_max: int) -> None:
-        ...
+    def __init__(self, kind: str, pulls: list, pushes: list, message_bytes_max: int, cut_into: int = 1) -> None:
+        """
+        cut_into: how many requests a large share of a server is at least.
+        """
     def accept(self, server: int, piece: int, response: bytes) -> tuple:
         """
         (epoch, shard_map_version, applied_shards, duplicate_shards, durable_next) of an answer, which is kept for finish().
@@ -348,6 +350,10 @@ def first_nonfinite(rows: numpy.typing.NDArray[numpy.float32]) -> int | None:
     """
 def hash_keys(keys: numpy.typing.NDArray[numpy.uint64]) -> numpy.typing.NDArray[numpy.uint64]:
     ...
+def idle_processors() -> int:
+    """
+    How many would help with a large call now.
+    """
 def instruction_set() -> str:
     ...
 def instruction_sets() -> list[str]:

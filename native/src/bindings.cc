@@ -603,6 +603,7 @@ PYBIND11_MODULE(_core, m) {
       "use_processors", [](uint32_t processors) { Crew::OfProcess().Use(processors); }, py::arg("processors"),
       "On how many processors large calls run at once, whatever else runs on them; 0, as it begins: on those that are "
       "idle.");
+  m.def("idle_processors", [] { return Crew::OfProcess().helpers(); }, "How many would help with a large call now.");
   m.def("processors_of_quota", &ProcessorsOfQuota, py::arg("folder"),
         "How many whole processors' time a control group's folder allows; 2^32 - 1 where it sets no limit. For tests.");
   m.def(

@@ -16,6 +16,8 @@ namespace {
 // What a message has beside the bulk: the sender, steps, the cursor; and for each part its scalars.
 constexpr uint64_t kHeadBytes = 2048;
 constexpr uint64_t kPartHeadBytes = 64;
+// A message costs as much as the sending of this.
+constexpr uint64_t kPieceBytesMin = 1 << 20;
 // What the first-level cache holds beside what else is at work: a multiple of what Crc32c takes at once.
 constexpr size_t kNearBytes = 12 * 1024;
 
@@ -86,7 +88,8 @@ uint32_t GatherRows(const Call::Push& push, const uint32_t* which, size_t count,
 
 }  // namespace
 
-Call::Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uint64_t message_bytes_max)
+Call::Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uint64_t message_bytes_max,
+           uint32_t pieces)
     : method_(method), pulls_(std::move(pulls)), pushes_(std::move(pushes)), summed_(pushes_.size()) {
   for (const Pull& pull : pulls_) router_ = pull.plan->router;
   for (const Push& push : pushes_) router_ = push.plan->router;
@@ -98,12 +101,13 @@ Call::Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uin
     if (push.plan->router != router_) throw StatusError("BadRequest", "the plans of a call come of different routers");
   }
   servers_.resize(router_->servers());
-  for (uint32_t server = 0; server < router_->servers(); ++server) Cut(server, message_bytes_max);
+  for (uint32_t server = 0; server < router_->servers(); ++server) Cut(server, message_bytes_max, pieces);
 }
 
-void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
+void Call::Cut(uint32_t server, uint64_t message_bytes_max, uint32_t pieces) {
   const uint64_t head = kHeadBytes + kPartHeadBytes * (pulls_.size() + pushes_.size());
-  const auto fits = [&](uint32_t begin, uint32_t end) {
+  // The larger of request and answer.
+  const auto size = [&](uint32_t begin, uint32_t end) {
     uint64_t request = head;
     uint64_t answer = head;
     for (const Pull& pull : pulls_) {
@@ -114,10 +118,17 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
     for (const Push& push : pushes_) {
       request += PositionsOf(*push.plan, begin, end).size() * (sizeof(uint64_t) + push.row_bytes + push.counts_bytes());
     }
-    return request <= message_bytes_max && answer <= message_bytes_max;
+    return std::max(request, answer);
   };
   const uint32_t last = router_->ServerEnd(server);
   uint32_t begin = router_->ServerBegin(server);
+  uint64_t bytes_max = message_bytes_max;
+  if (pieces > 1) {
+    // A little more than its part, so that borders between shards do not make one piece more of it.
+    const uint64_t part = size(begin, last) / pieces;
+    if (part >= kPieceBytesMin) bytes_max = std::min(bytes_max, part + part / 16);
+  }
+  const auto fits = [&](uint32_t from, uint32_t to) { return size(from, to) <= bytes_max; };
   while (begin < last) {
     // The most places that fit: sizes grow with `end`, so bisection finds it.
     uint32_t end = last;
@@ -133,7 +144,7 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max) {
     if (end == begin) {
       throw StatusError("ResourceExhausted", Format("one shard's keys of this call do not fit in a message of %llu "
                                                     "bytes; give fewer keys at once",
-                                                    static_cast<unsigned long long>(message_bytes_max)));
+                                                    static_cast<unsigned long long>(bytes_max)));
     }
     servers_[server].push_back(Piece{begin, end, {}});
     begin = end;

@@ -20,7 +20,8 @@ namespace {
 // A Call with the Python objects that its pointers lead into.
 class PyCall {
  public:
-  PyCall(const std::string& kind, const py::list& pulls, const py::list& pushes, uint64_t message_bytes_max) {
+  PyCall(const std::string& kind, const py::list& pulls, const py::list& pushes, uint64_t message_bytes_max,
+         uint32_t cut_into) {
     const Method method = MethodNamed(kind);
     std::vector<Call::Pull> pull_parts;
     for (const py::handle& item : pulls) {
@@ -73,7 +74,7 @@ class PyCall {
       push_parts.push_back({entry[0].cast<uint32_t>(), dim, row_bytes, entry[3].cast<uint32_t>(), std::move(plan), data,
                             is_int64, counts});
     }
-    call_.emplace(method, std::move(pull_parts), std::move(push_parts), message_bytes_max);
+    call_.emplace(method, std::move(pull_parts), std::move(push_parts), message_bytes_max, cut_into);
   }
 
   std::vector<uint32_t> Servers() const { return call_->Servers(); }
@@ -184,8 +185,9 @@ void BindClient(py::module_& m) {
   BindPooling(m);
   BindReplay(m);
   py::class_<PyCall>(m, "Call", "One call to all servers: its requests, its answers, the rows gathered from them.")
-      .def(py::init<const std::string&, const py::list&, const py::list&, uint64_t>(), py::arg("kind"),
-           py::arg("pulls"), py::arg("pushes"), py::arg("message_bytes_max"))
+      .def(py::init<const std::string&, const py::list&, const py::list&, uint64_t, uint32_t>(), py::arg("kind"),
+           py::arg("pulls"), py::arg("pushes"), py::arg("message_bytes_max"), py::arg("cut_into") = 1,
+           "cut_into: how many requests a large share of a server is at least.")
       .def("servers", &PyCall::Servers)
       .def("pieces", &PyCall::Pieces, py::arg("server"), "How many requests a server's share is.")
       .def("request", &PyCall::Request, py::arg("server"), py::arg("piece"), py::arg("client_high"),

@@ -194,7 +194,6 @@ void Crew::Help(State* state) {
   }
 }
 
-// How many may come to a job that begins now.
 uint32_t Crew::helpers() const {
   State& state = *state_;
   const uint32_t at_work = state.at_work.load(std::memory_order_relaxed);

@@ -12,6 +12,7 @@ from typing import Any
 
 import certificates as made
 import grpc
+import numpy as np
 import psutil
 import pytest
 from integration.training import TABLES, TwoWorkers, two_data_ports
@@ -24,6 +25,7 @@ from tablebay.client.environment import control_port, http_port
 from tablebay.client.errors import PermissionDenied, Unavailable
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.tls import Folder
+from tablebay.native import _core
 from tablebay.ps_server.access import ALLOWED
 
 # Longer than it takes a process to look at its folder.
@@ -278,6 +280,38 @@ def test_the_command_makes_certificates_that_servers_and_clients_take(
     ):
         assert main(["certificates", *arguments]) == 2
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("processors", "requests"), [(1, 1), (2, 2)])
+def test_a_large_call_goes_in_halves_where_a_processor_is_idle(
+    world: World, server: Any, processors: int, requests: int
+) -> None:
+    """A pull and a push of 60,000 rows of 64 bytes: the same rows either way, and the push is a step, applied once."""
+    keys = np.random.default_rng(0).integers(0, 2**64, 60_000, dtype=np.uint64)
+    gradients = np.ones((len(keys), 16), np.float32)
+    folder = world.give("worker/0")
+    _core.use_processors(processors)
+    try:
+        with tb.connect(f"127.0.0.1:{server.data_port}", tls_dir=folder, rank=0) as client:
+            table = client.table("wide", dim=16, optimizer=tb.SGD(1.0), initializer=tb.Zeros())
+            before = client.stats()[0].counters
+            assert not table.pull(keys).any()
+            table.push(keys, gradients)
+            after = client.stats()[0].counters
+            assert (table.pull(keys) == -1).all()
+    finally:
+        _core.use_processors(0)
+    done = {
+        name: after[name] - before[name]
+        for name in ("pulls", "pushes", "keys_pulled", "keys_pushed", "duplicates")
+    }
+    assert done == {
+        "pulls": requests,
+        "pushes": requests,
+        "keys_pulled": len(keys),
+        "keys_pushed": len(keys),
+        "duplicates": 0,
+    }
 
 
 def test_certificates_and_authority_change_in_training_and_no_step_fails(

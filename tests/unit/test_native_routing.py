@@ -132,6 +132,37 @@ def test_a_call_carries_sums_there_and_rows_back(seed: int, servers: int, limit:
     assert np.array_equal(out, (keys[:, None] % 1000 + np.arange(3)).astype(np.float32)), where
 
 
+@pytest.mark.parametrize("servers", [1, 2])
+@pytest.mark.parametrize("kind", ["Pull", "Push"])
+def test_a_large_share_is_cut_into_as_many_requests_as_are_wanted(kind: str, servers: int) -> None:
+    """About equal ones, where each has a megabyte; a smaller share stays whole, and the message limit holds."""
+    router = _core.Router(owners_of(servers), servers)
+
+    def sizes(count: int, cut_into: int, limit: int = 10**8) -> list[list[int]]:
+        keys = np.random.default_rng(count).integers(0, 2**64, count, dtype=np.uint64)
+        plan = router.plan(keys)
+        rows = np.zeros((count, 16), np.float32)
+        parts = [(7, 16, 64, 0, plan, rows)]
+        call = _core.Call(
+            kind, parts if kind == "Pull" else [], parts if kind == "Push" else [], limit, cut_into
+        )
+        return [
+            [
+                len(call.request(server, piece, 1, 2, 3, 4, 5, 6, 5, b""))
+                for piece in range(call.pieces(server))
+            ]
+            for server in range(servers)
+        ]
+
+    for whole, halves in zip(sizes(80_000 * servers, 1), sizes(80_000 * servers, 2), strict=True):
+        assert len(whole) == 1
+        assert len(halves) == 2
+        assert 0.45 < halves[0] / sum(halves) < 0.55
+    assert [len(of_server) for of_server in sizes(20_000 * servers, 2)] == [1] * servers
+    limited = sizes(80_000 * servers, 2, 1 << 20)
+    assert all(len(of_server) > 4 and max(of_server) <= 1 << 20 for of_server in limited)
+
+
 @pytest.mark.parametrize("repeats", [False, True])
 @pytest.mark.parametrize("limit", [10**8, 100_000])
 @pytest.mark.parametrize("dims", [(16,), (1,), (5, 64, 3)])

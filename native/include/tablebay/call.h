@@ -1,7 +1,8 @@
 // One call of a client to all servers: its requests, its answers, and the rows gathered from them.
 //
 // A server's share is one request, or several, cut at shard borders, where request or answer would pass the message
-// limit; so a step stays whole on each shard. Not thread-safe: a call belongs to the thread that makes it.
+// limit or where one is to be worked on while the next is on its way; so a step stays whole on each shard. Not
+// thread-safe: a call belongs to the thread that makes it.
 #pragma once
 
 #include <memory>
@@ -39,7 +40,9 @@ class Call {
     uint32_t counts_bytes() const { return counts == nullptr ? 0 : kCountsBytes; }
   };
 
-  Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uint64_t message_bytes_max);
+  // pieces: into how many messages a server's share is cut at least, where each is large enough to be worth it.
+  Call(Method method, std::vector<Pull> pulls, std::vector<Push> pushes, uint64_t message_bytes_max,
+       uint32_t pieces = 1);
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
@@ -70,7 +73,7 @@ class Call {
     std::vector<std::string_view> pulled;
   };
   std::vector<size_t> PartSizes(const Piece& piece) const;
-  void Cut(uint32_t server, uint64_t message_bytes_max);
+  void Cut(uint32_t server, uint64_t message_bytes_max, uint32_t pieces);
   const char* SummedRows(size_t push);
 
   const Method method_;

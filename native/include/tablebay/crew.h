@@ -36,7 +36,9 @@ class Crew {
   // that were idle of late.
   void Use(uint32_t processors);
 
-  // To which a helper came.
+  // How many may come to a job that begins now.
+  uint32_t helpers() const;
+  // The jobs to which a helper came.
   uint64_t jobs_helped() const;
 
   // Does the work of numbers 0 to count - 1, with helpers where `large`; each thread takes them in ascending order.
@@ -56,7 +58,6 @@ class Crew {
   Crew();
   static void Do(Job& job);
   [[noreturn]] static void Help(State* state);
-  uint32_t helpers() const;
   bool Open(Job& job);
   void Close(Job& job);
 
