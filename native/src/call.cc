@@ -18,6 +18,9 @@ constexpr uint64_t kHeadBytes = 2048;
 constexpr uint64_t kPartHeadBytes = 64;
 // A message costs as much as the sending of this.
 constexpr uint64_t kPieceBytesMin = 1 << 20;
+// The allocator takes a message of 32 MiB and more from the system each time, and new memory costs more than all else
+// that is done with it. Of smaller ones the next is on its way while one is worked on.
+constexpr uint64_t kPieceBytesMax = 8 << 20;
 // What the first-level cache holds beside what else is at work: a multiple of what Crc32c takes at once.
 constexpr size_t kNearBytes = 12 * 1024;
 
@@ -122,12 +125,12 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max, uint32_t pieces) {
   };
   const uint32_t last = router_->ServerEnd(server);
   uint32_t begin = router_->ServerBegin(server);
-  uint64_t bytes_max = message_bytes_max;
-  if (pieces > 1) {
-    // A little more than its part, so that borders between shards do not make one piece more of it.
-    const uint64_t part = size(begin, last) / pieces;
-    if (part >= kPieceBytesMin) bytes_max = std::min(bytes_max, part + part / 16);
-  }
+  const uint64_t whole = size(begin, last);
+  // Few enough of them, whatever the limit is.
+  uint64_t bytes_max = std::min(message_bytes_max, std::max(kPieceBytesMax, 3 * whole / kPiecesMax));
+  // A little more than its part, so that borders between shards do not make one piece more of it.
+  const uint64_t part = whole / pieces;
+  if (pieces > 1 && part >= kPieceBytesMin) bytes_max = std::min(bytes_max, part + part / 16);
   const auto fits = [&](uint32_t from, uint32_t to) { return size(from, to) <= bytes_max; };
   while (begin < last) {
     // The most places that fit: sizes grow with `end`, so bisection finds it.
@@ -141,11 +144,13 @@ void Call::Cut(uint32_t server, uint64_t message_bytes_max, uint32_t pieces) {
       }
       end = low;
     }
-    if (end == begin) {
+    // Places without keys alone: with the shard behind them, whose share stays whole.
+    if (size(begin, end) == head && end < last && size(begin, ++end) > message_bytes_max) {
       throw StatusError("ResourceExhausted", Format("one shard's keys of this call do not fit in a message of %llu "
                                                     "bytes; give fewer keys at once",
-                                                    static_cast<unsigned long long>(bytes_max)));
+                                                    static_cast<unsigned long long>(message_bytes_max)));
     }
+    if (size(end, last) == head) end = last;
     servers_[server].push_back(Piece{begin, end, {}});
     begin = end;
   }

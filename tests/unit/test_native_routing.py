@@ -159,8 +159,26 @@ def test_a_large_share_is_cut_into_as_many_requests_as_are_wanted(kind: str, ser
         assert len(halves) == 2
         assert 0.45 < halves[0] / sum(halves) < 0.55
     assert [len(of_server) for of_server in sizes(20_000 * servers, 2)] == [1] * servers
+    for of_server in sizes(400_000 * servers, 1):
+        assert len(of_server) == 4
+        assert max(of_server) <= 8 << 20
     limited = sizes(80_000 * servers, 2, 1 << 20)
     assert all(len(of_server) > 4 and max(of_server) <= 1 << 20 for of_server in limited)
+
+
+def test_what_one_shard_gets_stays_whole_up_to_the_message_limit() -> None:
+    """Also where it is larger than what is cut otherwise."""
+    keys = np.arange(4_000_000, dtype=np.uint64)
+    keys = np.ascontiguousarray(keys[_core.shards_of(keys) == 77])
+    plan = _core.Router(owners_of(1), 1).plan(keys)
+    rows = np.zeros((len(keys), 1000), np.float32)
+    push = [(7, 1000, 4000, 0, plan, rows)]
+    for cut_into in (1, 2):
+        call = _core.Call("Push", [], push, 10**8, cut_into)
+        assert call.pieces(0) == 1
+        assert len(call.request(0, 0, 1, 2, 3, 4, 5, 6, 5, b"")) > 8 << 20
+    with pytest.raises(_core.StatusError, match="do not fit in a message of 8000000 bytes"):
+        _core.Call("Push", [], push, 8_000_000)
 
 
 @pytest.mark.parametrize("repeats", [False, True])

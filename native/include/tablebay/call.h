@@ -1,8 +1,8 @@
 // One call of a client to all servers: its requests, its answers, and the rows gathered from them.
 //
 // A server's share is one request, or several, cut at shard borders, where request or answer would pass the message
-// limit or where one is to be worked on while the next is on its way; so a step stays whole on each shard. Not
-// thread-safe: a call belongs to the thread that makes it.
+// limit or 8 MiB, or where one is to be worked on while the next is on its way; so a step stays whole on each shard.
+// Not thread-safe: a call belongs to the thread that makes it.
 #pragma once
 
 #include <memory>
