@@ -19,7 +19,7 @@ from .contest import Contestant, Failed, contestant, in_turn
 from .environments import Environment, NotInstalled
 
 sys.path.insert(0, str(Path(__file__).with_name("drivers")))
-import workload
+import peer_workload as workload
 
 WARM_UP, TIMED = 2, 30
 FILES_TURNS = 3

@@ -41,9 +41,8 @@ uint32_t GatherRows(const Call::Push& push, const uint32_t* which, size_t count,
   const size_t row_bytes = push.row_bytes;
   // The checksum of each few rows while they are in the nearest cache.
   const size_t some = std::max<size_t>(1, kNearBytes / row_bytes);
-  // The CRC of rows `begin` to `end`. With a window each few rows go there as well.
-  const auto gather = [&](size_t begin, size_t end, bool windows, const auto& made) {
-    uint32_t of_rows = 0;
+  // Extends a CRC by rows `begin` to `end`. With a window each few rows go there as well.
+  const auto gather = [&](size_t begin, size_t end, bool windows, uint32_t extended, const auto& made) {
     for (size_t first = begin; first < end; first += some) {
       const size_t n = std::min(some, end - first);
       char* const rows = out + first * row_bytes;
@@ -53,10 +52,11 @@ uint32_t GatherRows(const Call::Push& push, const uint32_t* which, size_t count,
       } else {
         ActiveKernels().gather(push.rows, which + first, n, push.row_bytes, rows);
       }
-      of_rows = Crc32c(rows, n * row_bytes, of_rows);
+      extended = Crc32c(rows, n * row_bytes, extended);
       made(first, rows, n * row_bytes, window != nullptr);
     }
-    return of_rows;
+    if (windows) KeptRequest::Fence();
+    return extended;
   };
   const auto note = [&](size_t, const char* rows, size_t bytes, bool copied) {
     if (kept != nullptr) copied ? kept->Copied(rows, bytes) : kept->Made(rows, bytes);
@@ -64,8 +64,7 @@ uint32_t GatherRows(const Call::Push& push, const uint32_t* which, size_t count,
   const bool windows = kept != nullptr && row_bytes % KeptRequest::kLine == 0;
   // Rows that are kept without windows are copied one after the other.
   if (count < Crew::kKeysLarge || (kept != nullptr && !windows)) {
-    const uint32_t of_rows = gather(0, count, windows, note);
-    return Crc32cOfBoth(crc, of_rows, count * row_bytes);
+    return gather(0, count, windows, crc, note);
   }
   const Crew::Ranges ranges = Crew::RangesOf(count);
   std::vector<uint32_t> crcs(ranges.count);
@@ -73,7 +72,7 @@ uint32_t GatherRows(const Call::Push& push, const uint32_t* which, size_t count,
   // Windows are asked for while nothing is noted, and noted in order when all are filled.
   Crew::OfProcess().ShareRanges(count, [&](size_t begin, size_t end) {
     const size_t number = begin / ranges.each;
-    crcs[number] = gather(begin, end, windows, [&](size_t first, const char*, size_t, bool is_copied) {
+    crcs[number] = gather(begin, end, windows, 0, [&](size_t first, const char*, size_t, bool is_copied) {
       copied[begin / some + number + (first - begin) / some] = is_copied;
     });
   });

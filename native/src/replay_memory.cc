@@ -35,13 +35,6 @@ void WriteAround(char* to, const char* from, size_t bytes) {
   std::memcpy(to, from, bytes);
 }
 
-// What was written around the caches is seen by other threads like any other write.
-void Fence() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 size_t LinesUp(size_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 size_t LinesDown(size_t bytes) { return bytes / kLine * kLine; }
 
@@ -165,6 +158,12 @@ char* KeptRequest::Window(size_t offset, size_t bytes) {
   return nullptr;
 }
 
+void KeptRequest::Fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 void KeptRequest::CopyTo(char* out) const {
   size_t skip = lead_;
   for (const ReplayMemory::Extent& extent : extents_) {
@@ -223,7 +222,7 @@ void KeepingCopy::Finish() {
     if (end > at) to_->Write(at, {message_ + at, end - at});
     at = std::max(at, span.end);
   }
-  Fence();
+  KeptRequest::Fence();
 }
 
 }  // namespace tablebay

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import workload
+import peer_workload as workload
 
 
 class Driver:

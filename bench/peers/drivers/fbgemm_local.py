@@ -6,8 +6,8 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import peer_workload as workload
 import torch
-import workload
 from driver import Driver, serve
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation, PoolingMode

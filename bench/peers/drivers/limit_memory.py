@@ -6,7 +6,7 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-import workload
+import peer_workload as workload
 from driver import Driver, serve
 
 # Of a row of Tablebay's with 16 weights and 16 sums: key and version, then both, padded.

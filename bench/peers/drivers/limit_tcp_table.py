@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import workload
+import peer_workload as workload
 from driver import Driver, serve
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import peer_workload as workload
 import redis
-import workload
 from driver import Driver, free_port, serve
 
 AT_ONCE = 10_000  # keys in a command

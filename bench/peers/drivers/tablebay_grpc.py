@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import workload
+import peer_workload as workload
 from driver import Driver, free_port, serve
 
 import tablebay as tb

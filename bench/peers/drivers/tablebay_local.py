@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import workload
+import peer_workload as workload
 from driver import Driver, serve
 
 import tablebay as tb

@@ -10,8 +10,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import peer_workload as workload
 import tensorflow as tf
-import workload
 from driver import Driver, free_port, serve
 
 PS = "/job:ps/replica:0/task:0/device:CPU:0"

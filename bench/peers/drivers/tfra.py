@@ -12,8 +12,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import peer_workload as workload
 import tensorflow as tf
-import workload
 from driver import Driver
 from tensorflow_recommenders_addons import dynamic_embedding as de
 

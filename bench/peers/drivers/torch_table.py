@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import peer_workload as workload
 import torch
-import workload
 
 
 class TorchTable:

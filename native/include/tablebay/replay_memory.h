@@ -74,6 +74,8 @@ class KeptRequest {
   void Write(size_t offset, std::string_view bytes);
   // Where these bytes are, if they lie one after the other; else null.
   char* Window(size_t offset, size_t bytes);
+  // What this thread wrote to windows around the caches is seen by other threads like any other write.
+  static void Fence();
   // How many bytes lie in a line before the first.
   size_t lead() const { return lead_; }
   void CopyTo(char* out) const;
