@@ -230,24 +230,18 @@ def test_the_grace_period_is_the_longest_wait(free_data_port: Callable[[], int])
     channel.close()
 
 
-def test_a_port_that_is_taken_is_named(start_server: START) -> None:
+def test_a_port_that_is_taken_is_named(start_server: START, free_data_port: Callable[[], int]) -> None:
     """Exit code 1, one line with which of the three ports and why; nothing is left behind."""
     for offset, name in enumerate(("data port", "HTTP port", "control port")):
-        with socket.socket() as taken:
-            server = start_server(ready=False, data_port=_data_port_beside(taken, offset))
+        data_port = free_data_port()
+        with socket.create_server(("127.0.0.1", data_port + offset)):
+            server = start_server(ready=False, data_port=data_port)
             assert server.process.wait(30) == 1
         message = server.log.splitlines()
         assert len(message) == 1, server.log
         assert message[0] == (
             f"tablebay-server: {name} 127.0.0.1:{server.data_port + offset}: Address already in use"
         )
-
-
-def _data_port_beside(taken: socket.socket, offset: int) -> int:
-    """A data port whose port at `offset` is bound by `taken`."""
-    taken.bind(("127.0.0.1", 0))
-    taken.listen()
-    return int(taken.getsockname()[1]) - offset
 
 
 def test_two_servers_never_share_a_port(start_server: START) -> None:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 from tablebay.client.control import Control
 from tablebay.client.environment import expand_pattern
@@ -26,6 +27,8 @@ RANK = 1
 WORKERS = 2
 BATCH = 2048
 STEPS_PER_SECOND = 8.0
+
+Found = TypeVar("Found")
 
 
 def variables_of(pid: int) -> dict[str, str]:
@@ -66,13 +69,14 @@ def step_of(control: Control) -> int | None:
     )
 
 
-def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen[str]) -> None:
-    """Wait until a condition is true, while the runner runs."""
+def wait_for(condition: Callable[[], Found], what: str, process: subprocess.Popen[str]) -> Found:
+    """Wait until a condition is true, while the runner runs; what it was then."""
     deadline = time.monotonic() + DEADLINE_S
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"{what}: not after {DEADLINE_S} s"
         assert process.poll() is None, f"{what}: the runner ended first: {process.communicate()}"
         time.sleep(0.02)
+    return found
 
 
 def test_a_worker_killed_in_the_middle_leaves_every_push_applied_once(tmp_path: Path) -> None:
@@ -101,16 +105,17 @@ def test_a_worker_killed_in_the_middle_leaves_every_push_applied_once(tmp_path: 
             text=True,
         )
         try:
-            wait_for(lambda: worker(mark) is not None, f"rank {RANK} is there", process)
-            pid, variables = worker(mark) or (0, {})
+            first = wait_for(lambda: worker(mark), f"rank {RANK} is there", process)
+            assert first is not None
+            pid, variables = first
             with Control(expand_pattern(variables["TABLEBAY_SERVERS"])) as control:
                 wait_for(lambda: (step_of(control) or 0) > 0, f"rank {RANK} has reported a step", process)
                 before = step_of(control)
                 os.kill(pid, signal.SIGKILL)
                 assert 0 < (before or 0) < last_step, (before, last_step)
                 wait_for(lambda: not variables_of(pid), f"process {pid} is dead", process)
-                wait_for(lambda: worker(mark) is not None, f"another process has rank {RANK}", process)
-                successor = worker(mark)
+                # A process that is about to become another program has no environment for a moment.
+                successor = wait_for(lambda: worker(mark), f"another process has rank {RANK}", process)
                 assert successor is not None
                 assert successor[0] != pid
                 # Had it been done already, there would be nothing left to take over.
