@@ -19,7 +19,7 @@ NATIVE_SOURCES := CMakeLists.txt $(shell find native/src native/include -name '*
 # Whatever runs C++ in several ways; the rest would only be slower.
 SANITIZED_TESTS := $(wildcard tests/unit/test_native*.py tests/unit/test_local_table.py tests/unit/test_shows.py tests/integration/test_client_*.py tests/fuzz/test_fuzz.py)
 # Those of them in which threads meet: their own, or a server's.
-THREADED_TESTS = $(sort $(shell grep -l threading $(SANITIZED_TESTS)) $(wildcard tests/integration/test_client_*.py))
+THREADED_TESTS = $(sort $(shell grep -lE "threading|use_processors" $(SANITIZED_TESTS)) $(wildcard tests/integration/test_client_*.py))
 CXX_SOURCES := $(shell find native bench -name '*.cc' -o -name '*.h')
 
 export UV_NO_PROGRESS := 1
