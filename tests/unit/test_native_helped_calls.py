@@ -157,6 +157,24 @@ def test_repeated_keys_are_found_wherever_they_are(repeated: int) -> None:
     assert np.array_equal(out[:, 0], pushes * sums[inverse])
 
 
+def test_a_key_that_comes_again_far_behind_has_one_update() -> None:
+    """Adagrad's, of the sum of both gradients, as a push of that sum to the key makes it."""
+    random = np.random.default_rng(4)
+    keys = random.integers(0, 2**64, KEYS, dtype=np.uint64)
+    rows = random.standard_normal((KEYS, DIM)).astype(np.float32)
+    keys[-1] = keys[0]
+    summed = rows[:-1].copy()
+    summed[0] += rows[-1]
+    found = []
+    for pushed, gradients in ((keys, rows), (keys[:-1].copy(), summed)):
+        store, table = make()
+        store.push(table, pushed, gradients, False)
+        out = np.zeros((KEYS, DIM), np.float32)
+        store.pull(table, keys, out, False)
+        found.append(out)
+    assert np.array_equal(*found)
+
+
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("repeats", [False, True])
 @pytest.mark.parametrize("dim", [16, 5])
