@@ -14,18 +14,16 @@ uint32_t BulkCrc32c(const char* bytes, size_t size, uint32_t initial) {
   constexpr size_t kUnit = 64;
   const size_t units = size / kUnit;
   if (units < Crew::kKeysLarge) return Crc32c(bytes, size, initial);
-  std::vector<uint32_t> crcs;
-  std::vector<size_t> sizes;
-  const auto ranges = Crew::RangesOf(units);
-  crcs.resize(ranges.count);
-  sizes.resize(ranges.count);
-  Crew::OfProcess().ShareRanges(units, [&](size_t begin, size_t end) {
-    const size_t last = end == units ? size : end * kUnit;
+  const Crew::Ranges ranges = Crew::RangesOf(units);
+  std::vector<uint32_t> crcs(ranges.count);
+  const size_t each = ranges.each * kUnit;
+  // The last has what is less than a unit as well.
+  const auto size_of = [&](size_t number) { return number + 1 == ranges.count ? size - number * each : each; };
+  Crew::OfProcess().ShareRanges(units, [&](size_t begin, size_t) {
     const size_t number = begin / ranges.each;
-    sizes[number] = last - begin * kUnit;
-    crcs[number] = Crc32c(bytes + begin * kUnit, sizes[number]);
+    crcs[number] = Crc32c(bytes + number * each, size_of(number));
   });
-  for (size_t i = 0; i < crcs.size(); ++i) initial = Crc32cOfBoth(initial, crcs[i], sizes[i]);
+  for (size_t i = 0; i < crcs.size(); ++i) initial = Crc32cOfBoth(initial, crcs[i], size_of(i));
   return initial;
 }
 

@@ -86,7 +86,9 @@ def test_the_objects_of_a_job_are_the_golden_ones(name: str) -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_kubernetes_would_take_them(name: str) -> None:
     """Each is valid by Kubernetes' own schema, strictly: no field that it does not know."""
-    for manifest in manifests_of(job_object(JOBS[name])):
+    manifests = list(manifests_of(job_object(JOBS[name])))
+    assert {"StatefulSet", "Job"} <= {manifest["kind"] for manifest in manifests}
+    for manifest in manifests:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             kubernetes_validate.validate(manifest, "1.34", strict=True)

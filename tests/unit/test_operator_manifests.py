@@ -123,7 +123,9 @@ def test_a_job_that_overrides_what_it_may_gets_the_golden_objects() -> None:
 @pytest.mark.parametrize("change", [OVERRIDES, {}], ids=["overrides", "flights"])
 def test_kubernetes_would_take_them(change: dict[str, Any], version: str) -> None:
     """By the schema of the oldest version that is tested against and by the newest, strictly."""
-    for manifest in [*manifests_of(job_object(change)), *manifests_of(longest())]:
+    manifests = [*manifests_of(job_object(change)), *manifests_of(longest())]
+    assert {"StatefulSet", "Job"} <= {manifest["kind"] for manifest in manifests}
+    for manifest in manifests:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             kubernetes_validate.validate(manifest, version, strict=True)
@@ -373,4 +375,4 @@ def test_bug_a_field_that_is_null_is_refused_or_as_good_as_none(spec: dict[str, 
         job = job_object({"servers": {"replicas": 2, "template": {"spec": spec}}})
     except JobInvalid:
         return
-    manifests_of(job)
+    assert {"StatefulSet", "Job"} <= {manifest["kind"] for manifest in manifests_of(job)}
