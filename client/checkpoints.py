@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TypeVar
 
 from tablebay.client import errors
+from tablebay.client.checkpoint.polling import poll_waits
 from tablebay.client.native import native
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.retry import Deadline
@@ -18,8 +19,6 @@ Batch = TypeVar("Batch")
 
 STATE_NAME_MAX = 128
 _PART_BYTES = 4 * 1024 * 1024
-_ASK_FIRST_S = 0.01
-_ASK_LAST_S = 0.25
 # Beyond what a server lets an attempt take: it says so itself.
 _TIMEOUT_S = 3600.0
 
@@ -107,7 +106,7 @@ def _holds_all(session: Session, first_after: int, deadline: Deadline) -> bool:
 
 
 def _await(session: Session, begun: tablebay_pb2.CheckpointResponse, deadline: Deadline) -> Checkpoint | None:
-    wait = _ASK_FIRST_S
+    waits = poll_waits()
     while True:
         answer = session.speak(lambda control: control.checkpoint())
         if answer.epoch != begun.epoch:
@@ -121,8 +120,7 @@ def _await(session: Session, begun: tablebay_pb2.CheckpointResponse, deadline: D
             raise errors.DeadlineExceeded(
                 f"the checkpoint was not complete within {deadline.timeout_s:g} s; it goes on"
             )
-        session.pace.sleep(min(wait, deadline.remaining()))
-        wait = min(_ASK_LAST_S, wait * 1.5)
+        session.pace.sleep(min(next(waits), deadline.remaining()))
 
 
 def _check_state(state: Mapping[str, bytes]) -> None:
@@ -226,7 +224,7 @@ def restore(
         optimizer_state=optimizer_state,
         number=number,
     )
-    wait = _ASK_FIRST_S
+    waits = poll_waits()
     while True:
         answers = session.speak(lambda control: control.restore(request))
         if all(answer.done for answer in answers):
@@ -235,5 +233,4 @@ def restore(
             )
         if deadline.passed():
             raise errors.DeadlineExceeded(f"restore: not done within {deadline.timeout_s:g} s; it goes on")
-        session.pace.sleep(min(wait, deadline.remaining()))
-        wait = min(_ASK_LAST_S, wait * 1.5)
+        session.pace.sleep(min(next(waits), deadline.remaining()))

