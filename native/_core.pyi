@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'idle_processors', 'instruction_set', 'instruction_sets', 'jobs_helped', 'processors_of_quota', 'read_http2_answer', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'use_processors', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Port', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'idle_processors', 'instruction_set', 'instruction_sets', 'jobs_helped', 'processors_of_quota', 'read_http2_answer', 'read_http2_requests', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'use_processors', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -336,6 +336,20 @@ class Http2Server:
         """
         Ends every connection, and calls under way with them; later calls fail too if it is for good.
         """
+class Http2Port:
+    """
+    Answers unary gRPC calls on a listening socket, whose number is this object's now.
+    """
+    def __init__(self, fd: int, handler: collections.abc.Callable, *, message_bytes_max: int, calls_max: int, connections_max: int, streams_max: int, metadata_bytes_max: int) -> None:
+        """
+        handler: of a path and a request's bytes, which it must not keep; returns the answer's bytes, or (gRPC code, message, the error's class).
+        """
+    def start(self) -> None:
+        ...
+    def stop(self, grace_s: float) -> bool:
+        """
+        Refuses new calls, waits for those under way, and ends all connections; whether all had ended in time.
+        """
 def commit() -> str:
     ...
 def crc32c(data: typing.Any, initial: int = 0) -> int:
@@ -371,6 +385,10 @@ def processors_of_quota(folder: str) -> int:
 def read_http2_answer(data: bytes, piece: int, message_bytes_max: int) -> typing.Any:
     """
     What a call makes of the bytes that its server sends, given in pieces; None while it has no result. For tests.
+    """
+def read_http2_requests(data: bytes, piece: int, message_bytes_max: int) -> tuple:
+    """
+    What a port makes of the bytes that a client sends, given in pieces: the calls (stream, path, message) and the frames it owes. For tests.
     """
 def readdress(request: bytes, epoch: int) -> bytes:
     """

@@ -1,4 +1,7 @@
-"""The two gRPC ports: bytes to Service.handle and back, errors as statuses."""
+"""The two gRPC ports: bytes to Service.handle and back, errors as statuses.
+
+The data port without TLS is the native core's (data_port.py); with TLS, and the control port, gRPC's library's.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -15,6 +19,7 @@ import grpc
 from tablebay.client.environment import control_port
 from tablebay.client.errors import ERROR_METADATA, TablebayError, status_code
 from tablebay.client.proto import tablebay_pb2
+from tablebay.ps_server.data_port import DataPort, Refusal
 from tablebay.ps_server.secure import Security
 from tablebay.ps_server.service import Service
 from tablebay.ps_server.standard_services import CONTROL_SERVICE, DATA_SERVICE, StandardServices
@@ -57,12 +62,26 @@ class GrpcServer:
     ) -> None:
         self._service = service
         options = _options(message_bytes_max)
-        self._data = _server("data", requests_max, options, security)
-        self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", None),))
         self._control = _server("control", requests_max, options, security)
         self._control.add_generic_rpc_handlers((self._handlers(CONTROL_SERVICE, "Control", CONTROL_THREADS),))
         self._standard = StandardServices(self._control)
-        _listen(self._data, "data", host, data_port, security)
+        self._data: grpc.Server | DataPort
+        if security is None:
+            self._data = DataPort(
+                _listener("data", host, data_port),
+                DATA_SERVICE,
+                partial(_answer, service),
+                methods=frozenset(method.name for method in _SERVICES["Data"].methods),
+                message_bytes_max=message_bytes_max,
+                calls_max=requests_max,
+                connections_max=CONNECTIONS_MAX,
+                streams_max=STREAMS_PER_CONNECTION,
+                metadata_bytes_max=METADATA_BYTES_MAX,
+            )
+        else:
+            self._data = _server("data", requests_max, options, security)
+            self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", None),))
+            _listen(self._data, "data", host, data_port, security)
         _listen(self._control, "control", host, control_port(data_port), security)
 
     def start(self) -> None:
@@ -77,7 +96,10 @@ class GrpcServer:
 
     def stop(self, grace_s: float) -> bool:
         """Refuse new calls and wait for those under way; False when some were not done in time."""
-        ended = self._data.stop(grace_s).wait(grace_s + 1.0)
+        if isinstance(self._data, DataPort):
+            ended = self._data.stop(grace_s)
+        else:
+            ended = self._data.stop(grace_s).wait(grace_s + 1.0)
         self._control.stop(min(grace_s, 1.0)).wait(2.0)
         return ended and self._service.in_flight == 0
 
@@ -118,14 +140,32 @@ def _behavior(service: Service, method: str, gate: Gate) -> Callable[[bytes, grp
     return call
 
 
+def _answer(service: Service, method: str, request: memoryview) -> bytes | Refusal:
+    """What the data port calls once the whole request is there."""
+    try:
+        response = service.handle(method, request)
+        if type(response) is not bytes:
+            raise TypeError(f"{method} answered {type(response).__name__}, wanted bytes")
+        return response
+    except Exception as error:  # noqa: BLE001 - each becomes a status
+        code, details, kind = _status(method, error)
+        return code.value[0], details, kind
+
+
 def _refuse(context: grpc.ServicerContext, method: str, error: Exception) -> NoReturn:
+    code, details, kind = _status(method, error)
+    context.set_trailing_metadata(((ERROR_METADATA, kind),))
+    context.abort(code, details)
+
+
+def _status(method: str, error: Exception) -> tuple[grpc.StatusCode, str, str]:
+    """Code, text, and the error's class."""
     if isinstance(error, TablebayError):
         details, kind = str(error), type(error).__name__
     else:
         _EVENTS.failure("request.failed", error, method=method)
         details, kind = f"{method}: a fault in the server; its log says more", TablebayError.__name__
-    context.set_trailing_metadata(((ERROR_METADATA, kind),))
-    context.abort(grpc.StatusCode[status_code(error)], _cut(details))
+    return grpc.StatusCode[status_code(error)], _cut(details), kind
 
 
 def _cut(details: str) -> str:
@@ -170,6 +210,21 @@ def _server(
     )
 
 
+def _listener(name: str, host: str, port: int) -> socket.socket:
+    # All addresses are those of both kinds, as for gRPC's library.
+    all_of_them = host in ("0.0.0.0", "::") and socket.has_dualstack_ipv6()  # noqa: S104 - only if asked
+    try:
+        return socket.create_server(
+            ("::" if all_of_them else host, port),
+            family=socket.AF_INET6 if all_of_them or ":" in host else socket.AF_INET,
+            backlog=socket.SOMAXCONN,
+            dualstack_ipv6=all_of_them,
+        )
+    except OSError as error:
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise CannotListen(f"{name} port {address}: {_why(error)}") from None
+
+
 def _listen(server: grpc.Server, name: str, host: str, port: int, security: Security | None) -> None:
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
@@ -192,5 +247,9 @@ def why_not(host: str, port: int) -> str | None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return None
     except OSError as error:
-        # Without the address, which create_server adds to the text of the system's.
-        return os.strerror(error.errno) if error.errno else str(error)
+        return _why(error)
+
+
+def _why(error: OSError) -> str:
+    # Without the address, which create_server adds to the text of the system's.
+    return os.strerror(error.errno) if error.errno else str(error)

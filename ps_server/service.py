@@ -122,12 +122,12 @@ class Service:
             forgotten=self._progress.forget,
         )
         self._draining = False
-        self._data: dict[str, Callable[[bytes], bytes]] = {
+        self._data: dict[str, Callable[[bytes | memoryview], bytes]] = {
             "Pull": self._store.handle_pull,
             "Push": self._store.handle_push,
             "Step": self._store.handle_step,
         }
-        self._control: dict[str, Callable[[bytes], bytes]] = {
+        self._control: dict[str, Callable[[bytes | memoryview], bytes]] = {
             "Hello": _parsed(tablebay_pb2.HelloRequest, self._hello),
             "CreateTable": _parsed(tablebay_pb2.CreateTableRequest, self._create_table),
             "UpdateTable": _parsed(tablebay_pb2.UpdateTableRequest, self._update_table),
@@ -179,8 +179,11 @@ class Service:
         """What the native core counts."""
         return self._store.counters()
 
-    def handle(self, method: str, request: bytes) -> bytes:
-        """Answer a request. Raises TablebayError, and anything else where there is a fault in the server."""
+    def handle(self, method: str, request: bytes | memoryview) -> bytes:
+        """Answer a request, of which nothing is kept.
+
+        Raises TablebayError, and anything else where there is a fault in the server.
+        """
         data = self._data.get(method)
         if data is not None and not self._draining:
             response = self._answer(data, request)
@@ -231,7 +234,7 @@ class Service:
             methods={method: Counted.read(self._figures, number) for method, number in self._numbers.items()},
         )
 
-    def _answer(self, handle: Callable[[bytes], bytes], request: bytes) -> bytes:
+    def _answer(self, handle: Callable[[bytes | memoryview], bytes], request: bytes | memoryview) -> bytes:
         try:
             return handle(request)
         except _core.StatusError as error:
@@ -245,11 +248,11 @@ class Service:
             text = f"{text}: {self._table_names()}"
         return error_named(kind, text)
 
-    def _hear(self, request: bytes) -> None:
+    def _hear(self, request: bytes | memoryview) -> None:
         """Notice who sent a data call, so that it is not idle. The sender is field 1, written first."""
         if len(request) > 2 and request[0] == 0x0A and request[1] < 0x80:
             try:
-                sender = tablebay_pb2.Sender.FromString(request[2 : 2 + request[1]])
+                sender = tablebay_pb2.Sender.FromString(bytes(request[2 : 2 + request[1]]))
             except DecodeError:
                 return
             self._members.hear((sender.client_high, sender.client_low))
@@ -581,12 +584,12 @@ def _no_such_method(method: str) -> str:
     return f"{method[:80]} {what} (tablebay {VERSION})"
 
 
-def _parsed(message: Any, handle: Callable[[Any], Message]) -> Callable[[bytes], bytes]:
+def _parsed(message: Any, handle: Callable[[Any], Message]) -> Callable[[bytes | memoryview], bytes]:
     """`handle` of the message that the bytes hold, its answer as bytes. Raises BadRequest where they hold none."""
 
-    def call(request: bytes) -> bytes:
+    def call(request: bytes | memoryview) -> bytes:
         try:
-            parsed = message.FromString(request)
+            parsed = message.FromString(bytes(request))
         except DecodeError as error:
             raise BadRequest(
                 f"{message.DESCRIPTOR.name}: {len(request)} bytes that are no such message ({error})"

@@ -122,7 +122,7 @@ constexpr Huffman MakeHuffman() {
 constexpr Huffman kHuffman = MakeHuffman();
 
 [[noreturn]] void Refuse(const char* what) {
-  throw StatusError("Unavailable", Format("the server's headers cannot be read: %s", what));
+  throw StatusError("Unavailable", Format("headers cannot be read: %s", what));
 }
 
 // What is left of a block.

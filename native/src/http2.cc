@@ -3,90 +3,22 @@
 #include <algorithm>
 #include <cstring>
 
+#include "http2_frames.h"
 #include "tablebay/status.h"
 
 namespace tablebay {
 namespace {
 
-constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-constexpr size_t kHeadBytes = 9;
 // A frame that is no DATA has to fit in the buffer.
 constexpr size_t kBufferBytes = 64 * 1024;
 constexpr size_t kBlockBytesMax = 64 * 1024;
 // Answers to PING and SETTINGS that the server does not read: it wants none.
 constexpr size_t kOwedBytesMax = 256 * 1024;
 
-enum Type : uint8_t {
-  kData = 0,
-  kHeaders = 1,
-  kPriority = 2,
-  kResetStream = 3,
-  kSettings = 4,
-  kPushPromise = 5,
-  kPing = 6,
-  kGoAway = 7,
-  kWindowUpdate = 8,
-  kContinuation = 9,
-};
-constexpr uint8_t kEndStream = 1;
-constexpr uint8_t kAck = 1;
-constexpr uint8_t kEndHeaders = 4;
-constexpr uint8_t kPadded = 8;
-constexpr uint8_t kHasPriority = 0x20;
-
-constexpr uint16_t kEnablePush = 2;
-constexpr uint16_t kInitialWindow = 4;
-constexpr uint16_t kMaxFrame = 5;
-
-constexpr uint32_t kWindowMax = 0x7fffffff;
-constexpr uint32_t kFrameMax = 0xffffff;
-constexpr uint32_t kFrameMin = 16384;
 // When half of the connection's window is used it is filled again.
 constexpr uint64_t kTopUp = kWindowMax / 2;
-// HTTP/2's error codes that gRPC tells apart.
-constexpr uint32_t kRefusedStream = 7;
-constexpr uint32_t kCancel = 8;
-constexpr uint32_t kEnhanceYourCalm = 11;
-constexpr uint32_t kInadequateSecurity = 12;
-
-// Positions in the static table of HPACK.
-constexpr uint32_t kAuthority = 1;
-constexpr uint32_t kMethodPost = 3;
-constexpr uint32_t kPath = 4;
-constexpr uint32_t kSchemeHttp = 6;
-constexpr uint32_t kContentType = 31;
-constexpr uint32_t kUserAgent = 58;
-
 [[noreturn]] void Refuse(const std::string& what) {
   throw StatusError("Unavailable", "the server sent what is no HTTP/2: " + what);
-}
-
-uint32_t Load24(const char* at) {
-  const auto* b = reinterpret_cast<const uint8_t*>(at);
-  return uint32_t{b[0]} << 16 | uint32_t{b[1]} << 8 | b[2];
-}
-
-uint32_t Load32(const char* at) { return static_cast<uint32_t>(static_cast<uint8_t>(at[0])) << 24 | Load24(at + 1); }
-
-void Store32(uint32_t value, char* at) {
-  for (int i = 0; i < 4; ++i) at[i] = static_cast<char>(value >> (24 - 8 * i));
-}
-
-std::array<char, kHeadBytes> Head(size_t bytes, uint8_t type, uint8_t flags, uint32_t stream) {
-  std::array<char, kHeadBytes> head;
-  head[0] = static_cast<char>(bytes >> 16);
-  head[1] = static_cast<char>(bytes >> 8);
-  head[2] = static_cast<char>(bytes);
-  head[3] = static_cast<char>(type);
-  head[4] = static_cast<char>(flags);
-  Store32(stream, head.data() + 5);
-  return head;
-}
-
-void AppendSetting(uint16_t name, uint32_t value, std::string* out) {
-  char bytes[6] = {static_cast<char>(name >> 8), static_cast<char>(name)};
-  Store32(value, bytes + 2);
-  out->append(bytes, sizeof bytes);
 }
 
 // What gRPC makes of an answer that is not its own (statuscodes of HTTP).
@@ -169,15 +101,11 @@ Http2Client::Http2Client(uint64_t message_bytes_max) : message_bytes_max_(messag
   AppendSetting(kInitialWindow, kWindowMax, &settings);
   AppendSetting(kMaxFrame, kFrameMax, &settings);
   Owe(kSettings, 0, 0, settings);
-  char more[4];
-  Store32(kWindowMax - 65535, more);
-  Owe(kWindowUpdate, 0, 0, {more, sizeof more});
+  AppendNumberFrame(kWindowUpdate, 0, kWindowMax - kWindowDefault, &owed_);
 }
 
 void Http2Client::Owe(uint8_t type, uint8_t flags, uint32_t stream, std::string_view payload) {
-  const auto head = Head(payload.size(), type, flags, stream);
-  owed_.append(head.data(), head.size());
-  owed_.append(payload);
+  AppendFrame(type, flags, stream, payload, &owed_);
   if (owed_.size() > kOwedBytesMax) Refuse("it asks and takes no answers");
 }
 
@@ -275,7 +203,7 @@ void Http2Client::ReadBuffer() {
     if (found < kHeadBytes) return;
     const char* const head = buffer_.data() + begin_;
     const size_t bytes = Load24(head);
-    const Frame frame{static_cast<uint8_t>(head[3]), static_cast<uint8_t>(head[4]), Load32(head + 5) & kWindowMax};
+    const FrameHead frame = ReadHead(head);
     if (!greeted_ && frame.type != kSettings) Refuse("its first frame is no SETTINGS; is it a gRPC server?");
     if (in_block_ && frame.type != kContinuation) Refuse("a frame between those of a header block");
     if (frame.type == kData) {
@@ -296,7 +224,7 @@ void Http2Client::ReadBuffer() {
   }
 }
 
-void Http2Client::BeginData(const Frame& frame, size_t bytes) {
+void Http2Client::BeginData(const FrameHead& frame, size_t bytes) {
   if (frame.stream != stream_ || frame.stream == 0)
     Refuse(Format("DATA of stream %u, which is not open", frame.stream));
   if (!headed_) Refuse("DATA before headers");
@@ -360,7 +288,7 @@ void Http2Client::EndData() {
   if (data_ends_stream_) EndOfStream();
 }
 
-void Http2Client::ReadFrame(const Frame& frame, std::string_view payload) {
+void Http2Client::ReadFrame(const FrameHead& frame, std::string_view payload) {
   switch (frame.type) {
     case kHeaders:
     case kContinuation:
@@ -385,24 +313,13 @@ void Http2Client::ReadFrame(const Frame& frame, std::string_view payload) {
   }
 }
 
-void Http2Client::ReadHeaders(const Frame& frame, std::string_view payload) {
+void Http2Client::ReadHeaders(const FrameHead& frame, std::string_view payload) {
   if (frame.stream != stream_ || frame.stream == 0) {
     Refuse(Format("headers of stream %u, which is not open", frame.stream));
   }
   if (frame.type == kHeaders) {
     if (status_ && clean_) Refuse("headers behind the end of their stream");
-    size_t padding = 0;
-    if ((frame.flags & kPadded) != 0) {
-      if (payload.empty()) Refuse("a padded frame without its padding");
-      padding = static_cast<uint8_t>(payload.front());
-      payload.remove_prefix(1);
-    }
-    if ((frame.flags & kHasPriority) != 0) {
-      if (payload.size() < 5) Refuse("a frame without its priority");
-      payload.remove_prefix(5);
-    }
-    if (padding > payload.size()) Refuse("a frame shorter than its padding");
-    payload.remove_suffix(padding);
+    if (!TakeBlock(frame.flags, &payload)) Refuse("headers of a wrong form");
     block_.clear();
     block_ends_stream_ = (frame.flags & kEndStream) != 0;
   } else if (!in_block_) {
@@ -459,7 +376,7 @@ void Http2Client::EndOfStream() {
   End(std::move(said), sent_all_);
 }
 
-void Http2Client::ReadSettings(const Frame& frame, std::string_view payload) {
+void Http2Client::ReadSettings(const FrameHead& frame, std::string_view payload) {
   greeted_ = true;
   if (frame.stream != 0 || payload.size() % 6 != 0) Refuse("SETTINGS of a wrong form");
   if ((frame.flags & kAck) != 0) return;
@@ -480,14 +397,14 @@ void Http2Client::ReadSettings(const Frame& frame, std::string_view payload) {
   Owe(kSettings, kAck, 0, {});
 }
 
-void Http2Client::ReadReset(const Frame& frame, std::string_view payload) {
+void Http2Client::ReadReset(const FrameHead& frame, std::string_view payload) {
   if (frame.stream == 0 || payload.size() != 4) Refuse("RST_STREAM of a wrong form");
   if (frame.stream != stream_) return;
   const uint32_t error = Load32(payload.data());
   End({CodeOfReset(error), Format("the server reset the stream with error %u", error)});
 }
 
-void Http2Client::ReadGoAway(const Frame& frame, std::string_view payload) {
+void Http2Client::ReadGoAway(const FrameHead& frame, std::string_view payload) {
   if (frame.stream != 0 || payload.size() < 8) Refuse("GOAWAY of a wrong form");
   going_away_ = true;
   // A call that the server began it also ends; any other it has not seen.
@@ -499,7 +416,7 @@ void Http2Client::ReadGoAway(const Frame& frame, std::string_view payload) {
   }
 }
 
-void Http2Client::ReadWindowUpdate(const Frame& frame, std::string_view payload) {
+void Http2Client::ReadWindowUpdate(const FrameHead& frame, std::string_view payload) {
   if (payload.size() != 4) Refuse("WINDOW_UPDATE of a wrong form");
   const uint32_t more = Load32(payload.data()) & kWindowMax;
   if (frame.stream != 0 && (frame.stream != stream_ || status_)) return;

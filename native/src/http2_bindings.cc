@@ -1,11 +1,16 @@
 // Calls over HTTP/2 as Python sees them.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <tuple>
+#include <utility>
 
 #include "tablebay/http2_call.h"
+#include "tablebay/http2_host.h"
+#include "tablebay/http2_port.h"
 
 namespace py = pybind11;
 
@@ -94,6 +99,85 @@ py::object ReadAnswer(const py::bytes& bytes, size_t piece, uint64_t message_byt
   return ToTuple(*http.status(), answer);
 }
 
+// Drops a reference wherever it is dropped.
+std::shared_ptr<const void> Keep(py::object object) {
+  return {object.release().ptr(), [](PyObject* kept) {
+            const py::gil_scoped_acquire acquire;
+            Py_DECREF(kept);
+          }};
+}
+
+// Its threads may wait for Python's lock when it ends.
+struct PyHttp2Port {
+  std::unique_ptr<Http2Port> port;
+  ~PyHttp2Port() {
+    const py::gil_scoped_release release;
+    port.reset();
+  }
+};
+
+// A port whose handler takes a path and a request's bytes, and returns the answer's bytes or what became of it instead:
+// (gRPC code, message, the error's class).
+std::unique_ptr<PyHttp2Port> MakePort(int fd, const py::function& handler, uint64_t message_bytes_max,
+                                      uint32_t calls_max, uint32_t connections_max, uint32_t streams_max,
+                                      uint64_t metadata_bytes_max) {
+  const auto keeps = Keep(handler);
+  const auto handle = [keeps](const std::string& path, std::string_view request) -> Http2Port::Answer {
+    const py::gil_scoped_acquire acquire;
+    try {
+      const auto handler = py::reinterpret_borrow<py::function>(
+          static_cast<PyObject*>(const_cast<void*>(static_cast<const void*>(keeps.get()))));
+      const auto view = py::memoryview::from_memory(request.data(), static_cast<py::ssize_t>(request.size()));
+      const py::object answer = handler(path, view);
+      // Its bytes are another request's soon.
+      view.attr("release")();
+      if (py::isinstance<py::bytes>(answer)) {
+        const std::string_view bytes{PyBytes_AS_STRING(answer.ptr()),
+                                     static_cast<size_t>(PyBytes_GET_SIZE(answer.ptr()))};
+        return {{kGrpcOk, {}}, bytes, Keep(answer)};
+      }
+      auto [code, message, kind] = answer.cast<std::tuple<uint32_t, std::string, std::string>>();
+      if (kind.empty()) return {{code, std::move(message)}, {}};
+      return {{code, std::move(message), std::move(kind)}, {}};
+    } catch (const py::error_already_set& error) {
+      return {{kGrpcInternal, "a fault in the server"}, {}};
+    } catch (const std::exception& error) {
+      return {{kGrpcInternal, "a fault in the server"}, {}};
+    }
+  };
+  auto made = std::make_unique<PyHttp2Port>();
+  made->port = std::make_unique<Http2Port>(
+      Http2Port::Options{fd, message_bytes_max, calls_max, connections_max, streams_max, metadata_bytes_max}, handle);
+  return made;
+}
+
+// What a port makes of the bytes that a client sends, given in pieces: the calls that came whole, and what it owes.
+py::tuple ReadRequests(const py::bytes& bytes, size_t piece, uint64_t message_bytes_max) {
+  const std::string_view all = bytes;
+  py::list calls;
+  Http2Host host(
+      {message_bytes_max, 16, 8192}, [](size_t size) { return Message{std::make_unique<char[]>(size), size, size}; },
+      [](Message) {});
+  std::string owed;
+  for (std::string_view left = all; !left.empty();) {
+    auto space = host.Space();
+    size_t taken = 0;
+    for (const iovec& part : space) {
+      const size_t n = std::min({part.iov_len, std::max<size_t>(piece, 1) - taken, left.size()});
+      if (n > 0) std::memcpy(part.iov_base, left.data(), n);
+      left.remove_prefix(n);
+      taken += n;
+    }
+    host.Took(taken);
+    while (auto call = host.Next()) {
+      calls.append(py::make_tuple(call->stream, py::bytes(call->path), py::bytes(call->message.view())));
+      host.Close(call->stream);
+    }
+    owed += std::exchange(host.owed(), {});
+  }
+  return py::make_tuple(calls, py::bytes(owed));
+}
+
 }  // namespace
 
 void BindHttp2(py::module_& m) {
@@ -122,6 +206,22 @@ void BindHttp2(py::module_& m) {
   call.def("result", &PyHttp2Call::Result,
            "Waits for (gRPC code, message, the error's class as the server names it or None, answer or None).")
       .def("cancel", &PyHttp2Call::Cancel, py::call_guard<py::gil_scoped_release>(), "Wakes who waits for the result.");
+
+  py::class_<PyHttp2Port>(m, "Http2Port",
+                          "Answers unary gRPC calls on a listening socket, whose number is this object's now.")
+      .def(py::init(&MakePort), py::arg("fd"), py::arg("handler"), py::kw_only(), py::arg("message_bytes_max"),
+           py::arg("calls_max"), py::arg("connections_max"), py::arg("streams_max"), py::arg("metadata_bytes_max"),
+           "handler: of a path and a request's bytes, which it must not keep; returns the answer's bytes, or (gRPC "
+           "code, message, the error's class).")
+      .def("start", [](PyHttp2Port& self) { self.port->Start(); })
+      .def(
+          "stop", [](PyHttp2Port& self, double grace_s) { return self.port->Stop(grace_s); }, py::arg("grace_s"),
+          py::call_guard<py::gil_scoped_release>(),
+          "Refuses new calls, waits for those under way, and ends all connections; whether all had ended in time.");
+
+  m.def("read_http2_requests", &ReadRequests, py::arg("data"), py::arg("piece"), py::arg("message_bytes_max"),
+        "What a port makes of the bytes that a client sends, given in pieces: the calls (stream, path, message) and "
+        "the frames it owes. For tests.");
 
   m.def("read_http2_answer", &ReadAnswer, py::arg("data"), py::arg("piece"), py::arg("message_bytes_max"),
         "What a call makes of the bytes that its server sends, given in pieces; None while it has no result. For "

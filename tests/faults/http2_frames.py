@@ -137,3 +137,60 @@ class ScriptedServer:
             pass
         except BaseException as error:  # noqa: BLE001 - a test looks
             self.problems.append(error)
+
+
+def request_head(stream: int, path: str = "/a.Service/Do", *, end: bool = False, **more: bytes) -> bytes:
+    """HEADERS of a call. more: other fields, `_` for `-` in their names."""
+    block = b"\x83\x86" + literal(":path", path.encode()) + literal(":authority", b"here")
+    block += literal("te", b"trailers") + literal(
+        "content-type", more.pop("content_type", b"application/grpc")
+    )
+    block += b"".join(literal(name.replace("_", "-"), value) for name, value in more.items())
+    return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block)
+
+
+def request(content: bytes, stream: int = 1, path: str = "/a.Service/Do", **more: bytes) -> bytes:
+    """A whole call."""
+    return request_head(stream, path, **more) + frame(DATA, END_STREAM, stream, message(content))
+
+
+class Caller:
+    """A client's end of a connection, all of whose frames a test says."""
+
+    def __init__(self, port: int, **values: int) -> None:
+        self._end = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._file = self._end.makefile("rb")
+        self.frames: list[tuple[int, int, int, bytes]] = []
+        self.send(PREFACE + settings(**values))
+
+    def send(self, data: bytes) -> None:
+        """Send bytes."""
+        self._end.sendall(data)
+
+    def find(self, wanted: Callable[[int, int, int, bytes], bool]) -> tuple[int, int, int, bytes]:
+        """A frame that is wanted: one that has come, or the next one. Raises EOFError at the connection's end."""
+        return next((one for one in self.frames if wanted(*one)), None) or self.until(wanted)
+
+    def until(self, wanted: Callable[[int, int, int, bytes], bool]) -> tuple[int, int, int, bytes]:
+        """Read to a frame that is wanted. Raises EOFError at the connection's end."""
+        while True:
+            head = self._file.read(9)
+            if len(head) < 9:
+                raise EOFError
+            size = int.from_bytes(head[:3], "big")
+            one = (*struct.unpack(">BBI", head[3:]), self._file.read(size))
+            self.frames.append(one)
+            if wanted(*one):
+                return one
+
+    def ended(self, stream: int) -> bytes:
+        """Read to the end of a stream; its frames, as of stream 1."""
+        self.find(lambda kind, flags, of, _: of == stream and (kind == RESET or bool(flags & END_STREAM)))
+        return b"".join(
+            frame(kind, flags, 1, content) for kind, flags, of, content in self.frames if of == stream
+        )
+
+    def close(self) -> None:
+        """End the connection."""
+        self._file.close()
+        self._end.close()

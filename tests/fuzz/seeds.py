@@ -163,11 +163,39 @@ def http2_answers() -> list[bytes]:
     ]
 
 
+def http2_requests() -> list[bytes]:
+    """Calls in one frame and in many, one that is given up, others that are refused, a table that is used."""
+    keep = b"\x83\x86\x44\x02/a\x5f\x10application/grpc\x40\x0cgrpc-timeout\x025S"
+    words = [
+        http2.request(b"keys" * 100),
+        http2.request(b"", 1) + http2.request(b"keys", 3, grpc_timeout=b"5S"),
+        http2.request_head(1)
+        + http2.frame(http2.PING, 0, 0, b"12345678")
+        + http2.frame(http2.DATA, http2.PADDED, 1, b"\x03" + http2.message(b"keys") + bytes(3))
+        + http2.frame(http2.HEADERS, http2.END_STREAM, 1, http2.trailers(0)[:5])
+        + http2.frame(http2.CONTINUATION, http2.END_HEADERS, 1, http2.trailers(0)[5:]),
+        http2.frame(http2.HEADERS, http2.END_HEADERS, 1, keep)
+        + http2.frame(http2.DATA, http2.END_STREAM, 1, http2.message(b"a"))
+        + http2.frame(http2.HEADERS, http2.END_HEADERS, 3, b"\x83\x86\xbf\xbe")
+        + http2.frame(http2.DATA, http2.END_STREAM, 3, http2.message(b"b")),
+        http2.request_head(1) + http2.frame(http2.RESET, 0, 1, bytes(4)) + http2.request(b"keys", 3),
+        http2.request(b"keys", 1, grpc_encoding=b"gzip") + http2.request(b"keys" * 20_000, 3),
+        http2.request_head(1)
+        + http2.frame(http2.WINDOW_UPDATE, 0, 1, b"\x00\x00\x10\x00")
+        + http2.frame(http2.GOAWAY, 0, 0, bytes(8)),
+    ]
+    return [
+        bytes([piece]) + http2.settings(initial_window=70_000, max_frame=20_000) + one[:60_000]
+        for piece, one in zip((1, 2, 5, 9, 16, 100, 255), words, strict=True)
+    ]
+
+
 def main() -> None:
     """Write all of them."""
     asked = requests()
     made = {**asked, "answer": answers(asked), **files(), "header": headers(), "manifest": manifests()}
     made["http2_answer"] = http2_answers()
+    made["http2_requests"] = http2_requests()
     made["readdress"] = [asked[name][0] for name in asked]
     made["json"] = [*made["manifest"][-1:], b'{"a": [1, 2.5, "\\u00e9", null, true]}']
     run = b'{"format": 1, "name": "epoch-1", "workers": 2, "run": "' + b"0" * 32 + b'"}\n'

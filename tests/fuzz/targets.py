@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from faults.http2_frames import PREFACE
 from fuzz.mutation import change_bytes, change_json, change_message
 from google.protobuf.message import DecodeError, Message
 
@@ -198,6 +199,23 @@ def _http2_answer(data: bytes) -> None:
         raise Wrong(f"in pieces it is {found[0]}, as a whole {found[1]}")
     if found[0] is not None and found[0][0] == 0 and len(found[0][3]) > 1 << 16:
         raise Wrong("a message above the limit")
+
+
+def _http2_requests(data: bytes) -> None:
+    """Input: the size of pieces, what a client sends behind its preface. Pieces do not change what comes of it."""
+    if not data:
+        return
+    found = []
+    for piece in (max(1, data[0]), 1 << 16):
+        result = None
+        with saying("Unavailable"):
+            result = _core.read_http2_requests(PREFACE + data[1:], piece, 1 << 16)
+        found.append(result)
+    if found[0] is not None and found[1] is not None and found[0] != found[1]:
+        raise Wrong(f"in pieces it is {found[0]}, as a whole {found[1]}")
+    for one in found:
+        if one is not None and any(len(content) > 1 << 16 for _, _, content in one[0]):
+            raise Wrong("a message above the limit")
 
 
 # -- files --
@@ -396,6 +414,7 @@ TARGETS = (
     Target("answer", _accept, _change_answer),
     Target("readdress", _readdress),
     Target("http2_answer", _http2_answer),
+    Target("http2_requests", _http2_requests),
     Target("load_rows", _load_rows, partial(_change_blocks, 1 + _SIX.size)),
     Target("load_steps", _load_steps, partial(_change_blocks, 0)),
     Target("frozen_rows", _frozen_rows, partial(_change_blocks, _SIX.size)),

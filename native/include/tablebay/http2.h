@@ -18,6 +18,8 @@
 
 namespace tablebay {
 
+struct FrameHead;  // http2_frames.h
+
 // What became of a call, in gRPC's terms.
 struct CallStatus {
   uint32_t code;                      // as gRPC numbers them
@@ -83,24 +85,18 @@ class Http2Client {
   void Ping();
 
  private:
-  struct Frame {
-    uint8_t type;
-    uint8_t flags;
-    uint32_t stream;
-  };
-
   size_t Direct() const;
   void ReadBuffer();
-  void ReadFrame(const Frame& frame, std::string_view payload);
-  void BeginData(const Frame& frame, size_t bytes);
+  void ReadFrame(const FrameHead& frame, std::string_view payload);
+  void BeginData(const FrameHead& frame, size_t bytes);
   size_t TakeData(const char* data, size_t bytes);
   void EndData();
-  void ReadHeaders(const Frame& frame, std::string_view payload);
+  void ReadHeaders(const FrameHead& frame, std::string_view payload);
   void ReadBlock(bool end_stream);
-  void ReadSettings(const Frame& frame, std::string_view payload);
-  void ReadReset(const Frame& frame, std::string_view payload);
-  void ReadGoAway(const Frame& frame, std::string_view payload);
-  void ReadWindowUpdate(const Frame& frame, std::string_view payload);
+  void ReadSettings(const FrameHead& frame, std::string_view payload);
+  void ReadReset(const FrameHead& frame, std::string_view payload);
+  void ReadGoAway(const FrameHead& frame, std::string_view payload);
+  void ReadWindowUpdate(const FrameHead& frame, std::string_view payload);
   void EndOfStream();
   void End(CallStatus status, bool clean = false);
   void Owe(uint8_t type, uint8_t flags, uint32_t stream, std::string_view payload);
