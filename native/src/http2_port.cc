@@ -209,7 +209,6 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
       const ssize_t written = write(queue_event_, &threads, sizeof threads);
   }
 
-  // REQUIRES no lock, or mutex_ held by nobody.
   void AddThread() {
     {
       const std::lock_guard lock(mutex_);
@@ -281,7 +280,7 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
       const int timeout_ms = static_cast<int>(milliseconds(kPingAnswer).count());
       setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
       std::shared_ptr<Connection> connection;
-      {
+      try {
         const std::lock_guard lock(mutex_);
         if (stopping_ || connections_.size() >= options_.connections_max) {
           close(fd);
@@ -291,6 +290,9 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
         const Http2Host::Limits limits{options_.message_bytes_max, options_.streams_max, options_.metadata_bytes_max};
         connection = std::make_shared<Connection>(fd, number, limits, memory_);
         connections_.emplace(number, connection);
+      } catch (const std::bad_alloc&) {
+        if (connection == nullptr) close(fd);  // else it is closed with it
+        continue;
       }
       // What it begins with is ours as well.
       Flush(*connection);
@@ -388,19 +390,33 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
                          Format("SERVER: Sent message larger than max (%zu vs. %llu)", answer.message.size(),
                                 static_cast<unsigned long long>(options_.message_bytes_max))};
       }
-      Send(connection, task.call.stream, answer);
+      if (answer.status.code == kGrpcOk) {
+        Send(connection, task.call.stream, answer);
+      } else {
+        Refuse(connection, task.call.stream, answer.status);
+      }
     } catch (const std::exception&) {
       End(connection);
     }
   }
 
+  // Waits for nobody.
+  void Refuse(Connection& connection, uint32_t stream, const CallStatus& status) {
+    {
+      const std::lock_guard lock(connection.mutex);
+      if (!connection.host.open(stream)) return;
+      connection.host.owed() += Http2Host::Refusal(stream, status);
+      connection.host.Close(stream);
+    }
+    Flush(connection);
+  }
+
   void Send(Connection& connection, uint32_t stream, const Answer& answer) {
-    const bool ok = answer.status.code == kGrpcOk;
-    const std::string first = ok ? Http2Host::AnswerHead(stream) : Http2Host::Refusal(stream, answer.status);
-    const std::string last = ok ? Http2Host::AnswerTail(stream) : std::string();
+    const std::string first = Http2Host::AnswerHead(stream);
+    const std::string last = Http2Host::AnswerTail(stream);
     std::array<char, 5> prefix{};
     for (size_t i = 0; i < 4; ++i) prefix[1 + i] = static_cast<char>(answer.message.size() >> (24 - 8 * i));
-    const size_t whole = ok ? prefix.size() + answer.message.size() : 0;
+    const size_t whole = prefix.size() + answer.message.size();
     std::vector<std::array<char, 9>> heads;
     std::vector<iovec> parts;
     const auto put = [&](std::string_view bytes) {
@@ -408,7 +424,7 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
     };
     bool begun = false;
     Clock::time_point progress = Clock::now();
-    for (size_t sent = 0; !begun || sent < whole;) {
+    for (size_t sent = 0; sent < whole;) {
       std::unique_lock sending(connection.sending);
       std::unique_lock lock(connection.mutex);
       if (connection.ended || !connection.host.open(stream)) return;
