@@ -414,10 +414,23 @@ void Store::RunPull(const Piece& piece, char* out) {
     Run run = piece.RunOf(stripe);
     if (found != nullptr) run.found = found->data();
     if (run.size() == 0) return;
+    const auto make = [&](const Run& keys) {
+      const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
+      const uint32_t before = table.StripeRows(stripe);
+      const Table::Room room(&table, stripe, keys);
+      table.Create(stripe, keys, MomentOf(table, piece.days, stripe), rows);
+      const uint32_t made = table.StripeRows(stripe) - before;
+      counters_.rows_created.fetch_add(made, std::memory_order_relaxed);
+      return made;
+    };
+    bool new_rows = false;
     std::vector<uint32_t> missing;
     {
       const std::shared_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
-      if ((piece.flags & kState) != 0) {
+      new_rows = create && MayCreate(piece) && table.AreMissing(stripe, run);
+      if (new_rows) {
+        // To look for each of them first would be for nothing.
+      } else if ((piece.flags & kState) != 0) {
         table.ReadState(stripe, run, out);
       } else if ((piece.flags & kContains) != 0) {
         table.Contains(stripe, run, out);
@@ -426,6 +439,10 @@ void Store::RunPull(const Piece& piece, char* out) {
       } else {
         table.Read(stripe, run, at.weights, at.weight_bytes, rows, &missing);
       }
+    }
+    if (new_rows) {
+      missing_total.fetch_add(make(run), std::memory_order_relaxed);
+      return;
     }
     if (missing.empty()) return;
     missing_total.fetch_add(missing.size(), std::memory_order_relaxed);
@@ -440,11 +457,7 @@ void Store::RunPull(const Piece& piece, char* out) {
     }
     Run rest{piece.keys, missing.data(), 0, static_cast<uint32_t>(missing.size())};
     rest.found = run.found;
-    const std::unique_lock<std::shared_mutex> lock(stripe_locks_[stripe]);
-    const uint32_t before = table.StripeRows(stripe);
-    const Table::Room room(&table, stripe, rest);
-    table.Create(stripe, rest, MomentOf(table, piece.days, stripe), rows);
-    counters_.rows_created.fetch_add(table.StripeRows(stripe) - before, std::memory_order_relaxed);
+    make(rest);
   };
   if (Crew::OfProcess().Share(kStripes, piece.count >= Crew::kKeysLarge, std::ref(read)) > 0) {
     counters_.calls_helped.fetch_add(1, std::memory_order_relaxed);

@@ -366,6 +366,15 @@ uint64_t Table::CountMissing(uint32_t stripe_index, const Run& run) const {
   return missing;
 }
 
+bool Table::AreMissing(uint32_t stripe, const Run& run) const {
+  constexpr uint32_t kSample = 16;
+  if (run.size() < 2 * kSample) return false;
+  Run some = run;
+  some.end = run.begin + kSample;
+  some.found = nullptr;
+  return CountMissing(stripe, some) == kSample;
+}
+
 uint64_t Table::BytesForNew(uint64_t rows) const {
   constexpr uint64_t kIndexBytesPerRow = 14;  // at most: index.h
   return rows * (layout().row_bytes + kIndexBytesPerRow);

@@ -70,6 +70,8 @@ class Table {
   // Shows for each key; none for one without a row. REQUIRES a table that counts them.
   void ReadShows(uint32_t stripe, const Run& run, const Moment& moment, char* out) const;
   uint64_t CountMissing(uint32_t stripe, const Run& run) const;
+  // Whether all of a few of many keys are missing, so that the others are likely to be.
+  bool AreMissing(uint32_t stripe, const Run& run) const;
 
   // Room for the rows that a run may create; while it lives, Create, Apply and Assign of that run cannot fail.
   class Room {
