@@ -14,8 +14,6 @@ namespace {
 // A frame that is no DATA has to fit in the buffer.
 constexpr size_t kBufferBytes = 64 * 1024;
 constexpr size_t kBlockBytesMax = 64 * 1024;
-// Of messages that are under way on a connection together: as many as the largest one has.
-constexpr uint64_t kMessagesMax = 2;
 // When half of the connection's window is used it is filled again.
 constexpr uint64_t kTopUp = kWindowMax / 2;
 
@@ -143,7 +141,6 @@ void Http2Host::Forget(uint32_t stream) {
   if (found == streams_.end()) return;
   if (receiving_ == &found->second) receiving_ = nullptr;
   if (found->second.message.bytes != nullptr) {
-    message_bytes_ -= found->second.message.size;
     give_back_(std::move(found->second.message));
   }
   streams_.erase(found);
@@ -288,12 +285,9 @@ size_t Http2Host::TakeData(const char* data, size_t bytes) {
                Format("SERVER: Received message larger than max (%zu vs. %llu)", size,
                       static_cast<unsigned long long>(limits_.message_bytes_max)),
                ended);
-      } else if (message_bytes_ + size > kMessagesMax * limits_.message_bytes_max) {
-        Refuse(data_stream_, kGrpcResourceExhausted, "too many large requests under way on one connection", ended);
       } else {
         try {
           stream->message = allocate_(size);
-          message_bytes_ += size;
         } catch (const std::bad_alloc&) {
           Refuse(data_stream_, kGrpcResourceExhausted, "the server has no memory left for this request", ended);
         }
@@ -342,7 +336,6 @@ std::optional<Http2Host::Call> Http2Host::Next() {
     const auto found = streams_.find(number);
     if (found == streams_.end()) continue;  // reset meanwhile
     Stream& stream = found->second;
-    message_bytes_ -= stream.message.size;
     return Call{number, std::move(stream.path), stream.timeout_us, std::exchange(stream.message, {})};
   }
   return std::nullopt;

@@ -1,8 +1,8 @@
 // The server's end of an HTTP/2 connection that carries unary gRPC calls (RFC 7540; gRPC over HTTP/2).
 //
 // No sockets and no threads here: bytes that came go in, calls that came whole come out, and the bytes that answer
-// them. Whatever a client sends, what is kept of it is bounded: so many streams, the messages that they may make
-// together, one header block, and one frame that is no DATA. What is owed is for whoever sends it to bound.
+// them. Whatever a client sends, what is kept of it is bounded: so many streams, each with a message, one header block,
+// and one frame that is no DATA. What is owed is for whoever sends it to bound.
 // Thread safety: none; but Space's memory may be written while another thread sends.
 #pragma once
 
@@ -151,7 +151,6 @@ class Http2Host {
   uint32_t last_stream_ = 0;  // the highest that the client has begun
   std::unordered_map<uint32_t, Stream> streams_;
   Stream* receiving_ = nullptr;  // of the DATA frame under way; null where what comes is passed over
-  uint64_t message_bytes_ = 0;   // of all streams that are not whole
   std::deque<uint32_t> whole_;
 };
 
