@@ -26,7 +26,7 @@ POINTS = (
     "restore.before_finish",
 )
 _PLACE = re.compile(r'(?:TABLEBAY_FAILPOINT|failpoint)\("([a-z_.]+)"\)')
-WORKERS, STEPS, SEED = 2, 500, 1
+WORKERS, STEPS, SEED = 2, 2000, 1
 HIT_S = 30.0
 
 
