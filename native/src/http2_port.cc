@@ -162,33 +162,35 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
     Clock::time_point heard = Clock::now();
     bool pinged = false;
   };
-  struct Task {
-    std::shared_ptr<Connection> connection;
-    Http2Host::Call call;
-    Clock::time_point deadline;
-  };
-
-  // One of the calls that may be under way.
+  // One of the calls that may be under way, from when its request is whole until its answer is sent.
   class Place {
    public:
     explicit Place(State* state) : state_(state) {
       const std::lock_guard lock(state->mutex_);
-      taken_ = state->calls_ < state->options_.calls_max;
-      if (taken_) ++state->calls_;
+      if (state->calls_ < state->options_.calls_max) {
+        ++state->calls_;
+      } else {
+        state_ = nullptr;
+      }
     }
     ~Place() {
-      if (!taken_) return;
+      if (state_ == nullptr) return;
       const std::lock_guard lock(state_->mutex_);
       --state_->calls_;
       if (state_->stopping_) state_->changed_.notify_all();
     }
-    Place(const Place&) = delete;
-    Place& operator=(const Place&) = delete;
-    bool taken() const { return taken_; }
+    Place(Place&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
+    Place& operator=(Place&&) = delete;
+    bool taken() const { return state_ != nullptr; }
 
    private:
-    State* const state_;
-    bool taken_;
+    State* state_;
+  };
+  struct Task {
+    std::shared_ptr<Connection> connection;
+    Http2Host::Call call;
+    Clock::time_point deadline;
+    Place place;
   };
 
   std::vector<std::shared_ptr<Connection>> Connections() const {
@@ -309,7 +311,7 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
     {
       const std::lock_guard lock(mutex_);
       if (queue_.empty()) return;
-      task = std::move(queue_.front());
+      task.emplace(std::move(queue_.front()));
       queue_.pop_front();
     }
     LeaveSpare();
@@ -342,7 +344,7 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
           const auto deadline = call->timeout_us > longest
                                     ? Clock::time_point::max()
                                     : connection->heard + std::chrono::microseconds(call->timeout_us);
-          tasks.push_back({connection, std::move(*call), deadline});
+          tasks.push_back({connection, std::move(*call), deadline, Place(this)});
         }
         // Room in a window, or a stream that is no more.
         connection->changed.notify_all();
@@ -373,11 +375,10 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
   }
 
   void Do(Task task) {
-    const Place place(this);
     Connection& connection = *task.connection;
     try {
       Answer answer;
-      if (!place.taken()) {
+      if (!task.place.taken()) {
         answer.status = {kGrpcResourceExhausted, "Concurrent RPC limit exceeded!"};
       } else if (Clock::now() >= task.deadline) {
         answer.status = {kGrpcDeadlineExceeded, "Deadline Exceeded"};
@@ -572,7 +573,7 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
   const int epoll_;
   const int queue_event_;
   Memory memory_;
-  std::mutex mutex_;  // of what follows; behind a connection's
+  std::mutex mutex_;  // of what follows; taken behind a connection's
   std::condition_variable changed_;
   std::unordered_map<uint64_t, std::shared_ptr<Connection>> connections_;
   std::deque<Task> queue_;
