@@ -20,7 +20,8 @@ class Environment:
 
 
 OURS = Environment("tablebay")
-TORCH = Environment("torch", ("torch==2.9.1", "numpy>=2,<3", "fbgemm-gpu-cpu==1.4.0", "torchrec==1.4.0"))
+# Without torchrec, which asks for fbgemm-gpu: its files for CUDA lie where those of fbgemm-gpu-cpu do.
+TORCH = Environment("torch", ("torch==2.9.1", "numpy>=2,<3", "fbgemm-gpu-cpu==1.4.0"))
 TENSORFLOW = Environment("tensorflow", ("tensorflow-cpu==2.20.0",))
 # Its wheel asks for the tensorflow package, and was built against 2.15.
 TFRA = Environment(
