@@ -396,8 +396,8 @@ def connect(
     job, generation: which must be the servers' own if given.
     tls_dir: a folder with tls.key, tls.crt and ca.crt, which are read again when they change. Without it the
         servers are talked to in plain.
-    transport: of pulls and pushes: "native", the core's own HTTP/2 without TLS, or "grpcio", gRPC's library. By
-        default "grpcio" with TLS; without, what TABLEBAY_TRANSPORT says, and "native" where it says nothing.
+    transport: of pulls and pushes: "native", the core's own HTTP/2, or "grpcio", gRPC's library. By default what
+        TABLEBAY_TRANSPORT says; where it says nothing "native", but with TLS only where the system has OpenSSL 3.
     Raises Unavailable naming the address when a server is not reached within `timeout`, also where it does not
     take the certificate, and BadRequest where there is none.
     """
@@ -437,7 +437,7 @@ def connect(
             remake=transport,
             replay_bytes=replay_bytes,
             elastic=elastic,
-            halves=tls is not None,
+            halves=tls is not None and kind == http2_transport.GRPCIO,
         )
 
     def over_wire(message_bytes_max: int) -> Transport:

@@ -6,6 +6,8 @@ Standard library only. Nothing here holds on to an old file: whoever connects or
 from __future__ import annotations
 
 import os
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,8 @@ from tablebay.client.errors import BadRequest
 KEY, CERTIFICATE, AUTHORITIES = "tls.key", "tls.crt", "ca.crt"
 _FILES = (KEY, CERTIFICATE, AUTHORITIES)
 _TRIES = 5
+# How often it is looked whether there are new ones.
+_LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,37 @@ class Source(Protocol):
 
     def read(self) -> Credentials:
         """The credentials of now. Raises BadRequest."""
+
+
+class Renewals:
+    """Notices that a source has new credentials. Safe in threads."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._look_at = 0.0
+        self._version: object = None
+
+    def first(self) -> Credentials:
+        """The credentials of now, of which `look` tells no more. Raises BadRequest."""
+        # Read after: files that change in between are looked at once more.
+        self._version = self._source.version()
+        return self._source.read()
+
+    def look(self) -> Credentials | None:
+        """New ones, to one of those who ask; None where there are none, or where somebody looked a moment ago."""
+        if time.monotonic() < self._look_at:
+            return None
+        with self._lock:
+            now = time.monotonic()
+            if now < self._look_at:
+                return None
+            self._look_at = now + _LOOK_EVERY_S
+            try:
+                return None if self._source.version() == self._version else self.first()
+            except BadRequest:
+                # About to be written; what there was goes on.
+                return None
 
 
 class Folder:

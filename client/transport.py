@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import grpc
 
 from tablebay.client import environment, errors
-from tablebay.client.tls import Source
+from tablebay.client.tls import Credentials, Renewals, Source
 
 DATA_METHODS = frozenset({"Pull", "Push", "Step"})
 DATA_SERVICE = "tablebay.v1.Data"
@@ -27,8 +27,7 @@ MESSAGE_BYTES_MAX = 64 * 1024 * 1024
 # seven was seen to abort the process.
 _grpc_process: list[int] = []
 
-# How often it is looked whether there is a new certificate, and how long calls that began with the old one may take.
-_LOOK_EVERY_S = 2.0
+# How long calls that began with an old certificate may take.
 _OLD_CHANNELS_S = 600.0
 
 
@@ -102,9 +101,8 @@ class GrpcTransport:
         self._options = _options(message_bytes_max)
         self._lock = threading.Lock()
         self._closed = False
-        self._tls = tls
-        self._version: object = None
-        self._look_at = 0.0
+        self._renewals = None if tls is None else Renewals(tls)
+        self._credentials = None if self._renewals is None else self._renewals.first()
         # (when they may be closed, channels) of before the last renewals.
         self._old: list[tuple[float, list[_Channel]]] = []
         self._channels: list[_Channel] = self._connect()
@@ -118,8 +116,8 @@ class GrpcTransport:
         """Send a request; the answer's result() raises what became of it."""
         data = method in DATA_METHODS
         address = (self._addresses if data else self._control_addresses)[server]
-        if self._tls is not None and time.monotonic() >= self._look_at:
-            self._renew()
+        if self._renewals is not None:
+            self._renew(self._renewals)
         channel = self._channels[2 * server + (0 if data else 1)]
         where = f"server {server} at {address}"
         if self._closed:
@@ -154,21 +152,19 @@ class GrpcTransport:
             for channel in channels:
                 channel.close()
 
-    def _renew(self) -> None:
+    def _renew(self, renewals: Renewals) -> None:
         """New channels where there is a new certificate; old ones are closed when nobody waits for them any more."""
-        assert self._tls is not None
+        found = renewals.look()
+        if found is None and not self._old:
+            return
         with self._lock:
-            now = time.monotonic()
-            if self._closed or now < self._look_at:
+            if self._closed:
                 return
-            self._look_at = now + _LOOK_EVERY_S
-            try:
-                if self._tls.version() != self._version:
-                    self._old.append((now + _OLD_CHANNELS_S, self._channels))
-                    self._channels = self._connect()
-            except errors.BadRequest:
-                # About to be written; what there was goes on.
-                pass
+            now = time.monotonic()
+            if found is not None:
+                self._old.append((now + _OLD_CHANNELS_S, self._channels))
+                self._credentials = found
+                self._channels = self._connect()
             done = [channels for until, channels in self._old if until <= now]
             self._old = [one for one in self._old if one[0] > now]
         for channels in done:
@@ -176,25 +172,17 @@ class GrpcTransport:
                 channel.close()
 
     def _connect(self) -> list[_Channel]:
-        credentials = self._credentials()
+        """Channels that show the credentials of now."""
+        shown = None if self._credentials is None else channel_credentials(self._credentials)
         channels = []
         for data, control in zip(self._addresses, self._control_addresses, strict=True):
-            channels.append(_Channel(data, DATA_SERVICE, self._options, credentials))
-            channels.append(_Channel(control, CONTROL_SERVICE, self._options, credentials))
+            channels.append(_Channel(data, DATA_SERVICE, self._options, shown))
+            channels.append(_Channel(control, CONTROL_SERVICE, self._options, shown))
         return channels
 
-    def _credentials(self) -> Any:
-        """What the channels show, or None where they are plain. Raises BadRequest."""
-        if self._tls is None:
-            return None
-        # Read after: files that change in between are looked at once more.
-        self._version = self._tls.version()
-        return channel_credentials(self._tls)
 
-
-def channel_credentials(tls: Source) -> Any:
-    """For gRPC's secure channels. Raises BadRequest."""
-    found = tls.read()
+def channel_credentials(found: Credentials) -> Any:
+    """For gRPC's secure channels."""
     return grpc.ssl_channel_credentials(found.authorities, found.key, found.certificate)
 
 

@@ -7,7 +7,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Port', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'idle_processors', 'instruction_set', 'instruction_sets', 'jobs_helped', 'processors_of_quota', 'read_http2_answer', 'read_http2_requests', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'use_instruction_set', 'use_processors', 'version']
+__all__: list[str] = ['ASSIGN', 'CONTAINS', 'Call', 'Cut', 'DELETE', 'EVICTION_REASONS', 'Figures', 'FrozenRows', 'Http2Call', 'Http2Port', 'Http2Server', 'KeptRequest', 'LoadFile', 'Loader', 'Plan', 'READ_ONLY', 'ReplayMemory', 'Router', 'SHARDS', 'SHOWS', 'STATE', 'STRIPES', 'StatusError', 'Store', 'TlsContext', 'UNIQUE', 'commit', 'crc32c', 'crc32c_portable', 'first_nonfinite', 'hash_keys', 'idle_processors', 'instruction_set', 'instruction_sets', 'jobs_helped', 'processors_of_quota', 'read_http2_answer', 'read_http2_requests', 'readdress', 'shard_keys', 'shards_of', 'status_code', 'sum_bag_gradients', 'table_id', 'time_buckets', 'tls_missing', 'use_instruction_set', 'use_processors', 'version']
 class StatusError(Exception):
     pass
 class Figures:
@@ -310,6 +310,14 @@ class Call:
         """
     def servers(self) -> list[int]:
         ...
+class TlsContext:
+    """
+    What one end of connections shows and asks for: its key and certificate, and whom it trusts.
+    """
+    def __init__(self, *, server: bool, key: bytes, certificate: bytes, authorities: bytes) -> None:
+        """
+        PEM texts. Raises StatusError for what is no key, certificate or authority.
+        """
 class Http2Call:
     """
     A call whose request has been sent.
@@ -324,9 +332,9 @@ class Http2Call:
         """
 class Http2Server:
     """
-    Plaintext connections to one gRPC server.
+    Connections to one gRPC server.
     """
-    def __init__(self, host: str, port: int, user_agent: str, message_bytes_max: int) -> None:
+    def __init__(self, host: str, port: int, user_agent: str, message_bytes_max: int, tls: TlsContext | None = None) -> None:
         ...
     def call(self, path: str, request: bytes, timeout_s: float) -> Http2Call:
         """
@@ -340,9 +348,9 @@ class Http2Port:
     """
     Answers unary gRPC calls on a listening socket, whose number is this object's now.
     """
-    def __init__(self, fd: int, handler: collections.abc.Callable, *, message_bytes_max: int, calls_max: int, connections_max: int, streams_max: int, metadata_bytes_max: int) -> None:
+    def __init__(self, fd: int, handler: collections.abc.Callable, *, message_bytes_max: int, calls_max: int, connections_max: int, streams_max: int, metadata_bytes_max: int, tls: typing.Any = None) -> None:
         """
-        handler: of a path and a request's bytes, which it must not keep; returns the answer's bytes, or (gRPC code, message, the error's class).
+        handler: of a path, a request's bytes, which it must not keep, and the caller's certificate in PEM, empty without TLS; returns the answer's bytes, or (gRPC code, message, the error's class). tls: gives the TlsContext of a new connection.
         """
     def start(self) -> None:
         ...
@@ -419,6 +427,10 @@ def table_id(name: str) -> int:
 def time_buckets() -> list[float]:
     """
     Upper bounds in seconds of the buckets of Figures.read; the last bucket is what lies beyond.
+    """
+def tls_missing() -> str:
+    """
+    Why the native core can speak no TLS here; empty where it can.
     """
 def use_instruction_set(name: str) -> None:
     ...

@@ -119,7 +119,7 @@ class Access:
             )
         return found.peer
 
-    def check(self, peer: Peer, method: str, request: bytes) -> None:
+    def check(self, peer: Peer, method: str, request: bytes | memoryview) -> None:
         """Whether a peer may send a request. Raises PermissionDenied, and BadRequest for what cannot be read."""
         if method not in ALLOWED[peer.role]:
             raise PermissionDenied(
@@ -134,10 +134,10 @@ class Access:
         if rank is not None and (peer.role, peer.index) != ("worker", rank):
             raise PermissionDenied(f"{method} speaks for rank {rank}, and the certificate is of {peer.name}")
 
-    def _rank(self, method: str, request: bytes) -> int | None:
+    def _rank(self, method: str, request: bytes | memoryview) -> int | None:
         """The rank that a request speaks for, if any. Raises DecodeError or ValueError."""
         if method == "Hello":
-            hello = tablebay_pb2.HelloRequest.FromString(request)
+            hello = tablebay_pb2.HelloRequest.FromString(bytes(request))
             claimed = self._rank_of((hello.client_high, hello.client_low))
             return hello.rank if hello.HasField("rank") else claimed
         if method in _DATA:
@@ -149,7 +149,7 @@ class Access:
         message = _BEARERS.get(method)
         if message is None:
             return None
-        found = message.FromString(request)
+        found = message.FromString(bytes(request))
         rank = self._rank_of((found.client_high, found.client_low))
         if method == "Report" and rank is None and found.HasField("rank"):
             return int(found.rank)
@@ -159,7 +159,7 @@ class Access:
         return client[1] if client[0] == self._high else None
 
 
-def sender_of(request: bytes) -> bytes | None:
+def sender_of(request: bytes | memoryview) -> bytes | None:
     """The bytes of a data request's sender, field 1: the last one, as the native core reads it.
 
     Raises ValueError where the request is no message.
@@ -177,7 +177,7 @@ def sender_of(request: bytes) -> bytes | None:
         elif kind == 2:
             size, at = _varint(request, at)
             if tag >> 3 == 1:
-                sender = request[at : at + size]
+                sender = bytes(request[at : at + size])
             at += size
         else:
             raise ValueError(f"wire type {kind}")
@@ -188,7 +188,7 @@ def sender_of(request: bytes) -> bytes | None:
     return sender
 
 
-def _varint(content: bytes, at: int) -> tuple[int, int]:
+def _varint(content: bytes | memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while shift < 64 and at < len(content):
         byte = content[at]

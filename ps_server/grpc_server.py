@@ -1,6 +1,7 @@
 """The two gRPC ports: bytes to Service.handle and back, errors as statuses.
 
-The data port without TLS is the native core's (data_port.py); with TLS, and the control port, gRPC's library's.
+The data port is the native core's (data_port.py), the control port gRPC's library's; so is the data port with TLS
+where the system has no OpenSSL for the core.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import grpc
 from tablebay.client.environment import control_port
 from tablebay.client.errors import ERROR_METADATA, TablebayError, status_code
 from tablebay.client.proto import tablebay_pb2
+from tablebay.native import _core
 from tablebay.ps_server.data_port import DataPort, Refusal
 from tablebay.ps_server.secure import Security
 from tablebay.ps_server.service import Service
@@ -66,19 +68,21 @@ class GrpcServer:
         self._control.add_generic_rpc_handlers((self._handlers(CONTROL_SERVICE, "Control", CONTROL_THREADS),))
         self._standard = StandardServices(self._control)
         self._data: grpc.Server | DataPort
-        if security is None:
+        if security is None or not _core.tls_missing():
             self._data = DataPort(
                 _listener("data", host, data_port),
                 DATA_SERVICE,
-                partial(_answer, service),
+                partial(_answer, service, security),
                 methods=frozenset(method.name for method in _SERVICES["Data"].methods),
                 message_bytes_max=message_bytes_max,
                 calls_max=requests_max,
                 connections_max=CONNECTIONS_MAX,
                 streams_max=STREAMS_PER_CONNECTION,
                 metadata_bytes_max=METADATA_BYTES_MAX,
+                tls=None if security is None else security.contexts(),
             )
         else:
+            _EVENTS.warning("data.tls_by_grpc", cause=_core.tls_missing())
             self._data = _server("data", requests_max, options, security)
             self._data.add_generic_rpc_handlers((self._handlers(DATA_SERVICE, "Data", None),))
             _listen(self._data, "data", host, data_port, security)
@@ -140,9 +144,13 @@ def _behavior(service: Service, method: str, gate: Gate) -> Callable[[bytes, grp
     return call
 
 
-def _answer(service: Service, method: str, request: memoryview) -> bytes | Refusal:
+def _answer(
+    service: Service, security: Security | None, method: str, request: memoryview, certificate: bytes
+) -> bytes | Refusal:
     """What the data port calls once the whole request is there."""
     try:
+        if security is not None:
+            security.check(certificate, method, request)
         response = service.handle(method, request)
         if type(response) is not bytes:
             raise TypeError(f"{method} answered {type(response).__name__}, wanted bytes")

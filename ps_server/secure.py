@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc
 
 from tablebay.client.errors import ERROR_METADATA, BadRequest, TablebayError, Unauthenticated, status_code
 from tablebay.client.peer import Peer
 from tablebay.client.tls import Credentials, Folder
+from tablebay.native import _core
 from tablebay.ps_server.access import Access, shown
 from tablebay.ps_server.telemetry import Events
 
 _EVENTS = Events(__name__)
 _SERVICES = ("tablebay.v1.Data", "tablebay.v1.Control")
+
+Made = TypeVar("Made")
 
 
 class Security:
@@ -34,26 +37,44 @@ class Security:
         self._access = Access(self._own, job)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Of one port. Whoever connects must show a certificate."""
-        renewals = _Renewals(self.folder, self._own, self._first[0])
+        """Of one port of gRPC's library. Whoever connects must show a certificate."""
+        renewals: Any = _Renewals(self.folder, self._own, self._first[0], _configuration)
         found: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
             _configuration(self._first[1]), renewals, True
         )
         return found
+
+    def contexts(self) -> Callable[[], _core.TlsContext]:
+        """Of one port of the native core: what is shown to whoever connects now, and must show a certificate."""
+        renewals = _Renewals(self.folder, self._own, self._first[0], _context)
+        shown_now = _context(self._first[1])
+
+        def now() -> _core.TlsContext:
+            nonlocal shown_now
+            shown_now = renewals() or shown_now
+            return shown_now
+
+        return now
+
+    def check(self, certificate: bytes, method: str, request: bytes | memoryview) -> None:
+        """Whether who shows this certificate (PEM) may send a request. Raises a TablebayError."""
+        self._access.check(self._access.peer(certificate), method, request)
 
     def interceptor(self) -> grpc.ServerInterceptor[Any, Any]:
         """Refuses calls that the peer may not make, of every service of a port."""
         return _Gatekeeper(self._access)
 
 
-class _Renewals:
-    """One port's: each has to be told of a renewal."""
+class _Renewals(Generic[Made]):
+    """One port's: each has to be told of a renewal, as it has them."""
 
-    def __init__(self, folder: Folder, own: Peer, version: object) -> None:
-        self._folder, self._own, self._version = folder, own, version
+    def __init__(
+        self, folder: Folder, own: Peer, version: object, make: Callable[[Credentials], Made]
+    ) -> None:
+        self._folder, self._own, self._version, self._make = folder, own, version, make
         self._lock = threading.Lock()
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Made | None:
         """Before each handshake: what is in the folder, or None to go on with what there was."""
         try:
             with self._lock:
@@ -66,13 +87,13 @@ class _Renewals:
                     raise BadRequest(
                         f"{self._folder.path}: the certificate is of {own.uri}, wanted {self._own.uri}"
                     )
-                configuration = _configuration(found)
+                made = self._make(found)
                 self._version = version
-        except Exception as error:  # noqa: BLE001 - gRPC would end the connection, and say nothing
+        except Exception as error:  # noqa: BLE001 - the connection would end, and nobody say anything
             _EVENTS.warning("certificate.unusable", cause=str(error))
             return None
         _EVENTS.info("certificate.renewed", ends=shown(found.certificate).ends.isoformat())
-        return configuration
+        return made
 
 
 def _own(folder: Folder, credentials: Credentials, index: int | None) -> Peer:
@@ -89,6 +110,12 @@ def _own(folder: Folder, credentials: Credentials, index: int | None) -> Peer:
 
 def _configuration(found: Credentials) -> Any:
     return grpc.ssl_server_certificate_configuration([(found.key, found.certificate)], found.authorities)
+
+
+def _context(found: Credentials) -> _core.TlsContext:
+    return _core.TlsContext(
+        server=True, key=found.key, certificate=found.certificate, authorities=found.authorities
+    )
 
 
 class _Gatekeeper(grpc.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs alone

@@ -73,6 +73,18 @@ class PyHttp2Call {
   Http2Call call_;
 };
 
+// Gives the next so many of the bytes.
+void Feed(Http2Reader& reader, size_t piece, std::string_view* left) {
+  size_t taken = 0;
+  for (const iovec& part : reader.Space()) {
+    const size_t n = std::min({part.iov_len, std::max<size_t>(piece, 1) - taken, left->size()});
+    if (n > 0) std::memcpy(part.iov_base, left->data(), n);
+    left->remove_prefix(n);
+    taken += n;
+  }
+  reader.Took(taken);
+}
+
 // Reads what a server might send as answer to a first call, in pieces of so many bytes.
 py::object ReadAnswer(const py::bytes& bytes, size_t piece, uint64_t message_bytes_max) {
   const std::string_view all = bytes;
@@ -85,15 +97,7 @@ py::object ReadAnswer(const py::bytes& bytes, size_t piece, uint64_t message_byt
   std::array<char, 9> head;
   http.AppendDataHead(0, true, &head);
   for (std::string_view left = all; !left.empty() && !http.status();) {
-    auto space = http.Space();
-    size_t taken = 0;
-    for (const iovec& part : space) {
-      const size_t n = std::min({part.iov_len, std::max<size_t>(piece, 1) - taken, left.size()});
-      if (n > 0) std::memcpy(part.iov_base, left.data(), n);
-      left.remove_prefix(n);
-      taken += n;
-    }
-    http.Took(taken);
+    Feed(http, piece, &left);
   }
   if (!http.status()) return py::none();
   return ToTuple(*http.status(), answer);
@@ -120,15 +124,16 @@ struct PyHttp2Port {
 // (gRPC code, message, the error's class).
 std::unique_ptr<PyHttp2Port> MakePort(int fd, const py::function& handler, uint64_t message_bytes_max,
                                       uint32_t calls_max, uint32_t connections_max, uint32_t streams_max,
-                                      uint64_t metadata_bytes_max) {
+                                      uint64_t metadata_bytes_max, const py::object& tls) {
   const auto keeps = Keep(handler);
-  const auto handle = [keeps](const std::string& path, std::string_view request) -> Http2Port::Answer {
+  const auto handle = [keeps](const std::string& path, std::string_view request,
+                              const std::string& peer) -> Http2Port::Answer {
     const py::gil_scoped_acquire acquire;
     try {
       const auto handler = py::reinterpret_borrow<py::function>(
           static_cast<PyObject*>(const_cast<void*>(static_cast<const void*>(keeps.get()))));
       const auto view = py::memoryview::from_memory(request.data(), static_cast<py::ssize_t>(request.size()));
-      const py::object answer = handler(path, view);
+      const py::object answer = handler(path, view, py::bytes(peer));
       // Its bytes are another request's soon.
       view.attr("release")();
       if (py::isinstance<py::bytes>(answer)) {
@@ -145,9 +150,23 @@ std::unique_ptr<PyHttp2Port> MakePort(int fd, const py::function& handler, uint6
       return {{kGrpcInternal, "a fault in the server"}, {}};
     }
   };
+  std::function<std::shared_ptr<const TlsContext>()> contexts;
+  if (!tls.is_none()) {
+    contexts = [keeps = Keep(tls)] {
+      const py::gil_scoped_acquire acquire;
+      try {
+        const auto of_now = py::reinterpret_borrow<py::function>(
+            static_cast<PyObject*>(const_cast<void*>(static_cast<const void*>(keeps.get()))));
+        return of_now().cast<std::shared_ptr<const TlsContext>>();
+      } catch (const py::error_already_set& error) {
+        throw std::runtime_error("no certificate");
+      }
+    };
+  }
   auto made = std::make_unique<PyHttp2Port>();
-  made->port = std::make_unique<Http2Port>(
-      Http2Port::Options{fd, message_bytes_max, calls_max, connections_max, streams_max, metadata_bytes_max}, handle);
+  made->port = std::make_unique<Http2Port>(Http2Port::Options{fd, message_bytes_max, calls_max, connections_max,
+                                                              streams_max, metadata_bytes_max, std::move(contexts)},
+                                           handle);
   return made;
 }
 
@@ -160,15 +179,7 @@ py::tuple ReadRequests(const py::bytes& bytes, size_t piece, uint64_t message_by
       [](Message) {});
   std::string owed;
   for (std::string_view left = all; !left.empty();) {
-    auto space = host.Space();
-    size_t taken = 0;
-    for (const iovec& part : space) {
-      const size_t n = std::min({part.iov_len, std::max<size_t>(piece, 1) - taken, left.size()});
-      if (n > 0) std::memcpy(part.iov_base, left.data(), n);
-      left.remove_prefix(n);
-      taken += n;
-    }
-    host.Took(taken);
+    Feed(host, piece, &left);
     while (auto call = host.Next()) {
       calls.append(py::make_tuple(call->stream, py::bytes(call->path), py::bytes(call->message.view())));
       host.Close(call->stream);
@@ -181,16 +192,26 @@ py::tuple ReadRequests(const py::bytes& bytes, size_t piece, uint64_t message_by
 }  // namespace
 
 void BindHttp2(py::module_& m) {
+  py::class_<TlsContext, std::shared_ptr<TlsContext>>(
+      m, "TlsContext", "What one end of connections shows and asks for: its key and certificate, and whom it trusts.")
+      .def(py::init([](bool server, const py::bytes& key, const py::bytes& certificate, const py::bytes& authorities) {
+             return std::make_shared<TlsContext>(server ? TlsContext::End::kServer : TlsContext::End::kClient,
+                                                 TlsContext::Credentials{key, certificate, authorities});
+           }),
+           py::kw_only(), py::arg("server"), py::arg("key"), py::arg("certificate"), py::arg("authorities"),
+           "PEM texts. Raises StatusError for what is no key, certificate or authority.");
+  m.def("tls_missing", [] { return TlsMissing(); }, "Why the native core can speak no TLS here; empty where it can.");
   py::class_<PyHttp2Call> call(m, "Http2Call", "A call whose request has been sent.");
-  py::class_<Http2Server, std::shared_ptr<Http2Server>>(m, "Http2Server", "Plaintext connections to one gRPC server.")
-      .def(py::init(
-               [](const std::string& host, uint16_t port, const std::string& user_agent, uint64_t message_bytes_max) {
-                 const bool bare = host.find(':') != std::string::npos;
-                 const std::string name = bare ? "[" + host + "]" : host;
-                 return std::make_shared<Http2Server>(Http2Server::Options{
-                     host, port, name + ":" + std::to_string(port), user_agent, message_bytes_max});
-               }),
-           py::arg("host"), py::arg("port"), py::arg("user_agent"), py::arg("message_bytes_max"))
+  py::class_<Http2Server, std::shared_ptr<Http2Server>>(m, "Http2Server", "Connections to one gRPC server.")
+      .def(py::init([](const std::string& host, uint16_t port, const std::string& user_agent,
+                       uint64_t message_bytes_max, std::optional<std::shared_ptr<TlsContext>> tls) {
+             const bool bare = host.find(':') != std::string::npos;
+             const std::string name = bare ? "[" + host + "]" : host;
+             return std::make_shared<Http2Server>(Http2Server::Options{
+                 host, port, name + ":" + std::to_string(port), user_agent, message_bytes_max, tls.value_or(nullptr)});
+           }),
+           py::arg("host"), py::arg("port"), py::arg("user_agent"), py::arg("message_bytes_max"),
+           py::arg("tls") = py::none())
       .def(
           "call",
           [](std::shared_ptr<Http2Server> server, const std::string& path, py::bytes request, double timeout_s) {
@@ -211,8 +232,10 @@ void BindHttp2(py::module_& m) {
                           "Answers unary gRPC calls on a listening socket, whose number is this object's now.")
       .def(py::init(&MakePort), py::arg("fd"), py::arg("handler"), py::kw_only(), py::arg("message_bytes_max"),
            py::arg("calls_max"), py::arg("connections_max"), py::arg("streams_max"), py::arg("metadata_bytes_max"),
-           "handler: of a path and a request's bytes, which it must not keep; returns the answer's bytes, or (gRPC "
-           "code, message, the error's class).")
+           py::arg("tls") = py::none(),
+           "handler: of a path, a request's bytes, which it must not keep, and the caller's certificate in PEM, empty "
+           "without TLS; returns the answer's bytes, or (gRPC code, message, the error's class). tls: gives the "
+           "TlsContext of a new connection.")
       .def("start", [](PyHttp2Port& self) { self.port->Start(); })
       .def(
           "stop", [](PyHttp2Port& self, double grace_s) { return self.port->Stop(grace_s); }, py::arg("grace_s"),

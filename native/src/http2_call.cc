@@ -97,8 +97,13 @@ class Http2Connection {
     std::string problem = "no address";
     for (const addrinfo* at = addresses.get(); at != nullptr; at = at->ai_next) {
       const int error = Connect(*at, std::min(deadline, enough), deadline, tick);
-      if (error == 0) return;
-      problem = SystemError(error);
+      if (error != 0) {
+        problem = SystemError(error);
+      } else if (options_.tls == nullptr) {
+        return;
+      } else if (Secure(std::min(deadline, enough), deadline, tick, &problem)) {
+        return;
+      }
     }
     Fail(kGrpcUnavailable, "failed to connect: " + problem);
   }
@@ -121,7 +126,9 @@ class Http2Connection {
   bool Receive() {
     auto space = http_.Space();
     const size_t empty = space[0].iov_len == 0 ? 1 : 0;
-    const ssize_t n = readv(fd_, space.data() + empty, static_cast<int>(2 - empty));
+    const size_t count = 2 - empty;
+    const ssize_t n = tls_ != nullptr ? tls_->Read(space.data() + empty, count)
+                                      : readv(fd_, space.data() + empty, static_cast<int>(count));
     if (n > 0) {
       heard_ = Clock::now();
       pinged_ = false;
@@ -132,7 +139,7 @@ class Http2Connection {
     if (n == 0) Fail(kGrpcUnavailable, "the server closed the connection");
     if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
     if (errno == EINTR) return true;
-    Fail(kGrpcUnavailable, SystemError(errno));
+    Fail(kGrpcUnavailable, errno == EPROTO && tls_ != nullptr ? tls_->problem() : SystemError(errno));
   }
 
   // How much the system took; 0 when it has no room.
@@ -140,15 +147,17 @@ class Http2Connection {
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = count;
-    const ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL);
+    const ssize_t n = tls_ != nullptr ? tls_->Write(parts, count) : sendmsg(fd_, &message, MSG_NOSIGNAL);
     if (n >= 0) return static_cast<size_t>(n);
-    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) return 0;
-    const int error = errno;
-    // What the server said before it ended the connection tells more.
-    while (!http_.status() && Receive()) {
-    }
-    if (!http_.status()) Fail(kGrpcUnavailable, SystemError(error));
+    HeedSendError(errno);
     return 0;
+  }
+
+  // Whether the system has all that Transmit took.
+  bool Flush() {
+    if (tls_ == nullptr || tls_->Flush()) return true;
+    HeedSendError(errno);
+    return false;
   }
 
   // Until the socket can be read, or written where that is wanted.
@@ -171,6 +180,14 @@ class Http2Connection {
   }
 
  private:
+  void HeedSendError(int error) {
+    if (error == EAGAIN || error == EWOULDBLOCK || error == EINTR) return;
+    // What the server said before it ended the connection tells more.
+    while (!http_.status() && Receive()) {
+    }
+    if (!http_.status()) Fail(kGrpcUnavailable, SystemError(error));
+  }
+
   bool Poll(bool writable, Clock::time_point deadline) const {
     const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now());
     const auto slice = std::clamp(left, milliseconds(0), kSlice);
@@ -248,7 +265,30 @@ class Http2Connection {
     return error;
   }
 
+  // The handshake. False with the problem where there can be none.
+  bool Secure(Clock::time_point enough, Clock::time_point deadline, const Tick& tick, std::string* problem) {
+    tls_ = std::make_unique<TlsStream>(options_.tls, fd_, options_.host);
+    while (!tls_->Shake()) {
+      if (errno != EAGAIN && errno != EWOULDBLOCK) {
+        *problem = errno == EPROTO ? tls_->problem() : SystemError(errno);
+        return false;
+      }
+      pollfd entry{fd_, static_cast<short>(tls_->unsent() ? POLLIN | POLLOUT : POLLIN), 0};
+      if (poll(&entry, 1, static_cast<int>(kSlice.count())) > 0) {
+        Check(deadline, nullptr);
+        continue;
+      }
+      Check(deadline, &tick);
+      if (Clock::now() >= enough) {
+        *problem = "TLS: the server does not answer";
+        return false;
+      }
+    }
+    return true;
+  }
+
   void Close() {
+    tls_.reset();
     const std::lock_guard lock(mutex_);
     if (fd_ >= 0) close(fd_);
     fd_ = -1;
@@ -259,6 +299,7 @@ class Http2Connection {
   std::atomic<const char*> why_{nullptr};
   std::mutex mutex_;  // of fd_, while another thread may use it
   int fd_ = -1;
+  std::unique_ptr<TlsStream> tls_;  // null: plain
   Clock::time_point heard_{};
   bool pinged_ = false;
 };
@@ -366,8 +407,9 @@ void Http2Call::Send(const Http2Client::Allocate& allocate, const Tick& tick) {
     if (!opened) connection->Open(deadline_, tick);
     connection->Begin();
     const auto left = std::chrono::ceil<milliseconds>(deadline_ - Clock::now()).count();
-    connection->http().Begin(
-        {options.authority, path_, options.user_agent, static_cast<uint64_t>(std::max<int64_t>(left, 1))}, allocate);
+    connection->http().Begin({options.authority, path_, options.user_agent,
+                              static_cast<uint64_t>(std::max<int64_t>(left, 1)), options.tls != nullptr},
+                             allocate);
     Drive(true, tick);
   });
 }
@@ -434,10 +476,9 @@ void Http2Call::Drive(bool until_sent, const Tick& tick) {
       while (next < parts.size() && n >= parts[next].iov_len) n -= parts[next++].iov_len;
       if (n > 0) parts[next] = {static_cast<char*>(parts[next].iov_base) + n, parts[next].iov_len - n};
       if (!blocked) continue;
-    } else if (until_sent && sent_ == whole) {
-      return;
     }
-    const bool more = next < parts.size();
+    const bool more = !connection.Flush() || next < parts.size();
+    if (!more && until_sent && sent_ == whole) return;
     if (!connection.Receive()) connection.Await(more, deadline_, tick);
   }
   torn_ = torn_ || next < parts.size();

@@ -11,6 +11,7 @@ namespace tablebay {
 
 constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 constexpr size_t kHeadBytes = 9;
+constexpr size_t kBlockBytesMax = 64 * 1024;  // of headers
 
 enum FrameType : uint8_t {
   kData = 0,
@@ -57,6 +58,7 @@ constexpr uint32_t kAuthority = 1;
 constexpr uint32_t kMethodPost = 3;
 constexpr uint32_t kPath = 4;
 constexpr uint32_t kSchemeHttp = 6;
+constexpr uint32_t kSchemeHttps = 7;
 constexpr uint32_t kStatus200 = 8;  // its name is that of any status
 
 constexpr uint32_t kContentType = 31;

@@ -143,14 +143,30 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
 
  private:
   struct Connection {
-    Connection(int socket, uint64_t its_number, const Http2Host::Limits& limits, Memory& memory)
+    Connection(int socket, std::unique_ptr<TlsStream> its_tls, uint64_t its_number, const Http2Host::Limits& limits,
+               Memory& memory)
         : fd(socket),
+          tls(std::move(its_tls)),
           number(its_number),
           host(
               limits, [&memory](size_t bytes) { return memory.Take(bytes); },
               [&memory](Message message) { memory.GiveBack(std::move(message)); }) {}
     ~Connection() { close(fd); }
+    // As the system's calls, which they are where there is no TLS.
+    ssize_t Read(iovec* parts, size_t count) const {
+      return tls != nullptr ? tls->Read(parts, count) : readv(fd, parts, static_cast<int>(count));
+    }
+    ssize_t Write(iovec* parts, size_t count) const {
+      if (tls != nullptr) return tls->Write(parts, count);
+      msghdr message{};
+      message.msg_iov = parts;
+      message.msg_iovlen = count;
+      return sendmsg(fd, &message, MSG_NOSIGNAL);
+    }
+    // Whether the system has all that Write took.
+    bool Flush() const { return tls == nullptr || tls->Flush(); }
     const int fd;
+    const std::unique_ptr<TlsStream> tls;  // null: plain
     const uint64_t number;
     // Of frames: who sends has it from a frame's first byte to its last. Before `mutex`.
     std::mutex sending;
@@ -283,6 +299,8 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
       setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
       std::shared_ptr<Connection> connection;
       try {
+        std::unique_ptr<TlsStream> tls;
+        if (options_.tls) tls = std::make_unique<TlsStream>(options_.tls(), fd, "");
         const std::lock_guard lock(mutex_);
         if (stopping_ || connections_.size() >= options_.connections_max) {
           close(fd);
@@ -290,9 +308,9 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
         }
         const uint64_t number = ++last_number_;
         const Http2Host::Limits limits{options_.message_bytes_max, options_.streams_max, options_.metadata_bytes_max};
-        connection = std::make_shared<Connection>(fd, number, limits, memory_);
+        connection = std::make_shared<Connection>(fd, std::move(tls), number, limits, memory_);
         connections_.emplace(number, connection);
-      } catch (const std::bad_alloc&) {
+      } catch (const std::exception&) {
         if (connection == nullptr) close(fd);  // else it is closed with it
         continue;
       }
@@ -331,7 +349,7 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
           space = connection->host.Space();
         }
         const size_t empty = space[0].iov_len == 0 ? 1 : 0;
-        const ssize_t n = readv(connection->fd, space.data() + empty, static_cast<int>(2 - empty));
+        const ssize_t n = connection->Read(space.data() + empty, 2 - empty);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
         if (n <= 0) return End(*connection);
@@ -371,6 +389,11 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
       if (connection.ended) return;
       writes = !connection.unsent.empty();
     }
+    if (const TlsStream* const tls = connection.tls.get()) {
+      // Frames wait for the handshake; and what came already the socket does not tell of again, so that the room for
+      // writing has to.
+      writes = (writes && tls->ready()) || tls->unsent() || tls->unread();
+    }
     Watch(EPOLL_CTL_MOD, connection.fd, connection.number, EPOLLIN | EPOLLONESHOT | (writes ? uint32_t{EPOLLOUT} : 0));
   }
 
@@ -383,7 +406,8 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
       } else if (Clock::now() >= task.deadline) {
         answer.status = {kGrpcDeadlineExceeded, "Deadline Exceeded"};
       } else {
-        answer = handler_(task.call.path, task.call.message.view());
+        static const std::string nobody;
+        answer = handler_(task.call.path, task.call.message.view(), connection.tls ? connection.tls->peer() : nobody);
       }
       memory_.GiveBack(std::move(task.call.message));
       if (answer.status.code == kGrpcOk && answer.message.size() > options_.message_bytes_max) {
@@ -480,11 +504,8 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
   // All of it, unless the client takes nothing for too long.
   bool Write(Connection& connection, std::vector<iovec>* parts) {
     Clock::time_point progress = Clock::now();
-    for (size_t next = 0; next < parts->size();) {
-      msghdr message{};
-      message.msg_iov = parts->data() + next;
-      message.msg_iovlen = parts->size() - next;
-      const ssize_t n = sendmsg(connection.fd, &message, MSG_NOSIGNAL);
+    for (size_t next = 0; next < parts->size() || !connection.Flush();) {
+      const ssize_t n = next < parts->size() ? connection.Write(parts->data() + next, parts->size() - next) : -1;
       if (n < 0 && errno == EINTR) continue;
       if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) return false;
       if (n < 0) {
@@ -511,8 +532,13 @@ class Http2Port::State : public std::enable_shared_from_this<Http2Port::State> {
       if (!sending.owns_lock()) return;
       std::unique_lock lock(connection.mutex);
       connection.unsent += std::exchange(connection.host.owed(), {});
-      if (connection.ended || connection.unsent.empty()) return;
-      const ssize_t n = send(connection.fd, connection.unsent.data(), connection.unsent.size(), MSG_NOSIGNAL);
+      if (connection.ended) return;
+      if (connection.unsent.empty()) {
+        connection.Flush();
+        return;
+      }
+      iovec part{connection.unsent.data(), connection.unsent.size()};
+      const ssize_t n = connection.Write(&part, 1);
       // An error is met by who reads.
       if (n > 0) connection.unsent.erase(0, static_cast<size_t>(n));
       if (connection.unsent.empty()) continue;

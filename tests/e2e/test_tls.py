@@ -113,6 +113,9 @@ def test_pods_of_a_job_speak_tls_to_one_another_alone(
     assert set(asked.values()) == {"PERMISSION_DENIED"}
     assert operator.statuses({"Stats": b""}) == {"Stats": "OK"}
     operator.close()
+    # The image has what the native core needs for it.
+    said = kubectl("-n", namespace, "logs", "flights-server-0", "-c", "server", "--tail=-1")
+    assert '"server.ready"' in said and "data.tls_by_grpc" not in said
     # What a pod's own container can see of certificates.
     pod = flights.worker(1)["metadata"]["name"]
     shell = ("-n", namespace, "exec", pod, "-c", "worker", "--", "python", "-c")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -155,10 +156,12 @@ def request(content: bytes, stream: int = 1, path: str = "/a.Service/Do", **more
 
 
 class Caller:
-    """A client's end of a connection, all of whose frames a test says."""
+    """A client's end of a connection, all of whose frames a test says. tls: what it shows; None is plain."""
 
-    def __init__(self, port: int, **values: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None, **values: int) -> None:
         self._end = socket.create_connection(("127.0.0.1", port), timeout=20)
+        if tls is not None:
+            self._end = tls.wrap_socket(self._end, server_hostname="127.0.0.1")
         self._file = self._end.makefile("rb")
         self.frames: list[tuple[int, int, int, bytes]] = []
         self.send(PREFACE + settings(**values))

@@ -185,36 +185,39 @@ def _change_answer(chance: random.Random, data: bytes, others: Sequence[bytes]) 
     return bytes(message.SerializeToString())
 
 
-def _http2_answer(data: bytes) -> None:
-    """Input: the size of pieces, what a server sends. Neither pieces nor what follows change what comes of it."""
-    if not data:
-        return
+def _in_pieces(read: Callable[[bytes, int, int], Any], data: bytes) -> list[Any]:
+    """Input: the size of pieces, what the other end sends. What comes of it in pieces, which change nothing; and as
+    a whole. None where it is refused."""
     found = []
     for piece in (max(1, data[0]), 1 << 16):
         result = None
         with saying("Unavailable"):
-            result = _core.read_http2_answer(data[1:], piece, 1 << 16)
+            result = read(data[1:], piece, 1 << 16)
         found.append(result)
     if found[0] is not None and found[1] is not None and found[0] != found[1]:
         raise Wrong(f"in pieces it is {found[0]}, as a whole {found[1]}")
-    if found[0] is not None and found[0][0] == 0 and len(found[0][3]) > 1 << 16:
-        raise Wrong("a message above the limit")
+    return found
+
+
+def _http2_answer(data: bytes) -> None:
+    """What a server sends."""
+    if not data:
+        return
+    for found in _in_pieces(_core.read_http2_answer, data):
+        if found is not None and found[0] == 0 and len(found[3]) > 1 << 16:
+            raise Wrong("a message above the limit")
 
 
 def _http2_requests(data: bytes) -> None:
-    """Input: the size of pieces, what a client sends behind its preface. Pieces do not change what comes of it."""
+    """What a client sends behind its preface."""
     if not data:
         return
-    found = []
-    for piece in (max(1, data[0]), 1 << 16):
-        result = None
-        with saying("Unavailable"):
-            result = _core.read_http2_requests(PREFACE + data[1:], piece, 1 << 16)
-        found.append(result)
-    if found[0] is not None and found[1] is not None and found[0] != found[1]:
-        raise Wrong(f"in pieces it is {found[0]}, as a whole {found[1]}")
-    for one in found:
-        if one is not None and any(len(content) > 1 << 16 for _, _, content in one[0]):
+
+    def read(sent: bytes, piece: int, message_bytes_max: int) -> Any:
+        return _core.read_http2_requests(PREFACE + sent, piece, message_bytes_max)
+
+    for found in _in_pieces(read, data):
+        if found is not None and any(len(content) > 1 << 16 for _, _, content in found[0]):
             raise Wrong("a message above the limit")
 
 

@@ -413,17 +413,22 @@ def test_ipv6_and_names_are_reached() -> None:
 
 
 def test_the_transport_is_chosen_by_argument_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The argument goes first; with TLS there is gRPC's library alone; another word is refused by its name."""
+    """The argument goes first; with TLS the core's own wants OpenSSL; another word is refused by its name."""
     monkeypatch.delenv(environment.TRANSPORT, raising=False)
     assert http2_transport.chosen(None, secure=False) == "native"
-    assert http2_transport.chosen(None, secure=True) == "grpcio"
+    assert http2_transport.chosen(None, secure=True) == "native"
     assert http2_transport.chosen("grpcio", secure=False) == "grpcio"
-    with pytest.raises(errors.BadRequest, match="transport is 'native', which speaks no TLS"):
-        http2_transport.chosen("native", secure=True)
+    with monkeypatch.context() as without:
+        without.setattr(_core, "tls_missing", lambda: "no OpenSSL 3 on this machine")
+        assert http2_transport.chosen(None, secure=True) == "grpcio"
+        assert http2_transport.chosen(None, secure=False) == "native"
+        with pytest.raises(errors.BadRequest, match="wanted 'grpcio' with tls_dir: no OpenSSL 3"):
+            http2_transport.chosen("native", secure=True)
     with pytest.raises(errors.BadRequest, match="transport is 'quic', wanted 'native' or 'grpcio'"):
         http2_transport.chosen("quic", secure=False)
     monkeypatch.setenv(environment.TRANSPORT, "grpcio")
     assert http2_transport.chosen(None, secure=False) == "grpcio"
+    assert http2_transport.chosen(None, secure=True) == "grpcio"
     assert http2_transport.chosen("native", secure=False) == "native"
     monkeypatch.setenv(environment.TRANSPORT, "tcp")
     with pytest.raises(errors.BadRequest, match="TABLEBAY_TRANSPORT is 'tcp'"):

@@ -21,7 +21,7 @@ from rpcs import CONTROL, DATA, METHODS, of_rank_0
 import tablebay as tb
 from tablebay.client.cli import main
 from tablebay.client.control import Control
-from tablebay.client.environment import control_port, http_port
+from tablebay.client.environment import TRANSPORT, control_port, http_port
 from tablebay.client.errors import PermissionDenied, Unavailable
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.tls import Folder
@@ -59,9 +59,16 @@ def world(tmp_path: Path, start_server: Callable[..., Any]) -> World:
     return World(tmp_path, start_server)
 
 
-@pytest.fixture
-def server(world: World) -> Any:
-    return world.server()
+# A machine without OpenSSL, where the data port's TLS is gRPC's library's.
+WITHOUT_OPENSSL = {"TABLEBAY_LIBSSL": "/nonexistent/libssl.so.3"}
+
+
+@pytest.fixture(params=["native", "grpcio"])
+def server(world: World, request: pytest.FixtureRequest) -> Any:
+    """One whose data port is the native core's, and one whose is gRPC's library's."""
+    found = world.server(**({} if request.param == "native" else WITHOUT_OPENSSL))
+    assert ("data.tls_by_grpc" in found.log) == (request.param == "grpcio")
+    return found
 
 
 def credentials(folder: Path, *, show: bool = True) -> grpc.ChannelCredentials:
@@ -286,13 +293,16 @@ def test_the_command_makes_certificates_that_servers_and_clients_take(
 def test_a_large_call_goes_in_halves_where_a_processor_is_idle(
     world: World, server: Any, processors: int, requests: int
 ) -> None:
-    """A pull and a push of 60,000 rows of 64 bytes: the same rows either way, and the push is a step, applied once."""
+    """With gRPC's library, a pull and a push of 60,000 rows of 64 bytes: the same rows either way, and the push is a
+    step, applied once."""
     keys = np.random.default_rng(0).integers(0, 2**64, 60_000, dtype=np.uint64)
     gradients = np.ones((len(keys), 16), np.float32)
     folder = world.give("worker/0")
     _core.use_processors(processors)
     try:
-        with tb.connect(f"127.0.0.1:{server.data_port}", tls_dir=folder, rank=0) as client:
+        with tb.connect(
+            f"127.0.0.1:{server.data_port}", tls_dir=folder, rank=0, transport="grpcio"
+        ) as client:
             table = client.table("wide", dim=16, optimizer=tb.SGD(1.0), initializer=tb.Zeros())
             before = client.stats()[0].counters
             assert not table.pull(keys).any()
@@ -314,19 +324,33 @@ def test_a_large_call_goes_in_halves_where_a_processor_is_idle(
     }
 
 
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
 def test_certificates_and_authority_change_in_training_and_no_step_fails(
-    world: World, free_data_port: Callable[[], int], tmp_path: Path
+    world: World,
+    free_data_port: Callable[[], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
 ) -> None:
     """Two servers and two workers train, and checkpoints are made, while every process is given a new certificate; then
     a new authority is trusted beside the old one, signs all certificates anew, and the old one is trusted no more.
 
-    No call fails, no process restarts, and every push is applied once. After it the old certificates open nothing."""
+    No call fails, no process restarts, and every push is applied once. After it the old certificates open nothing.
+    transport: of both ends."""
+    monkeypatch.setenv(TRANSPORT, transport)
     ports = two_data_ports(free_data_port)
     addresses = ",".join(f"localhost:{port}" for port in ports)
     checkpoints = tmp_path / "checkpoints"
     servers = [
         world.server(
-            "--servers", addresses, "--checkpoint", str(checkpoints), index=index, data_port=port, ready=False
+            "--servers",
+            addresses,
+            "--checkpoint",
+            str(checkpoints),
+            index=index,
+            data_port=port,
+            ready=False,
+            **({} if transport == "native" else WITHOUT_OPENSSL),
         )
         for index, port in enumerate(ports)
     ]

@@ -194,7 +194,7 @@ def test_what_is_no_http2_ends_the_connection() -> None:
     head = request_head(1)
     wrong = {
         "it does not begin as HTTP/2 does": b"GET / HTTP/1.1\r\n\r\n",
-        "its first frame is no SETTINGS": PREFACE + head,
+        "its first frame is no SETTINGS; is it a gRPC client?": PREFACE + head,
         "SETTINGS of a wrong form": PREFACE + frame(SETTINGS, 0, 0, b"12345"),
         "headers of stream 2, which no client begins": BEGIN + request_head(2),
         "headers of a wrong form": BEGIN + frame(HEADERS, END_HEADERS | PADDED, 1, b"\xff\x00"),
@@ -209,8 +209,8 @@ def test_what_is_no_http2_ends_the_connection() -> None:
         + frame(DATA, 0, 1, b""),
         "a frame shorter than its padding": BEGIN + head + frame(DATA, PADDED, 1, b"\x05abc"),
         "a PING of a wrong form": BEGIN + frame(PING, 0, 0, b"1234"),
-        "RST_STREAM of a wrong form": BEGIN + frame(RESET, 0, 3, bytes(4)),
-        "a PUSH_PROMISE, which is the server's": BEGIN + frame(http2.PUSH_PROMISE, 0, 1, bytes(4)),
+        "RST_STREAM of stream 3, which is not open": BEGIN + frame(RESET, 0, 3, bytes(4)),
+        "a PUSH_PROMISE, which nobody asked for": BEGIN + frame(http2.PUSH_PROMISE, 0, 1, bytes(4)),
         "a window that grows by 0 bytes": BEGIN + frame(WINDOW_UPDATE, 0, 0, bytes(4)),
         "a window of 4294967295 bytes": PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 2**32 - 1)),
         "frames of at most 1 bytes": PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 5, 1)),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,60 +25,41 @@ from faults.http2_frames import (
     RESET,
     SETTINGS,
     WINDOW_UPDATE,
-    Caller,
     frame,
     request,
     request_head,
     settings,
 )
+from unit.ports import MESSAGE_MAX, Handler, Port, World
 
 from tablebay.native import _core
-
-MESSAGE_MAX = 8 << 20
-Handler = Callable[[str, memoryview], Any]
-
-
-class Port:
-    """A port and what is asked of it."""
-
-    def __init__(self, handler: Handler, **limits: int) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.number = listener.getsockname()[1]
-        limits = {"message_bytes_max": MESSAGE_MAX, "calls_max": 8, "connections_max": 64, **limits}
-        self._port = _core.Http2Port(
-            listener.detach(), handler, streams_max=16, metadata_bytes_max=8192, **limits
-        )
-        self._port.start()
-        self._ends = contextlib.ExitStack()
-
-    def caller(self, **values: int) -> Caller:
-        """A client whose frames the test says."""
-        return self._ends.enter_context(contextlib.closing(Caller(self.number, **values)))
-
-    def client(self) -> Any:
-        """A client that keeps to the rules."""
-        return _core.Http2Server("127.0.0.1", self.number, "test", MESSAGE_MAX)
-
-    def stop(self, grace_s: float = 0.0) -> bool:
-        """Whether all calls had ended."""
-        return self._port.stop(grace_s)
-
-    def close(self) -> None:
-        """End all of it."""
-        self._ends.close()
-        self.stop()
-
 
 Start = Callable[..., Port]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts ports, and ends them."""
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture(params=["plain", "tls"])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts ports, and ends them: plain, and with TLS."""
+    secure = request.getfixturevalue("world") if request.param == "tls" else None
+    yield from starter(secure)
+
+
+@pytest.fixture
+def start_plain() -> Iterator[Start]:
+    """The same, without TLS alone."""
+    yield from starter(None)
+
+
+def starter(world: World | None) -> Iterator[Start]:
     started: list[Port] = []
 
     def start(handler: Handler, **limits: int) -> Port:
-        started.append(Port(handler, **limits))
+        started.append(Port(handler, world, **limits))
         return started[-1]
 
     yield start
@@ -286,7 +270,7 @@ def test_stopping_waits_for_calls_under_way_and_takes_no_others(start: Start) ->
     assert caller.find(lambda kind, flags, stream, content: stream == 3)[0] == RESET
     with (
         pytest.raises(ConnectionError),
-        socket.create_connection(("127.0.0.1", port.number), timeout=5) as late,
+        port.connect() as late,
     ):
         late.sendall(PREFACE + settings())
         if late.recv(1) == b"":
@@ -319,18 +303,17 @@ def test_connections_beyond_the_bound_are_closed(start: Start) -> None:
     callers = [port.caller() for _ in range(2)]
     for caller in callers:
         caller.until(lambda kind, flags, stream, content: kind == SETTINGS)
-    with socket.create_connection(("127.0.0.1", port.number), timeout=5) as third:
+    with contextlib.suppress(ConnectionError, ssl.SSLEOFError), port.connect() as third:
         with contextlib.suppress(ConnectionError):
             third.sendall(PREFACE + settings())
-        with contextlib.suppress(ConnectionError):
-            assert third.recv(1) == b""
+        assert third.recv(1) == b""
     callers[0].send(request(b"", 1))
     assert said(callers[0].ended(1))[0] == 0
 
 
-def test_what_is_no_http2_is_cut_off(start: Start) -> None:
+def test_what_is_no_http2_is_cut_off(start_plain: Start) -> None:
     """A browser, or TLS."""
-    port = start(echo)
+    port = start_plain(echo)
     for words in (
         b"GET / HTTP/1.1\r\nHost: here\r\n\r\n",
         bytes.fromhex("16030100c8010000c40303") + bytes(100),
@@ -351,19 +334,19 @@ def test_what_is_no_http2_is_cut_off(start: Start) -> None:
 def test_who_asks_and_takes_no_answers_is_cut_off(start: Start) -> None:
     """PINGs without end, whose answers fill what the system keeps of them, and then 256 KiB."""
     port = start(echo)
-    with socket.create_connection(("127.0.0.1", port.number), timeout=10) as end:
+    with port.connect() as end:
         end.sendall(PREFACE + settings())
         pings = frame(PING, 0, 0, bytes(8)) * 10_000
         # Far more than the buffers of both ends hold.
-        with pytest.raises(ConnectionError):
+        with pytest.raises((ConnectionError, ssl.SSLEOFError)):
             for _ in range(1000):
                 end.sendall(pings)
     assert port.client().call("/a.Service/Do", b"", 5.0).result()[0] == 0
 
 
-def test_a_flood_on_one_connection_leaves_the_others_their_turn(start: Start) -> None:
+def test_a_flood_on_one_connection_leaves_the_others_their_turn(start_plain: Start) -> None:
     """A client that sends settings without end, and takes the answers: calls beside it are answered in time."""
-    port = start(echo, calls_max=4)
+    port = start_plain(echo, calls_max=4)
     end = threading.Event()
     sent = 0
 
@@ -398,6 +381,16 @@ def _drain(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while end.recv(1 << 16):
             pass
+
+
+def test_requests_that_come_all_at_once_are_all_answered(start: Start) -> None:
+    """More of them than are read at once: no other byte comes that would wake who reads."""
+    port = start(lambda path, content: hashlib.sha256(content).digest(), calls_max=64)
+    caller = port.caller()
+    contents = {stream: random.Random(stream).randbytes(30_000) for stream in range(1, 31, 2)}
+    caller.send(b"".join(request(content, stream) for stream, content in contents.items()))
+    for stream, content in contents.items():
+        assert said(caller.ended(stream))[3] == hashlib.sha256(content).digest()
 
 
 def test_slow_senders_hold_no_thread(start: Start) -> None:

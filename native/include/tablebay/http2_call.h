@@ -1,5 +1,6 @@
-// Unary gRPC calls over plaintext TCP, each in its caller's thread: no thread of its own, no call beside another on
-// one connection. A call takes an idle connection to its server, or makes one, and gives it back when it is over.
+// Unary gRPC calls over TCP, plain or with TLS, each in its caller's thread: no thread of its own, no call beside
+// another on one connection. A call takes an idle connection to its server, or makes one, and gives it back when it is
+// over.
 #pragma once
 
 #include <array>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "tablebay/http2.h"
+#include "tablebay/tls.h"
 
 namespace tablebay {
 
@@ -32,6 +34,7 @@ class Http2Server {
     std::string authority;
     std::string user_agent;
     uint64_t message_bytes_max;
+    std::shared_ptr<const TlsContext> tls{};  // null: plain
   };
   explicit Http2Server(Options options) : options_(std::move(options)) {}
   Http2Server(const Http2Server&) = delete;

@@ -6,8 +6,6 @@
 // Thread safety: none; but Space's memory may be written while another thread sends.
 #pragma once
 
-#include <sys/uio.h>
-
 #include <array>
 #include <cstdint>
 #include <deque>
@@ -19,8 +17,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "tablebay/hpack.h"
 #include "tablebay/http2.h"
+#include "tablebay/http2_reader.h"
 
 namespace tablebay {
 
@@ -32,7 +30,7 @@ struct Message {
   std::string_view view() const { return {bytes.get(), size}; }
 };
 
-class Http2Host {
+class Http2Host : public Http2Reader {
  public:
   struct Limits {
     uint64_t message_bytes_max;
@@ -56,19 +54,13 @@ class Http2Host {
 
   // -- receiving
 
-  // Where the connection's next bytes go: the second begins where the first is full. The first may be empty.
-  std::array<iovec, 2> Space();
-  // So many bytes were put there. Throws StatusError(Unavailable) for what is no HTTP/2, after which this is of no use.
-  void Took(size_t bytes);
   // The next call, in the order in which they became whole.
   std::optional<Call> Next();
   // Whether the client has said all that begins a connection.
-  bool greeted() const { return greeted_; }
+  bool greeted() const { return has_greeted(); }
 
   // -- sending
 
-  // Frames that are to be sent before any others; whoever sends them clears it.
-  std::string& owed() { return owed_; }
   // Whether the client still waits for the stream's answer.
   bool open(uint32_t stream) const { return streams_.contains(stream); }
   // How large the stream's next DATA frame may be; 0 while the client has no room.
@@ -84,8 +76,6 @@ class Http2Host {
   void Close(uint32_t stream);
   // No new streams from now on: those that come are refused.
   void GoAway();
-  // A PING, to which the client owes an answer.
-  void Ping();
   size_t streams() const { return streams_.size(); }
 
  private:
@@ -94,63 +84,32 @@ class Http2Host {
     uint64_t timeout_us = UINT64_MAX;
     int64_t window = 0;
     bool whole = false;
-    std::array<char, 5> prefix{};
-    size_t prefix_bytes = 0;
-    size_t found = 0;
-    Message message;
+    Incoming incoming;
+    Message message;  // what incoming fills
   };
 
-  size_t Direct() const;
-  void ReadBuffer();
-  void ReadFrame(uint8_t type, uint8_t flags, uint32_t stream, std::string_view payload);
-  void BeginData(uint8_t flags, uint32_t stream, size_t bytes);
-  size_t TakeData(const char* data, size_t bytes);
-  void EndData();
-  void ReadHeaders(uint8_t type, uint8_t flags, uint32_t stream, std::string_view payload, bool fits);
-  void GoDeaf();
-  void ReadBlock();
-  void Open(uint32_t stream, const std::vector<HeaderField>& fields, bool end_stream);
-  void EndOfStream(uint32_t number);
-  void ReadSettings(uint8_t flags, uint32_t stream, std::string_view payload);
-  void ReadWindowUpdate(uint32_t stream, std::string_view payload);
+  Incoming* BeginData(uint32_t stream) override;
+  void BeginMessage(uint32_t number, uint8_t flag, size_t size, bool ended) override;
+  void RefuseMore(uint32_t stream, bool ended) override;
+  void EndOfStream(uint32_t number) override;
+  void BeginHeaders(uint32_t stream) override;
+  void TakeHeaders(uint32_t stream, const std::vector<HeaderField>& fields, bool ended) override;
+  void HeadersTooLarge(uint32_t stream, size_t bytes, bool ended) override;
+  void HeadersUnread(uint32_t stream) override;
+  void TakeReset(uint32_t stream, uint32_t error) override;
+  void MoveWindows(int64_t bytes) override;
+  int64_t* WindowOf(uint32_t stream) override;
+  void Open(uint32_t number, const std::vector<HeaderField>& fields, bool ended);
   void Refuse(uint32_t stream, uint32_t code, std::string message, bool ended);
   void Forget(uint32_t stream);
   void Reset(uint32_t stream, uint32_t error);
-  void Owe(uint8_t type, uint8_t flags, uint32_t stream, std::string_view payload);
 
   const Limits limits_;
   const Allocate allocate_;
   const GiveBack give_back_;
-  HpackDecoder hpack_;
-  size_t preface_bytes_ = 0;
-  bool greeted_ = false;  // its first frame, SETTINGS, came
   bool going_away_ = false;
-  bool deaf_ = false;  // headers cannot be read any more
-  std::string owed_;
-
-  // Sending.
-  int64_t connection_window_;
-  int64_t initial_window_;
-  uint32_t frame_max_;
-
-  // Receiving: what lies in the buffer, and of which DATA frame the next bytes are.
-  std::vector<char> buffer_;
-  size_t begin_ = 0;
-  size_t end_ = 0;
-  size_t data_left_ = 0;
-  size_t padding_left_ = 0;
-  uint32_t data_stream_ = 0;
-  bool data_ends_stream_ = false;
-  bool in_data_ = false;
-  uint64_t taken_ = 0;  // of the connection's window, since it was last told
-  std::string block_;   // of headers that go on in the next frame
-  bool in_block_ = false;
-  bool block_ends_stream_ = false;
-  uint32_t block_stream_ = 0;
-
   uint32_t last_stream_ = 0;  // the highest that the client has begun
   std::unordered_map<uint32_t, Stream> streams_;
-  Stream* receiving_ = nullptr;  // of the DATA frame under way; null where what comes is passed over
   std::deque<uint32_t> whole_;
 };
 

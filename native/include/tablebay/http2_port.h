@@ -1,4 +1,4 @@
-// A port that answers unary gRPC calls over plaintext TCP.
+// A port that answers unary gRPC calls over TCP, plain or with TLS.
 //
 // Threads wait for whatever connection has something to read. One that has read a whole request answers it, in the same
 // thread, and meanwhile another may read from the same connection; so that no thread waits for a slow sender, a call
@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "tablebay/http2.h"
+#include "tablebay/tls.h"
 
 namespace tablebay {
 
@@ -25,14 +26,16 @@ class Http2Port {
     uint32_t connections_max;
     uint32_t streams_max;  // of one connection
     uint64_t metadata_bytes_max;
+    // Asked before each handshake. Null: plain.
+    std::function<std::shared_ptr<const TlsContext>()> tls{};
   };
   struct Answer {
     CallStatus status;
     std::string_view message;             // where the status is OK
     std::shared_ptr<const void> keeps{};  // the message's bytes
   };
-  // Answers a request. Called in any thread, several at once.
-  using Handler = std::function<Answer(const std::string& path, std::string_view request)>;
+  // Answers a request. Called in any thread, several at once. peer: the caller's certificate, PEM; empty without TLS.
+  using Handler = std::function<Answer(const std::string& path, std::string_view request, const std::string& peer)>;
 
   Http2Port(const Options& options, Handler handler);
   // Stops without grace.
