@@ -20,6 +20,7 @@ struct bio_st;
 struct evp_pkey_st;
 struct ssl_method_st;
 struct x509_st;
+struct x509_store_ctx_st;
 struct x509_store_st;
 struct X509_VERIFY_PARAM_st;
 
@@ -28,7 +29,7 @@ namespace {
 
 using AlpnSelect = int (*)(ssl_st*, const unsigned char**, unsigned char*, const unsigned char*, unsigned, void*);
 using PasswordOf = int (*)(char*, int, int, void*);
-using VerifyPeer = int (*)(int, void*);
+using VerifyPeer = int (*)(int, x509_store_ctx_st*);
 
 // What is used of libssl and libcrypto, as OpenSSL 3 declares it.
 #define TABLEBAY_OPENSSL(F)                                                             \
@@ -126,7 +127,7 @@ constexpr long kTls12 = 0x0303;
 constexpr uint64_t kNoTickets = 1u << 14, kNoCompression = 1u << 17, kNoRenegotiation = 1u << 30;
 constexpr int kVerifyPeer = 1, kFailWithoutCertificate = 2;
 constexpr unsigned long kPartialChain = 0x80000;
-constexpr int kErrorSsl = 1, kErrorWantRead = 2, kErrorWantWrite = 3, kErrorZeroReturn = 6;
+constexpr int kErrorWantRead = 2, kErrorWantWrite = 3, kErrorZeroReturn = 6;
 constexpr int kAlpnOk = 0, kAlpnFatal = 2;
 
 constexpr unsigned char kH2[] = {2, 'h', '2'};
