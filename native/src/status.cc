@@ -23,6 +23,7 @@ constexpr std::pair<std::string_view, StatusCode> kCodes[] = {
     {"OutOfRange", StatusCode::kOutOfRange},         {"CorruptMessage", StatusCode::kDataLoss},
     {"CheckpointInvalid", StatusCode::kDataLoss},    {"CheckpointMismatch", StatusCode::kFailedPrecondition},
     {"CheckpointFailed", StatusCode::kInternal},     {"Unavailable", StatusCode::kUnavailable},
+    {"Unimplemented", StatusCode::kUnimplemented},
 };
 
 }  // namespace

@@ -29,6 +29,7 @@ enum class StatusCode : uint8_t {
   kResourceExhausted = 8,
   kFailedPrecondition = 9,
   kOutOfRange = 11,
+  kUnimplemented = 12,
   kInternal = 13,
   kUnavailable = 14,
   kDataLoss = 15,
