@@ -247,7 +247,7 @@ struct TlsStream::Pipe {
     auto& stream = *static_cast<TlsStream*>(Ssl().BIO_get_data(bio));
     Ssl().BIO_clear_flags(bio, kBioAny);
     if (stream.came_begin_ == stream.came_end_) {
-      const ssize_t n = recv(stream.fd_, stream.came_.data(), stream.came_.size(), 0);
+      const ssize_t n = recv(stream.fd_, stream.came_.get(), kBatchBytes, 0);
       if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)) {
         Ssl().BIO_set_flags(bio, kBioRead | kBioShouldRetry);
         return -1;
@@ -257,7 +257,7 @@ struct TlsStream::Pipe {
       stream.came_end_ = static_cast<size_t>(n);
     }
     const size_t n = std::min(static_cast<size_t>(size), stream.came_end_ - stream.came_begin_);
-    std::memcpy(to, stream.came_.data() + stream.came_begin_, n);
+    std::memcpy(to, stream.came_.get() + stream.came_begin_, n);
     stream.came_begin_ += n;
     return static_cast<int>(n);
   }
@@ -282,7 +282,10 @@ struct TlsStream::Pipe {
 };
 
 TlsStream::TlsStream(std::shared_ptr<const TlsContext> context, int fd, const std::string& name)
-    : context_(std::move(context)), fd_(fd), ssl_(Ssl().SSL_new(context_->context_)), came_(kBatchBytes) {
+    : context_(std::move(context)),
+      fd_(fd),
+      ssl_(Ssl().SSL_new(context_->context_)),
+      came_(std::make_unique_for_overwrite<char[]>(kBatchBytes)) {
   const OpenSsl& ssl = Ssl();
   bio_st* const pipe = ssl_ == nullptr ? nullptr : ssl.BIO_new(Pipe::Method());
   if (pipe == nullptr) {

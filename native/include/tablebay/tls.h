@@ -81,7 +81,8 @@ class TlsStream {
   mutable std::mutex mutex_;  // of what follows
   ssl_st* ssl_;
   bool over_ = false;  // the handshake
-  std::vector<char> came_;
+  // came_, going_ and record_ take pages of memory only as far as they were ever filled: most connections are idle.
+  std::unique_ptr<char[]> came_;
   size_t came_begin_ = 0;
   size_t came_end_ = 0;
   std::vector<char> going_;
