@@ -21,16 +21,18 @@ class Environment:
 
 OURS = Environment("tablebay")
 # Without torchrec, which asks for fbgemm-gpu: its files for CUDA lie where those of fbgemm-gpu-cpu do.
-TORCH = Environment("torch", ("torch==2.9.1", "numpy>=2,<3", "fbgemm-gpu-cpu==1.4.0"))
-TENSORFLOW = Environment("tensorflow", ("tensorflow-cpu==2.20.0",))
+TORCH = Environment("torch", ("torch==2.9.1", "numpy==2.4.6", "fbgemm-gpu-cpu==1.4.0"))
+TENSORFLOW = Environment("tensorflow", ("tensorflow-cpu==2.20.0", "numpy==2.4.6"))
 # Its wheel asks for the tensorflow package, and was built against 2.15.
 TFRA = Environment(
     "tfra",
-    ("tensorflow-cpu==2.15.1", "numpy<2", "typeguard", "packaging", "setuptools<81"),
+    ("tensorflow-cpu==2.15.1", "numpy==1.26.4", "typeguard==4.6.1", "packaging==26.4", "setuptools==80.10.2"),
     ("tensorflow-recommenders-addons==0.7.2",),
 )
-REDIS = Environment("redis", ("redis>=5,<8", "hiredis", "numpy"), program=("redis-server", "redis-server"))
-PLOTS = Environment("plots", ("matplotlib>=3.10,<4",))
+REDIS = Environment(
+    "redis", ("redis==7.4.1", "hiredis==3.5.0", "numpy==2.4.6"), program=("redis-server", "redis-server")
+)
+PLOTS = Environment("plots", ("matplotlib==3.11.2",))
 
 
 class NotInstalled(Exception):
