@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "34359738368",
     "MALLOC_TOP_PAD_": "67108864",
 }
+# Before each call: threads of the other's last one may still spin for work that does not come, as OpenMP's do for some
+# milliseconds, on a core that is this one's now.
+PAUSE_S = 0.02
 
 
 class Failed(Exception):
@@ -95,7 +99,10 @@ def in_turn(
     for turn, number in enumerate(numbers):
         arguments = {} if operation in ("save", "load") else {"number": number}
         order = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
-        taken = {one.name: one.seconds(operation, **arguments) for one in order}
+        taken = {}
+        for one in order:
+            time.sleep(PAUSE_S)
+            taken[one.name] = one.seconds(operation, **arguments)
         if turn >= warm_up:
             pairs.append((taken[ours.name], taken[theirs.name]))
     return pairs
