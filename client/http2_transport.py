@@ -143,7 +143,7 @@ class Http2Transport:
                     authorities=found.authorities,
                 )
             except _core.StatusError as error:
-                raise errors.BadRequest(f"TLS: {error}") from None
+                raise errors.BadRequest(f"certificates: {error.args[1]}") from None
         agent = f"tablebay/{environment.VERSION}"
         return [
             _core.Http2Server(*environment.split_address(address), agent, self._message_bytes_max, context)

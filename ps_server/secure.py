@@ -45,9 +45,15 @@ class Security:
         return found
 
     def contexts(self) -> Callable[[], _core.TlsContext]:
-        """Of one port of the native core: what is shown to whoever connects now, and must show a certificate."""
+        """Of one port of the native core: what is shown to whoever connects now, and must show a certificate.
+
+        Raises BadRequest where the folder's files do not belong together.
+        """
         renewals = _Renewals(self.folder, self._own, self._first[0], _context)
-        shown_now = _context(self._first[1])
+        try:
+            shown_now = _context(self._first[1])
+        except _core.StatusError as error:
+            raise BadRequest(f"{self.folder.path}: {error.args[1]}") from None
 
         def now() -> _core.TlsContext:
             nonlocal shown_now

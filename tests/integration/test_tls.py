@@ -22,7 +22,7 @@ import tablebay as tb
 from tablebay.client.cli import main
 from tablebay.client.control import Control
 from tablebay.client.environment import TRANSPORT, control_port, http_port
-from tablebay.client.errors import PermissionDenied, Unavailable
+from tablebay.client.errors import BadRequest, PermissionDenied, Unavailable
 from tablebay.client.proto import tablebay_pb2
 from tablebay.client.tls import Folder
 from tablebay.native import _core
@@ -246,20 +246,31 @@ def test_a_server_listens_at_its_three_ports_alone(server: Any) -> None:
 def test_a_server_says_which_file_is_wrong(
     world: World, start_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """No folder, another process's certificate, a text that is no certificate: one line, and exit code 1."""
+    """No folder, another process's certificate, a text that is no certificate, another's key, an authority that is
+    none: one line, and exit code 1."""
     worker = world.give("worker/0")
     other = world.give("server/1")
     damaged = world.give("server/0")
     (damaged / "tls.crt").write_text("no certificate")
+    mixed, lonely = (
+        made.write(tmp_path / name, made.pair(world.authority, made.peer("server/0")), world.authority)
+        for name in ("mixed", "lonely")
+    )
+    (mixed / "tls.key").write_bytes((worker / "tls.key").read_bytes())
+    (lonely / "ca.crt").write_text("nobody")
     for folder, words in (
         (tmp_path / "nothing", "No such file or directory; wanted tls.key, tls.crt, ca.crt"),
         (worker, "is the certificate of worker 0, wanted server 0's"),
         (other, "is the certificate of server 1, wanted server 0's"),
         (damaged, "tls.crt: the certificate cannot be read"),
+        (mixed, f"{mixed}: the key is not that of the certificate"),
+        (lonely, f"{lonely}: the authorities are no certificates in PEM"),
     ):
         server = start_server("--tls-dir", str(folder), ready=False)
         assert server.process.wait(30) == 1
         assert words in server.log and "Traceback" not in server.log
+    with pytest.raises(BadRequest, match="^certificates: the key is not that of the certificate$"):
+        tb.connect("127.0.0.1:7070", tls_dir=mixed, timeout=5)
 
 
 def test_the_command_makes_certificates_that_servers_and_clients_take(
