@@ -260,14 +260,15 @@ class Coordinator:
         committed.ticket = ticket
         committed.seconds = self._clock() - began
         committed.pause_seconds = pause_s
-        with self._changed:
-            self._standing.last = committed
-            self._standing.made[manifest.kind] += 1
         try:
             self._phase(request, "Commit", PHASE_S)
         except CheckpointFailed as error:
             # It is complete; a server that did not hear of it is gone, or says later what is durable.
             _EVENTS.warning("checkpoint.commit_not_heard", number=number, cause=str(error))
+        # Not sooner: who is told that it is made asks each server what is durable, and would have it made again.
+        with self._changed:
+            self._standing.last = committed
+            self._standing.made[manifest.kind] += 1
         _EVENTS.info(
             "checkpoint.complete",
             number=number,

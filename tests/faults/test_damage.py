@@ -114,7 +114,10 @@ def test_t8_g5_g14_a_damaged_file_is_named_and_nothing_of_it_is_used(
     chance = random.Random(f"{SEED} {how}")
     wanted = {1: expected(1, OLDER), 2: expected(1, MIDDLE), 3: expected(1, NEWER)}
     rows = {(number, index): of_server(index, wanted[number]) for number in wanted for index in range(2)}
-    assert restored(made) == ([3, 3], [rows[3, 0], rows[3, 1]], "")
+    numbers, sums, refused = restored(made)
+    assert (numbers, refused) == ([3, 3], ""), WHERE
+    for index in range(2):
+        require_equal(sums[index], rows[3, index], f"server {index}\n{WHERE}")
     manifest = json.loads((made / MANIFEST).read_text())
     # Files by path: of which server, of which link.
     files = {

@@ -24,6 +24,7 @@ from tablebay.client.errors import (
     TablebayError,
     TableMismatch,
 )
+from tablebay.client.proto import tablebay_pb2
 from tablebay.client.routing import ShardMap
 from tablebay.client.tables import SGD, Adagrad
 from tablebay.ps_server.checkpoint.coordinator import _State
@@ -141,6 +142,34 @@ def test_an_attempt_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
     assert destination.numbers() == [0, 1]
     _, restored = read_all(tmp_path / "d")
     assert [(one.manifest.number, one.refused) for one in restored] == [(1, ())] * 2
+
+
+class LateWord(World):
+    """What the coordinator says of the newest checkpoint is noted before each server hears that it is complete."""
+
+    def __init__(self, root: Path) -> None:
+        self.said: list[int] = []
+        super().__init__(root)
+
+    def cut(self, request: tablebay_pb2.CutRequest, timeout_s: float) -> list[tablebay_pb2.CutResponse]:
+        """As Peers."""
+        answers = []
+        for one in self.participants:
+            if request.phase == "Commit":
+                self.said.append(self.coordinator.describe().last.number)
+            answers.append(one.handle(request))
+        return answers
+
+
+def test_a_checkpoint_is_announced_once_every_server_knows_of_it(tmp_path: Path) -> None:
+    """Else its client asks a server that knows nothing yet, and has a second one made."""
+    world = LateWord(tmp_path / "d")
+    for number in (1, 2):
+        world.put("user", number, 1, 2)
+        assert world.save() == ""
+        assert world.coordinator.describe().last.number == number
+    assert world.said == [0, 0, 1, 1]
+    world.end()
 
 
 @pytest.mark.parametrize("servers", [1, 3, 5])
