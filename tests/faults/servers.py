@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tablebay.client.environment import PORTS_PER_SERVER, http_port
-from tablebay.client.local.ports import HOST, free_block
+from free_ports import free_data_ports
+
+from tablebay.client.environment import http_port
+from tablebay.client.local.ports import HOST
 
 READY_S = 60.0
 _LOOK_EVERY_S = 0.02
@@ -54,9 +55,7 @@ class Servers:
         self._options = options
         self._restart = restart
         self._program = program
-        port = free_block(PORTS_PER_SERVER * count, randomness=random.Random())
-        assert port is not None
-        self._ports = [port + PORTS_PER_SERVER * index for index in range(count)]
+        self._ports = free_data_ports(count)
         self._lock = threading.Lock()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._ended = threading.Event()
@@ -134,7 +133,7 @@ class Servers:
                 f"http://{HOST}:{http_port(self._ports[index])}/readyz", timeout=2
             ) as page:
                 return int(page.status) == 200
-        except (OSError, urllib.error.HTTPError):
+        except (OSError, http.client.HTTPException):
             return False
 
     def wait_until_ready(self, *indices: int) -> None:

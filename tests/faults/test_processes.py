@@ -6,7 +6,6 @@ import datetime
 import json
 import mmap
 import os
-import random
 import signal
 import struct
 import subprocess
@@ -31,11 +30,12 @@ from faults.workers import (
     table,
     take_steps,
 )
+from free_ports import free_data_ports
 
 import tablebay as tb
 from tablebay.client.control import Control
 from tablebay.client.environment import control_port
-from tablebay.client.local.ports import HOST, free_block
+from tablebay.client.local.ports import HOST
 
 SEED = int(os.environ.get("TABLEBAY_SEED", "1"))
 WHERE = repro(__file__, SEED)
@@ -52,8 +52,7 @@ def test_t3_g1_a_retry_that_lands_after_a_restart_is_applied_once(tmp_path: Path
     """The answer to a push is cut off, its server killed; the retry reaches the successor, which has it or has not."""
     with Servers(tmp_path, 1, *NEVER, restart=False) as servers:
         real = int(servers.addresses[0].rsplit(":", 1)[1])
-        port = free_block(3, randomness=random.Random())
-        assert port is not None
+        (port,) = free_data_ports(1)
         data = CuttingProxy(real, port)
         control = CuttingProxy(control_port(real), control_port(port))
         applied = [0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -16,9 +15,10 @@ from typing import Any
 
 import grpc
 import pytest
+from free_ports import free_data_ports
 
 from tablebay.client.environment import control_port, http_port
-from tablebay.client.local.ports import HOST, free_block
+from tablebay.client.local.ports import HOST
 
 START_S = 30.0
 
@@ -27,7 +27,7 @@ class ServerProcess:
     """A `tablebay-server` of its own, on free ports of this machine; options as its command line has them."""
 
     def __init__(self, folder: Path, *options: str, data_port: int | None = None, **environment: str) -> None:
-        self.data_port = data_port or new_data_port()
+        self.data_port = data_port or free_data_ports(1)[0]
         self.options = options
         self._log = folder / f"server-{self.data_port}-{time.monotonic_ns()}.log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TABLEBAY_")}
@@ -122,13 +122,6 @@ class ServerProcess:
         self.process.wait()
 
 
-def new_data_port() -> int:
-    """The first of three free ports."""
-    port = free_block(3, randomness=random.Random())
-    assert port is not None
-    return port
-
-
 @pytest.fixture(scope="session")
 def new_server() -> Callable[..., ServerProcess]:
     """For a fixture with a life of its own: a server that whoever asked for it waits for and closes."""
@@ -150,9 +143,3 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for server in servers:
         server.close()
-
-
-@pytest.fixture
-def free_data_port() -> Callable[[], int]:
-    """Finds the first of three free ports."""
-    return new_data_port

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from free_ports import free_data_ports
 from prometheus_client.parser import text_string_to_metric_families
 
 import tablebay as tb
@@ -24,11 +25,9 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @pytest.fixture
-def port(
-    start_server: Callable[..., Any], free_data_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> int:
+def port(start_server: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> int:
     """Where a worker with this process's environment, in a job of two servers, answers /metrics."""
-    ports = [free_data_port() for _ in range(2)]
+    ports = free_data_ports(2)
     names = ",".join(f"{HOST}:{port}" for port in ports)
     servers = [
         start_server("--index", str(index), "--servers", names, ready=False, data_port=port)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from free_ports import free_data_ports
 
 from tablebay.client.client import connect
 from tablebay.client.local_table import Table
@@ -59,10 +60,10 @@ def speak(folder: Path, *arguments: Any) -> Any:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_stubs_alone_see_the_same_values_as_the_sdk(
-    stubs: Path, start_server: Callable[..., Any], free_data_port: Callable[[], int], count: int
+    stubs: Path, start_server: Callable[..., Any], count: int
 ) -> None:
     """Hello, CreateTable, Pull, Push sent twice, Pull: bit for bit the rows of the SDK and of a table in process."""
-    ports = [free_data_port() for _ in range(count)]
+    ports = free_data_ports(count)
     pattern = ",".join(f"127.0.0.1:{port}" for port in ports)
     for index, port in enumerate(ports):
         start_server("--servers", pattern, "--index", str(index), data_port=port)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from faults.tcp_proxy import CuttingProxy
+from free_ports import free_data_ports
 
 import tablebay as tb
 from tablebay.client.environment import control_port
-from tablebay.client.local.ports import HOST, free_block
+from tablebay.client.local.ports import HOST
 from tablebay.client.proto import tablebay_pb2
 
 pytestmark = pytest.mark.usefixtures("each_transport")
@@ -21,8 +21,7 @@ pytestmark = pytest.mark.usefixtures("each_transport")
 
 def behind_proxies(data_port: int) -> tuple[CuttingProxy, CuttingProxy]:
     """A proxy of the data port and one of the control port, on ports that belong together."""
-    port = free_block(3, randomness=random.Random())
-    assert port is not None
+    (port,) = free_data_ports(1)
     return CuttingProxy(data_port, port), CuttingProxy(control_port(data_port), control_port(port))
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.training import KEYS, TABLES, TwoWorkers, two_data_ports
+from free_ports import free_data_ports
+from integration.training import KEYS, TABLES, TwoWorkers
 from unit.test_operator_certificates import SERVERS, SPREAD_S, WORKERS, Secrets, bytes_of
 from unit.test_own_certificate import publish
 
@@ -87,12 +88,12 @@ def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pods]:
 
 @pytest.mark.deep
 def test_a_job_trains_through_renewal_expiry_and_a_new_authority(
-    pods: Pods, start_server: Callable[..., Any], free_data_port: Callable[[], int]
+    pods: Pods, start_server: Callable[..., Any]
 ) -> None:
     """Two workers and two servers; every pair anew; worker 1's expired for a while; another authority in its three
     steps, with the pods one after the other. No call fails, none restarts, each push is applied once; the operator
     asks with a certificate of its own all the while, and may not pull."""
-    ports = two_data_ports(free_data_port)
+    ports = free_data_ports(2)
     addresses = ",".join(f"localhost:{port}" for port in ports)
     servers = [
         start_server(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from free_ports import free_data_ports
 from numpy.typing import NDArray
 
 import tablebay as tb
@@ -67,7 +68,6 @@ def trained(client: Any, table: Any, training: data.Examples, **options: Any) ->
 def test_one_workers_training_gives_the_same_bits_everywhere(
     training: data.Examples,
     start_server: Callable[..., Any],
-    free_data_port: Callable[[], int],
     optimizer: str,
 ) -> None:
     """In process, on 1, 2 and 5 servers in this process, on two real ones: rows and state are equal byte for byte."""
@@ -83,7 +83,7 @@ def test_one_workers_training_gives_the_same_bits_everywhere(
     with tb.local(servers=2) as client:
         found["prefetching"] = trained(client, client.table("fields", **spec), training, prefetch=True)
 
-    ports = [free_data_port() for _ in range(2)]
+    ports = free_data_ports(2)
     address = ",".join(f"127.0.0.1:{port}" for port in ports)
     for index, port in enumerate(ports):
         start_server("--servers", address, "--index", str(index), data_port=port)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from free_ports import free_ports
 from prometheus_client import CollectorRegistry
 
-from tablebay.client.local.ports import free_block
 from tablebay.ps_server.health import HttpServer
 from tablebay.ps_server.metrics import registry
 from tablebay.ps_server.service import Service
@@ -25,9 +24,7 @@ class Http:
     """An HTTP server on a free port."""
 
     def __init__(self, metrics: CollectorRegistry, ready: Callable[[], str | None]) -> None:
-        port = free_block(1, randomness=random.Random())
-        assert port is not None
-        self.port = port
+        self.port = free_ports(1)
         self.server = HttpServer("127.0.0.1", self.port, metrics, ready)
         self.server.start()
 

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from free_ports import free_data_ports
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -189,11 +190,9 @@ def pull(port: int) -> Any:
     return channel, channel.unary_unary("/tablebay.v1.Data/Pull").future(b"", timeout=30)
 
 
-def test_draining_refuses_new_calls_and_lets_those_under_way_finish(
-    free_data_port: Callable[[], int],
-) -> None:
+def test_draining_refuses_new_calls_and_lets_those_under_way_finish() -> None:
     """The one that had begun is answered; the next is UNAVAILABLE, also on a new connection."""
-    data_port = free_data_port()
+    (data_port,) = free_data_ports(1)
     service, server = slow_server(data_port)
     first, under_way = pull(data_port)
     assert service.began.acquire(timeout=10)
@@ -215,9 +214,9 @@ def test_draining_refuses_new_calls_and_lets_those_under_way_finish(
     first.close()
 
 
-def test_the_grace_period_is_the_longest_wait(free_data_port: Callable[[], int]) -> None:
+def test_the_grace_period_is_the_longest_wait() -> None:
     """A call that does not end in time is cut off, and stop() says that not all were done."""
-    data_port = free_data_port()
+    (data_port,) = free_data_ports(1)
     service, server = slow_server(data_port)
     channel, under_way = pull(data_port)
     assert service.began.acquire(timeout=10)
@@ -230,10 +229,10 @@ def test_the_grace_period_is_the_longest_wait(free_data_port: Callable[[], int])
     channel.close()
 
 
-def test_a_port_that_is_taken_is_named(start_server: START, free_data_port: Callable[[], int]) -> None:
+def test_a_port_that_is_taken_is_named(start_server: START) -> None:
     """Exit code 1, one line with which of the three ports and why; nothing is left behind."""
     for offset, name in enumerate(("data port", "HTTP port", "control port")):
-        data_port = free_data_port()
+        (data_port,) = free_data_ports(1)
         with socket.create_server(("127.0.0.1", data_port + offset)):
             server = start_server(ready=False, data_port=data_port)
             assert server.process.wait(30) == 1

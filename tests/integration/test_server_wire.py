@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from free_ports import free_data_ports
 
 import tablebay as tb
 from tablebay.client.environment import control_port
@@ -630,7 +631,7 @@ def test_the_memory_limit_is_resource_exhausted_and_leaves_the_server_whole(
     assert wire.rows([1]) == [[-1.0, -1.0]]
 
 
-def test_a_fault_of_the_server_is_internal_without_a_traceback(free_data_port: Callable[[], int]) -> None:
+def test_a_fault_of_the_server_is_internal_without_a_traceback() -> None:
     """The client learns that there was one and where to look, never how the code looks."""
     from tablebay.ps_server.grpc_server import GrpcServer
     from tablebay.ps_server.service import Service
@@ -641,7 +642,7 @@ def test_a_fault_of_the_server_is_internal_without_a_traceback(free_data_port: C
                 return bytearray(b"no bytes")  # type: ignore[return-value]
             raise ZeroDivisionError("secret of the code")
 
-    data_port = free_data_port()
+    (data_port,) = free_data_ports(1)
     server = GrpcServer(
         Faulty(), host="127.0.0.1", data_port=data_port, message_bytes_max=1 << 20, requests_max=8
     )

@@ -15,7 +15,8 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from integration.training import TABLES, TwoWorkers, two_data_ports
+from free_ports import free_data_ports
+from integration.training import TABLES, TwoWorkers
 from rpcs import CONTROL, DATA, METHODS, of_rank_0
 
 import tablebay as tb
@@ -338,7 +339,6 @@ def test_a_large_call_goes_in_halves_where_a_processor_is_idle(
 @pytest.mark.parametrize("transport", ["native", "grpcio"])
 def test_certificates_and_authority_change_in_training_and_no_step_fails(
     world: World,
-    free_data_port: Callable[[], int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     transport: str,
@@ -349,7 +349,7 @@ def test_certificates_and_authority_change_in_training_and_no_step_fails(
     No call fails, no process restarts, and every push is applied once. After it the old certificates open nothing.
     transport: of both ends."""
     monkeypatch.setenv(TRANSPORT, transport)
-    ports = two_data_ports(free_data_port)
+    ports = free_data_ports(2)
     addresses = ",".join(f"localhost:{port}" for port in ports)
     checkpoints = tmp_path / "checkpoints"
     servers = [

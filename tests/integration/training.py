@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,6 @@ import tablebay as tb
 
 TABLES = '[{"name": "words", "dim": 4}]'
 KEYS = np.arange(64, dtype=np.uint64)
-
-
-def two_data_ports(free_data_port: Callable[[], int]) -> list[int]:
-    """Each the first of three free ports, which are not among the other's."""
-    ports = [free_data_port()]
-    while len(ports) < 2:
-        port = free_data_port()
-        if abs(port - ports[0]) > 2:
-            ports.append(port)
-    return ports
 
 
 class TwoWorkers:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import random
 import re
 import resource
 import shutil
@@ -30,6 +29,7 @@ import numpy as np
 import pytest
 from checkpoint_world import IDS, ITEM, JOB, USER, World
 from faults.workers import leave
+from free_ports import free_data_ports
 from reference_checkpoint import Client
 
 import tablebay
@@ -38,9 +38,9 @@ from tablebay.client.checkpoint.files import HEADER_BYTES
 from tablebay.client.checkpoint.manifest import canonical_crc
 from tablebay.client.checkpoint.restore import Restored, restore_from, restore_newest
 from tablebay.client.checkpoint.verify import verify
-from tablebay.client.environment import NO_CHECKPOINT_EXIT, PORTS_PER_SERVER, http_port
+from tablebay.client.environment import NO_CHECKPOINT_EXIT, http_port
 from tablebay.client.errors import CheckpointInvalid, CheckpointMismatch, TableMismatch
-from tablebay.client.local.ports import HOST, free_block
+from tablebay.client.local.ports import HOST
 from tablebay.client.tables import load_tables
 from tablebay.native import _core
 
@@ -170,8 +170,7 @@ class Started:
 @contextmanager
 def server(root: Path, *options: str, tables: str = "") -> Iterator[Started]:
     """Start one; it is gone in the end."""
-    port = free_block(PORTS_PER_SERVER, randomness=random.Random())
-    assert port is not None
+    (port,) = free_data_ports(1)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TABLEBAY_")}
     command = [sys.executable, "-m", "tablebay.ps_server.main", "--exit-with-parent", "--job", JOB]
     command += ["--data-port", str(port), "--checkpoint", str(root), *options]
