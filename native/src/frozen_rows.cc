@@ -104,15 +104,15 @@ void FrozenRows::Read(std::string_view keys, char* out) const {
   const Index::View index(index_);
   const uint64_t bytes = wire_bytes_;
   uint64_t hashes[kAhead];
-  const Bucket* buckets[kAhead];
+  uint32_t guesses[kAhead];
   for (size_t begin = 0; begin < count; begin += kAhead) {
     const size_t n = std::min(kAhead, count - begin);
+    for (size_t i = 0; i < n; ++i) hashes[i] = HashKey(LoadKey(keys.data(), begin + i));
+    const auto fetch = [&](uint32_t position) { __builtin_prefetch(rows_[position]); };
+    index.Guess(hashes, static_cast<uint32_t>(n), guesses, fetch,
+                [&](size_t i, uint32_t position) { return KeyOf(rows_[position]) == LoadKey(keys.data(), begin + i); });
     for (size_t i = 0; i < n; ++i) {
-      hashes[i] = HashKey(LoadKey(keys.data(), begin + i));
-      buckets[i] = index.Fetch(hashes[i]);
-    }
-    for (size_t i = 0; i < n; ++i) {
-      index.Guess(hashes[i], buckets[i], [&](uint32_t position) { __builtin_prefetch(rows_[position]); });
+      if (guesses[i] != Index::kNone) fetch(guesses[i]);
     }
     for (size_t i = 0; i < n; ++i) {
       const uint32_t found = Find(LoadKey(keys.data(), begin + i), hashes[i]);

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "tablebay/options.h"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -79,30 +81,48 @@ size_t FirstNonFinite(const char* rows, size_t count, uint32_t dim) {
   return count;
 }
 
-// The lines of a row after its first, into the second-level cache: the line buffers of the first level are too few for
-// this many rows. (Always inlined, since GCC takes a function of nothing but prefetches for one without effect, and
-// drops its calls.)
-[[gnu::always_inline]] inline void FetchRestOf(const char* row, uint32_t bytes) {
+// The lines of a row, into the second-level cache: the line buffers of the first level are too few for this many rows.
+// (Always inlined, since GCC takes a function of nothing but prefetches for one without effect, and drops its calls.)
+[[gnu::always_inline]] inline void FetchRow(const char* row, uint32_t bytes) {
   constexpr uintptr_t kLine = 64;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(row);
-  for (uintptr_t line = (begin & ~(kLine - 1)) + kLine; line < begin + bytes; line += kLine) {
+  for (uintptr_t line = begin & ~(kLine - 1); line < begin + bytes; line += kLine) {
     __builtin_prefetch(reinterpret_cast<const char*>(line), 0, 2);
   }
 }
 
 // The row ahead of the r-th; after the last, the rest.
 [[gnu::always_inline]] inline void FetchOne(const Ahead& ahead, uint32_t r) {
-  if (r < ahead.count && ahead.rows[r] != nullptr) FetchRestOf(ahead.rows[r], ahead.bytes);
+  if (r < ahead.count && ahead.rows[r] != nullptr) FetchRow(ahead.rows[r], ahead.bytes);
 }
 [[gnu::always_inline]] inline void FetchRest(const Ahead& ahead, uint32_t from) {
   for (uint32_t r = from; r < ahead.count; ++r) FetchOne(ahead, r);
+}
+
+// What comes before a rule's work on its r-th row; whether it is to work on it.
+[[gnu::always_inline]] inline bool Begin(const Update& u, uint32_t r) {
+  if (u.guessed == nullptr) {
+    FetchOne(u.ahead, r);
+    return true;
+  }
+  Guessed& guessed = *u.guessed;
+  if (r + Guessed::kAhead < u.count) FetchRow(u.rows[r + Guessed::kAhead], guessed.bytes);
+  char* const row = u.rows[r];
+  if (*reinterpret_cast<const Word*>(row) != guessed.keys[r]) [[unlikely]] {
+    guessed.others[guessed.other_count++] = static_cast<uint16_t>(r);
+    return false;
+  }
+  const uint32_t position = guessed.positions[r];
+  guessed.dirty[position >> 6] |= uint64_t{1} << (position & 63);
+  *reinterpret_cast<Word32*>(row + RowLayout::kVersion) = guessed.version;
+  return true;
 }
 
 template <uint32_t kDim>
 void SgdDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    FetchOne(u.ahead, r);
+    if (!Begin(u, r)) continue;
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     for (uint32_t d = 0; d < dim; ++d) w[d] -= u.learning_rate * g[d];
@@ -115,7 +135,7 @@ template <uint32_t kDim>
 void AdagradDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    FetchOne(u.ahead, r);
+    if (!Begin(u, r)) continue;
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     Float* __restrict a = reinterpret_cast<Float*>(u.rows[r] + u.slots);
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
@@ -148,7 +168,7 @@ template <uint32_t kDim>
 void AdamDim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    FetchOne(u.ahead, r);
+    if (!Begin(u, r)) continue;
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     Float* __restrict m = reinterpret_cast<Float*>(u.rows[r] + u.slots);
     Float* __restrict v = m + dim;
@@ -178,7 +198,7 @@ template <uint32_t kDim>
 void AddFloat32Dim(const Update& u) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
   for (uint32_t r = 0; r < u.count; ++r) {
-    FetchOne(u.ahead, r);
+    if (!Begin(u, r)) continue;
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     for (uint32_t d = 0; d < dim; ++d) w[d] += g[d];
@@ -189,7 +209,7 @@ void AddFloat32(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AddFloat32Dim, u) }
 
 void AddInt64(const Update& u) {
   for (uint32_t r = 0; r < u.count; ++r) {
-    FetchOne(u.ahead, r);
+    if (!Begin(u, r)) continue;
     Word* __restrict w = reinterpret_cast<Word*>(u.rows[r] + u.weights);  // unsigned: wraps
     const Word* __restrict g = reinterpret_cast<const Word*>(u.gradients[r]);
     for (uint32_t d = 0; d < u.dim; ++d) w[d] += g[d];

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "tablebay/narrow.h"
 #include "tablebay/status.h"
@@ -10,7 +11,9 @@
 namespace tablebay {
 namespace {
 
-constexpr uint32_t kBlock = 32;  // keys handled together: of 8, 16, 32, 48 and 64 the fastest
+constexpr uint32_t kTogether = 512;   // keys that the index is asked for at a time
+constexpr uint32_t kBlock = 32;       // rows handled at a time: of 8, 16, 32, 48 and 64 the fastest
+constexpr uint32_t kBlocksAhead = 2;  // whose rows are fetched: of the next one alone the last would come too late
 constexpr uint32_t kCacheLine = 64;
 
 // The CPU itself follows a row that is longer than this.
@@ -156,124 +159,85 @@ uint32_t Table::Find(const Stripe& stripe, uint64_t key, uint64_t hash) const {
   return stripe.index.Find(hash, [&](uint32_t position) { return StoredKey(Row(stripe, position)) == key; });
 }
 
-// A rolling pipeline of four stages, each a block of keys behind the one before: hash the keys and fetch their index
-// buckets; guess their rows, which `visit` fetches between the rows that it works on; look further for the few keys
-// without a guess; confirm the guesses and visit. `row_bytes_wanted` of each row, from its start. Where the run has
-// guesses the index is asked only for those that prove wrong.
+// Many keys at a time: their hashes, and where the index has their rows or the run guesses them.
 template <bool kOrdered, bool kGuided, class Visit>
-void Table::VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const {
-  struct Block {
-    uint64_t keys[kBlock];
-    uint64_t hashes[kBlock];
-    const Bucket* buckets[kBlock];
-    uint32_t positions[kBlock];
-    char* rows[kBlock];
-  } ring[4];
-  const uint32_t bytes_ahead = std::min(row_bytes_wanted, kPrefetchBytesMax);
-  const uint32_t count = run.size();
-  const uint32_t blocks = (count + kBlock - 1) / kBlock;
-  const auto size_of = [&](uint32_t b) { return std::min(kBlock, count - b * kBlock); };
-  // In registers: the compiler must take it that a written row changes any of these.
+void Table::VisitGuesses(const Stripe& stripe, const Run& run, Visit&& visit) const {
+  uint64_t own_keys[kTogether];  // where the run's own are not in order, or not aligned
+  uint64_t hashes[kTogether];
+  uint32_t positions[kTogether];
   const Index::View index(stripe.index);
-  char* const* const slabs = stripe.slabs.data();
-  const uint32_t slab_shift = slab_shift_;
-  const uint32_t slab_mask = slab_mask_;
-  const uint64_t row_bytes = checked_.layout.row_bytes;
-  const uint32_t rows = stripe.rows;
-  const char* const keys = run.keys;
-  const uint32_t* const order = run.order;
   const auto hash_keys = ActiveKernels().hash_keys;
-  const bool hashes_all = evicts_ || !admits_all();  // or of the keys without a row alone
-
-  for (uint32_t b = 0; b < blocks + 3; ++b) {
-    if (b < blocks) {
-      Block& block = ring[b % 4];
-      const uint32_t first = run.begin + b * kBlock;
-      const uint32_t n = size_of(b);
-      if constexpr (kOrdered) {
-        // Hashed one by one: eight at once would wait until the keys have left the store buffer.
-        for (uint32_t j = 0; j < n; ++j) {
-          block.keys[j] = LoadKey(keys, order[first + j]);
-          if constexpr (!kGuided) block.hashes[j] = HashKey(block.keys[j]);
-        }
-      } else if (n == kBlock) [[likely]] {
-        std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), sizeof block.keys);  // of a known size
-      } else {
-        std::memcpy(block.keys, keys + uint64_t{first} * sizeof(uint64_t), n * sizeof(uint64_t));
-      }
-      if constexpr (!kGuided) {
-        if constexpr (!kOrdered) hash_keys(keys + uint64_t{first} * sizeof(uint64_t), n, block.hashes);
-        for (uint32_t j = 0; j < n; ++j) block.buckets[j] = index.Fetch(block.hashes[j]);
-      } else if (hashes_all) [[unlikely]] {
-        hash_keys(reinterpret_cast<const char*>(block.keys), n, block.hashes);
-      }
+  const bool hashes_all = !kGuided || evicts_ || !admits_all();  // or of the keys without a row alone
+  for (uint32_t begin = run.begin; begin < run.end; begin += kTogether) {
+    const uint32_t count = std::min(kTogether, run.end - begin);
+    const uint32_t* const order = kOrdered ? run.order + begin : nullptr;
+    const uint64_t* keys = own_keys;
+    if constexpr (kOrdered) {
+      for (uint32_t i = 0; i < count; ++i) own_keys[i] = LoadKey(run.keys, order[i]);
+    } else if (const char* const first = run.keys + uint64_t{begin} * sizeof(uint64_t);
+               reinterpret_cast<uintptr_t>(first) % alignof(uint64_t) == 0) {
+      keys = reinterpret_cast<const uint64_t*>(first);
+    } else {
+      std::memcpy(own_keys, first, count * sizeof(uint64_t));
     }
-    if (b >= 1 && b - 1 < blocks) {
-      Block& block = ring[(b - 1) % 4];
-      const uint32_t n = size_of(b - 1);
-      const uint32_t at = run.begin + (b - 1) * kBlock;
-      for (uint32_t j = 0; kGuided && j < n; ++j) {
-        const uint32_t position = run.guesses[kOrdered ? order[at + j] : at + j];
-        block.positions[j] = position;
-        block.rows[j] = position < rows ? slabs[position >> slab_shift] + (position & slab_mask) * row_bytes : nullptr;
-      }
-      for (uint32_t j = 0; !kGuided && j < n; ++j) {
-        char* row = nullptr;
-        uint32_t first = Index::kNone;
-        index.Guess(block.hashes[j], block.buckets[j], [&](uint32_t position) {
-          char* const candidate = slabs[position >> slab_shift] + (position & slab_mask) * row_bytes;
-          if (row != nullptr) return Prefetch(candidate, bytes_ahead);  // one of several: Find will look at it
-          row = candidate;
-          first = position;
-        });
-        block.positions[j] = first;
-        block.rows[j] = row;
-      }
+    if (hashes_all) hash_keys(reinterpret_cast<const char*>(keys), count, hashes);
+    if constexpr (kGuided) {
+      for (uint32_t i = 0; i < count; ++i) positions[i] = run.guesses[kOrdered ? order[i] : begin + i];
+    } else {
+      index.Guess(
+          hashes, count, positions, [&](uint32_t position) { __builtin_prefetch(Row(stripe, position), 0, 2); },
+          [&](uint32_t i, uint32_t position) { return StoredKey(Row(stripe, position)) == keys[i]; });
     }
-    if (!kGuided && b >= 2 && b - 2 < blocks) {
-      Block& block = ring[(b - 2) % 4];
-      for (uint32_t j = 0, n = size_of(b - 2); j < n; ++j) {
-        if (block.rows[j] != nullptr) [[likely]]
-          continue;
-        block.positions[j] = index.GuessFurther(block.hashes[j], block.buckets[j]);
-        if (block.positions[j] == Index::kNone) continue;
-        block.rows[j] = slabs[block.positions[j] >> slab_shift] + (block.positions[j] & slab_mask) * row_bytes;
-        Prefetch(block.rows[j], bytes_ahead);
-      }
-    }
-    Ahead ahead;
-    if (b >= 1 && b - 1 < blocks) ahead = {ring[(b - 1) % 4].rows, size_of(b - 1), bytes_ahead};
-    if (b < 3) {
-      Prefetch(ahead);
-      continue;
-    }
-    Block& block = ring[(b - 3) % 4];
-    const uint32_t n = size_of(b - 3);
-    for (uint32_t j = 0; j < n; ++j) {
-      // The first line here, the others by `visit`: fetches are spread over the work, or they would wait for each
-      // other.
-      if (j < ahead.count) __builtin_prefetch(ahead.rows[j], 0, 2);
-      if (block.rows[j] != nullptr && StoredKey(block.rows[j]) == block.keys[j]) [[likely]]
-        continue;
-      if constexpr (kGuided) block.hashes[j] = HashKey(block.keys[j]);
-      block.positions[j] = Find(stripe, block.keys[j], block.hashes[j]);
-      block.rows[j] = block.positions[j] == Index::kNone ? nullptr : Row(stripe, block.positions[j]);
-    }
-    for (uint32_t j = n; j < ahead.count; ++j) __builtin_prefetch(ahead.rows[j], 0, 2);
-    const uint32_t first = run.begin + (b - 3) * kBlock;
-    visit(first, n, block.rows, block.positions, block.keys, block.hashes, ahead);
-    if (run.found == nullptr) continue;
-    for (uint32_t j = 0; j < n; ++j) run.found[kOrdered ? order[first + j] : first + j] = block.positions[j];
+    visit(Guesses{begin, count, keys, hashes, positions});
   }
 }
 
 template <bool kGuided, class Visit>
-void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const {
+void Table::ForGuesses(const Stripe& stripe, const Run& run, Visit&& visit) const {
   if (run.order == nullptr) {
-    VisitBlocks<false, kGuided>(stripe, run, row_bytes_wanted, visit);
+    VisitGuesses<false, kGuided>(stripe, run, visit);
   } else {
-    VisitBlocks<true, kGuided>(stripe, run, row_bytes_wanted, visit);
+    VisitGuesses<true, kGuided>(stripe, run, visit);
   }
+}
+
+// Block by block: a look whether the rows guessed are those of the keys, and `visit`, which fetches the rows of a later
+// block while it works. row_bytes_wanted: of each row, from its start.
+template <bool kGuided, class Visit>
+void Table::ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const {
+  const uint32_t bytes_ahead = std::min(row_bytes_wanted, kPrefetchBytesMax);
+  ForGuesses<kGuided>(stripe, run, [&](const Guesses& guesses) {
+    const uint32_t count = guesses.count;
+    const uint32_t rows = stripe.rows;
+    char* blocks[4][kBlock];  // in turn
+    // The rows of the block that begins at `first`.
+    const auto ahead_of = [&](uint32_t first) {
+      char** const found = blocks[first / kBlock % 4];
+      const uint32_t n = first < count ? std::min(kBlock, count - first) : 0;
+      const uint32_t* const positions = guesses.positions + first;
+      for (uint32_t j = 0; j < n; ++j) found[j] = positions[j] < rows ? Row(stripe, positions[j]) : nullptr;
+      return Ahead{found, n, bytes_ahead};
+    };
+    for (uint32_t first = 0; first < kBlocksAhead * kBlock; first += kBlock) Prefetch(ahead_of(first));
+    for (uint32_t first = 0; first < count; first += kBlock) {
+      const uint32_t n = std::min(kBlock, count - first);
+      const Ahead ahead = ahead_of(first + kBlocksAhead * kBlock);
+      char** const found = blocks[first / kBlock % 4];
+      const uint64_t* const keys = guesses.keys + first;
+      uint64_t* const hashes = guesses.hashes + first;
+      uint32_t* const positions = guesses.positions + first;
+      for (uint32_t j = 0; j < n; ++j) {
+        if (found[j] != nullptr && StoredKey(found[j]) == keys[j]) [[likely]]
+          continue;
+        if constexpr (kGuided) hashes[j] = HashKey(keys[j]);
+        positions[j] = Find(stripe, keys[j], hashes[j]);
+        found[j] = positions[j] == Index::kNone ? nullptr : Row(stripe, positions[j]);
+      }
+      visit(guesses.begin + first, n, found, positions, keys, hashes, ahead);
+      if (run.found == nullptr) continue;
+      for (uint32_t j = 0; j < n; ++j) run.found[run.At(guesses.begin + first + j)] = positions[j];
+    }
+  });
 }
 
 namespace {
@@ -522,6 +486,58 @@ float Table::RateAt(uint64_t step) const {
   return static_cast<float>(learning_rate() * FactorAt(schedule_, step));
 }
 
+void Table::ApplyGuesses(Stripe& stripe, const Run& run, const Guesses& guesses, const char* gradients,
+                         UpdateKernel kernel, Update update) {
+  char* rows[kTogether];
+  const char* given[kTogether];
+  uint16_t others[kTogether];
+  Guessed guessed{guesses.keys,
+                  guesses.positions,
+                  stripe.dirty.data(),
+                  stripe.version,
+                  std::min(layout().row_bytes, kPrefetchBytesMax),
+                  others};
+  const uint64_t gradient_bytes = wire_bytes();
+  for (uint32_t i = 0; i < guesses.count; ++i) given[i] = gradients + run.At(guesses.begin + i) * gradient_bytes;
+  if (stripe.rows > 0) {
+    for (uint32_t i = 0; i < guesses.count; ++i) {
+      // Without a guess any row will do: it is another key's, or by chance the right one.
+      if (guesses.positions[i] >= stripe.rows) guesses.positions[i] = 0;
+      rows[i] = Row(stripe, guesses.positions[i]);
+    }
+    Prefetch({rows, std::min(guesses.count, Guessed::kAhead), guessed.bytes});
+    update.rows = rows;
+    update.gradients = given;
+    update.count = guesses.count;
+    update.guessed = &guessed;
+    kernel(update);
+    update.guessed = nullptr;
+  } else {
+    std::iota(others, others + guesses.count, uint16_t{0});
+    guessed.other_count = guesses.count;
+  }
+  for (uint32_t begin = 0; begin < guessed.other_count; begin += kBlock) {
+    const uint32_t n = std::min(kBlock, guessed.other_count - begin);
+    char* found[kBlock] = {};
+    uint32_t positions[kBlock];
+    uint64_t keys[kBlock];
+    uint64_t hashes[kBlock];
+    const char* block[kBlock];
+    for (uint32_t j = 0; j < n; ++j) {
+      const uint32_t i = others[begin + j];
+      keys[j] = guesses.keys[i];
+      hashes[j] = HashKey(keys[j]);
+      block[j] = given[i];
+    }
+    InsertMissing(stripe, n, found, positions, keys, hashes);
+    for (uint32_t j = 0; j < n; ++j) Touch(stripe, positions[j], found[j]);
+    update.rows = found;
+    update.gradients = block;
+    update.count = n;
+    kernel(update);
+  }
+}
+
 uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradients, uint64_t step, const Moment& moment,
                       Table* sightings) {
   Stripe& stripe = all_->stripes[stripe_index];
@@ -537,11 +553,9 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
   update.now = static_cast<uint32_t>(std::min<uint64_t>(step, UINT32_MAX - 1) + 1);
   FetchDirty(stripe, run.size());
   const uint64_t weight_bytes = wire_bytes();
-  const uint32_t version = stripe.version;
   const bool drops = checked_.push_missing == PushMissing::kDrop || !admits_all();
   if (sightings != nullptr) ++sightings->all_->stripes[stripe_index].version;
   uint32_t dropped = 0;
-  uint64_t* const dirty = stripe.dirty.data();  // no insertion moves it: there is room
   const auto apply = [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
                          const uint64_t* hashes, const Ahead& ahead) {
     const char* block[kBlock];
@@ -581,11 +595,6 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
     for (uint32_t j = 0; j < n; ++j) missing |= rows[j] == nullptr;
     if (missing) [[unlikely]]
       InsertMissing(stripe, n, rows, positions, keys, hashes);
-    for (uint32_t j = 0; j < n; ++j) {
-      // As Touch does, with what it reads in registers.
-      std::memcpy(rows[j] + RowLayout::kVersion, &version, sizeof version);
-      dirty[positions[j] >> 6] |= uint64_t{1} << (positions[j] & 63);
-    }
     if (evicts_) [[unlikely]] {
       for (uint32_t j = 0; j < n; ++j) {
         Shows shows{1, 0};
@@ -600,19 +609,25 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
     update.gradients = block;
     update.count = n;
     update.ahead = ahead;
-    if (narrow()) [[unlikely]] {
+    for (uint32_t j = 0; j < n; ++j) Touch(stripe, positions[j], rows[j]);
+    if (narrow()) {
       UpdateNarrow(kernel, update);
-    } else if (beside) [[unlikely]] {
+    } else if (beside) {
       UpdateBeside(kernel, update);
     } else {
       kernel(update);
     }
   };
-  if (run.guesses != nullptr) {
-    ForBlocks<true>(stripe, run, at.row_bytes, apply);
-  } else {
-    ForBlocks(stripe, run, at.row_bytes, apply);
+  if (narrow() || beside || is_days_ || drops || evicts_ || stripe.cutting) {
+    run.guesses != nullptr ? ForBlocks<true>(stripe, run, at.row_bytes, apply)
+                           : ForBlocks<false>(stripe, run, at.row_bytes, apply);
+    return dropped;
   }
+  // Nothing but the rule: its kernel looks at the rows by itself.
+  const auto apply_guesses = [&](const Guesses& guesses) {
+    ApplyGuesses(stripe, run, guesses, gradients, kernel, update);
+  };
+  run.guesses != nullptr ? ForGuesses<true>(stripe, run, apply_guesses) : ForGuesses<false>(stripe, run, apply_guesses);
   return dropped;
 }
 

@@ -23,11 +23,11 @@ inline float SumOfSquares(const Float* values, uint32_t dim) {
   return FoldLanes(lanes);
 }
 
-// For each row of the block: fetches the row ahead, and gives weights, slots and gradient.
+// For each row of the block: what comes before the work on it; then its weights, slots and gradient.
 #define TABLEBAY_FOR_ROWS(...)                                                  \
   const uint32_t dim = kDim != 0 ? kDim : u.dim;                                \
   for (uint32_t r = 0; r < u.count; ++r) {                                      \
-    FetchOne(u.ahead, r);                                                       \
+    if (!Begin(u, r)) continue;                                                 \
     Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);      \
     Float* __restrict s = reinterpret_cast<Float*>(u.rows[r] + u.slots);        \
     const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]); \

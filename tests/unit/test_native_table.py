@@ -127,6 +127,46 @@ def test_a_table_half_way_through_growing_finds_every_row() -> None:
         assert bool(store.contains(table, keys[: n + 6]).all()), n
 
 
+def at_an_odd_address(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The same, as they may lie in a message."""
+    memory = np.empty(keys.nbytes + 1, np.uint8)
+    odd = memory[1:].view(np.uint64)
+    odd[:] = keys
+    return odd
+
+
+@pytest.mark.parametrize("instruction_set", _core.instruction_sets())
+@pytest.mark.parametrize("order", ["shards", "any"])
+def test_large_calls_on_a_large_table_change_the_rows_of_their_keys(order: str, instruction_set: str) -> None:
+    """Among so many rows tags fit that are another key's, keys lie beyond their bucket, and a stripe's keys are more
+    than are looked for together; some keys are new, some repeat, some calls begin at an odd address."""
+    random = np.random.default_rng(3)
+    before = _core.instruction_set()
+    _core.use_instruction_set(instruction_set)
+    try:
+        store, table = int64_table(2)
+        keys = np.unique(random.integers(0, 2**64, 420_000, dtype=np.uint64))
+        sums = np.zeros((len(keys), 2), np.int64)
+        store.push(table, keys[20_000:], sums[20_000:], True)
+        for step in range(6):
+            places = random.integers(0, len(keys), 60_000)
+            if order == "shards":
+                places = places[np.argsort(_core.shards_of(keys[places]), kind="stable")]
+            more = random.integers(-(2**62), 2**62, (len(places), 2))
+            asked = at_an_odd_address(keys[places]) if step % 2 else keys[places]
+            # Said to be unique, and taken one after the other where they are not.
+            store.push(table, asked, more, True)
+            np.add.at(sums, places, more)
+            found = np.empty_like(more)
+            store.pull(table, asked, found, False)
+            assert (found == sums[places]).all(), f"step {step}"
+        every = np.empty_like(sums)
+        store.pull(table, keys, every, False)
+        assert (every == sums).all()
+    finally:
+        _core.use_instruction_set(before)
+
+
 def key_of_hash(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The keys that have these hashes: MurmurHash3's finaliser, backwards."""
     keys = hashes.copy()

@@ -19,6 +19,20 @@ struct Ahead {
   uint32_t bytes = 0;  // of each, from its start
 };
 
+// Of rows that are likely to be those of their keys, but have not been looked at: a rule fetches each well before it
+// works on it, passes it over if its key is another, and else notes that it changes.
+struct Guessed {
+  static constexpr uint32_t kAhead = 32;  // rows that are fetched before one is worked on; REQUIRES the first ones so
+  const uint64_t* keys;
+  const uint32_t* positions;
+  uint64_t* dirty;   // a bit for each position
+  uint32_t version;  // that each row gets
+  uint32_t bytes;    // of a row to fetch, from its start
+  // Those passed over, in order. REQUIRES room for as many as there are rows.
+  uint16_t* others;
+  uint32_t other_count = 0;
+};
+
 // One block of rows to update. Row pointers are to the start of a row; gradients may lie at any address.
 struct Update {
   char* const* rows;
@@ -62,6 +76,7 @@ struct Update {
   float l2_shrinkage;
   float initial_accumulator;
   Ahead ahead;
+  Guessed* guessed = nullptr;  // where not null, instead of `ahead`
 };
 
 using UpdateKernel = void (*)(const Update&);

@@ -257,12 +257,24 @@ class Table {
     const uint32_t before_;
   };
 
+  // Some of a run's keys, and where their rows are likely to be; kNone where there seems to be none.
+  struct Guesses {
+    uint32_t begin;  // of the run's indices
+    uint32_t count;
+    const uint64_t* keys;
+    uint64_t* hashes;  // with a run that guesses itself, undefined unless the table evicts or admits
+    uint32_t* positions;
+  };
+  template <bool kOrdered, bool kGuided, class Visit>
+  void VisitGuesses(const Stripe& stripe, const Run& run, Visit&& visit) const;
+  template <bool kGuided, class Visit>
+  void ForGuesses(const Stripe& stripe, const Run& run, Visit&& visit) const;
   // Calls visit(first, count, rows, positions, keys, hashes, ahead) for blocks of the run; a missing key's row is
   // null. `visit` fetches the rows of `ahead`. kGuided: by the run's guesses.
-  template <bool kOrdered, bool kGuided, class Visit>
-  void VisitBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const;
   template <bool kGuided = false, class Visit>
   void ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const;
+  void ApplyGuesses(Stripe& stripe, const Run& run, const Guesses& guesses, const char* gradients, UpdateKernel kernel,
+                    Update update);
 
   const CheckedOptions checked_;
   const uint32_t id_;
