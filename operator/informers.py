@@ -25,6 +25,8 @@ WATCH_S = 300
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 15.0
 # A watch that ends sooner has not worked.
 SETTLED_S = 5.0
+# Objects of a kind whose end is remembered: more than may end while one write is answered.
+ENDS_MAX = 1024
 
 
 class Projected(Protocol):
@@ -68,6 +70,10 @@ class Store(Generic[_Item]):
         self._changed = changed
         self._items: dict[Key, _Item] = {}
         self._by_job: dict[Key, dict[str, _Item]] = {}
+        # The answer to a write may come after its object's end was told of. The versions at which the last objects
+        # ended, and, by namespace or None for all, those of lists: what a list lacks had ended.
+        self._ends: dict[Key, int] = {}
+        self._lists: dict[str | None, int] = {}
 
     def of_job(self, key: Key) -> dict[str, _Item]:
         """The objects of a job by name."""
@@ -92,21 +98,29 @@ class Store(Generic[_Item]):
         if kind == "DELETED":
             if not self._is_behind(key, item):
                 self._drop(key)
+                self._ends.pop(key, None)
+                self._ends[key] = int(item.resource_version)
+                if len(self._ends) > ENDS_MAX:
+                    del self._ends[next(iter(self._ends))]
         else:
             self._put(item)
 
-    def replace(self, scope: str | None, found: list[_Item]) -> None:
-        """A list of a namespace, or of all: what is not in it is gone."""
+    def replace(self, scope: str | None, found: list[_Item], version: int) -> None:
+        """A list of a namespace, or of all, at a version: what is not in it is gone."""
+        # What it has is there, whatever was told before: versions may have begun anew.
+        self._ends = {key: end for key, end in self._ends.items() if scope not in (None, key[0])}
+        self._lists[scope] = 0
         keys = {(item.namespace, item.name) for item in found}
         for key in [key for key in self._items if scope in (None, key[0]) and key not in keys]:
             self._drop(key)
         for item in found:
             if self._items.get((item.namespace, item.name)) != item:
                 self._put(item)
+        self._lists[scope] = version
 
     def _put(self, item: _Item) -> None:
         key = (item.namespace, item.name)
-        if self._is_behind(key, item):
+        if self._is_behind(key, item) or self._is_unlisted(key, item):
             return
         known = self._items.get(key)
         if known is not None and known.job != item.job:
@@ -117,12 +131,18 @@ class Store(Generic[_Item]):
         self._changed((item.namespace, item.job))
 
     def knows_newer(self, item: _Item) -> bool:
-        """Whether a later state of the object is known."""
+        """Whether a later state of the object is known, or its end."""
         return self._is_behind((item.namespace, item.name), item)
 
     def _is_behind(self, key: Key, item: _Item) -> bool:
         known = self._items.get(key)
-        return known is not None and int(known.resource_version) > int(item.resource_version)
+        newest = self._ends.get(key, 0) if known is None else int(known.resource_version)
+        # One that was found without its label has ended here, and is there still.
+        return newest > int(item.resource_version)
+
+    def _is_unlisted(self, key: Key, item: _Item) -> bool:
+        listed = max(self._lists.get(None, 0), self._lists.get(key[0], 0))
+        return key not in self._items and listed >= int(item.resource_version)
 
     def _drop(self, key: Key) -> None:
         item = self._items.pop(key, None)
@@ -185,9 +205,9 @@ class Informer(Store[_Item]):
         """End the threads, at their next event."""
         self._stopped.set()
 
-    def replace(self, scope: str | None, found: list[_Item]) -> None:
+    def replace(self, scope: str | None, found: list[_Item], version: int) -> None:
         """As a store does; from then on the first list is there."""
-        super().replace(scope, found)
+        super().replace(scope, found, version)
         self._listed[scope].set()
 
     # -- in the thread of a scope --
@@ -238,7 +258,7 @@ class Informer(Store[_Item]):
             self._sign(scope)
             if not token:
                 break
-        self._loop.call_soon_threadsafe(self.replace, scope, items)
+        self._loop.call_soon_threadsafe(self.replace, scope, items, int(version))
         return version
 
     def _watch(self, scope: str | None) -> None:

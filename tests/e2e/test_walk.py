@@ -114,7 +114,7 @@ class Api:
     def settled(self, namespace: str) -> dict[str, Any]:
         """What the operator has made of the job, once it has looked at its newest spec: objects and conditions."""
         # What the operator was making for a job of this name when that was deleted is in the way until the cluster
-        # collects it, which after the API server was away has taken more than half a minute.
+        # collects it.
         deadline = time.monotonic() + 90
         while True:
             body = self.job(namespace)

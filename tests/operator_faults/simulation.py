@@ -302,8 +302,10 @@ class Process:
             return
         store = self.stores.get(plural)
         if store is not None:
-            found = self._simulation.api.list(plural, None, projections.JOB_LABEL, at=at)
-            store.replace(None, [store.projected(body) for body in found])
+            api = self._simulation.api
+            found = api.list(plural, None, projections.JOB_LABEL, at=at)
+            version = api.version if at is None else at
+            store.replace(None, [store.projected(body) for body in found], version)
 
     def told(self, event: Event) -> None:
         """An event of a watch."""

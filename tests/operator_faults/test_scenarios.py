@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from operator_faults.api import Event
 from operator_faults.engine import (
     CHECKPOINT,
     DURABLE,
@@ -33,6 +34,7 @@ from operator_faults.simulation import (
     STEPS,
     Call,
     Fault,
+    Process,
     Simulation,
     condition,
     holds,
@@ -69,6 +71,39 @@ async def gone(simulation: Simulation) -> None:
     await simulation.until(lambda: False, 200.0)
     left = {key for key in simulation.api.objects if key[0] not in ("events", "persistentvolumeclaims")}
     assert not left
+
+
+@pytest.mark.parametrize("kind", ["Service", "StatefulSet", "Job", "PodDisruptionBudget"])
+def test_bug_f16_a_write_that_is_answered_after_the_end_of_its_job_is_in_no_later_jobs_way(kind: str) -> None:
+    """All that there was is deleted, and that is told, before the operator hears that its write was done."""
+
+    def told_at_once(simulation: Simulation, process: Process, event: Event) -> list[float]:
+        process.told(event)
+        return []
+
+    def answered_late(simulation: Simulation, call: Call, act: Callable[..., Any]) -> Any:
+        result = act()
+        if (call.verb, call.kind) == ("apply", kind):
+            simulation.trouble = None
+            simulation.api.delete("trainingjobs", NAMESPACE, "flights")
+            simulation.kubernetes.tick()
+            assert not simulation.api.list(plural, NAMESPACE)
+            simulation.event_faults.clear()
+        return result
+
+    plural = f"{kind.lower()}s"
+
+    async def life() -> None:
+        simulation = Simulation(event_faults=dict.fromkeys(range(1000), told_at_once))
+        simulation.trouble = answered_late
+        make(simulation, {})
+        await wait(simulation, "the end", lambda: simulation.trouble is None)
+        await gone(simulation)
+        make(simulation, {})
+        await wait(simulation, "Complete", lambda: holds(simulation.job("flights"), "Complete"))
+        assert not simulation.crashes
+
+    asyncio.run(life())
 
 
 @pytest.mark.parametrize("name", FIXTURES)
