@@ -25,8 +25,6 @@ WATCH_S = 300
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 15.0
 # A watch that ends sooner has not worked.
 SETTLED_S = 5.0
-# Objects of a kind whose end is remembered: more than may end while one write is answered.
-ENDS_MAX = 1024
 
 
 class Projected(Protocol):
@@ -70,10 +68,9 @@ class Store(Generic[_Item]):
         self._changed = changed
         self._items: dict[Key, _Item] = {}
         self._by_job: dict[Key, dict[str, _Item]] = {}
-        # The answer to a write may come after its object's end was told of. The versions at which the last objects
-        # ended, and, by namespace or None for all, those of lists: what a list lacks had ended.
-        self._ends: dict[Key, int] = {}
-        self._lists: dict[str | None, int] = {}
+        # By namespace, or None for all: up to which version everything has been told of. The answer to a write may come
+        # after its object's end, so what was written by then and is not known here has ended.
+        self._told: dict[str | None, int] = {}
 
     def of_job(self, key: Key) -> dict[str, _Item]:
         """The objects of a job by name."""
@@ -98,29 +95,25 @@ class Store(Generic[_Item]):
         if kind == "DELETED":
             if not self._is_behind(key, item):
                 self._drop(key)
-                self._ends.pop(key, None)
-                self._ends[key] = int(item.resource_version)
-                if len(self._ends) > ENDS_MAX:
-                    del self._ends[next(iter(self._ends))]
         else:
             self._put(item)
+        self._told[None if None in self._told else item.namespace] = int(item.resource_version)
 
     def replace(self, scope: str | None, found: list[_Item], version: int) -> None:
         """A list of a namespace, or of all, at a version: what is not in it is gone."""
         # What it has is there, whatever was told before: versions may have begun anew.
-        self._ends = {key: end for key, end in self._ends.items() if scope not in (None, key[0])}
-        self._lists[scope] = 0
+        self._told[scope] = 0
         keys = {(item.namespace, item.name) for item in found}
         for key in [key for key in self._items if scope in (None, key[0]) and key not in keys]:
             self._drop(key)
         for item in found:
             if self._items.get((item.namespace, item.name)) != item:
                 self._put(item)
-        self._lists[scope] = version
+        self._told[scope] = version
 
     def _put(self, item: _Item) -> None:
         key = (item.namespace, item.name)
-        if self._is_behind(key, item) or self._is_unlisted(key, item):
+        if self._is_behind(key, item) or self._has_ended(key, item):
             return
         known = self._items.get(key)
         if known is not None and known.job != item.job:
@@ -131,18 +124,16 @@ class Store(Generic[_Item]):
         self._changed((item.namespace, item.job))
 
     def knows_newer(self, item: _Item) -> bool:
-        """Whether a later state of the object is known, or its end."""
+        """Whether a later state of the object is known."""
         return self._is_behind((item.namespace, item.name), item)
 
     def _is_behind(self, key: Key, item: _Item) -> bool:
         known = self._items.get(key)
-        newest = self._ends.get(key, 0) if known is None else int(known.resource_version)
-        # One that was found without its label has ended here, and is there still.
-        return newest > int(item.resource_version)
+        return known is not None and int(known.resource_version) > int(item.resource_version)
 
-    def _is_unlisted(self, key: Key, item: _Item) -> bool:
-        listed = max(self._lists.get(None, 0), self._lists.get(key[0], 0))
-        return key not in self._items and listed >= int(item.resource_version)
+    def _has_ended(self, key: Key, item: _Item) -> bool:
+        told = max(self._told.get(None, 0), self._told.get(key[0], 0))
+        return key not in self._items and int(item.resource_version) <= told
 
     def _drop(self, key: Key) -> None:
         item = self._items.pop(key, None)
