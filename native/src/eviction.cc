@@ -309,7 +309,7 @@ Slice Table::Evict(uint32_t stripe_index, uint32_t* left, const Moment& moment, 
   *left = std::min(*left, stripe.rows);
   Slice slice;
   std::vector<Events::Event> events;
-  ++stripe.version;
+  stripe.RaiseVersion();
   for (; *left > 0 && slice.looked_at < kSliceRows; ++slice.looked_at) {
     const uint32_t position = --*left;
     char* const row = Row(stripe, position);

@@ -66,7 +66,7 @@ void FrozenRows::Add(std::string_view blocks, uint64_t start) {
           rows_[found] = row;
           continue;
         }
-        if (rows_.size() >= Index::kNone) refuse("more rows than can be indexed");
+        if (rows_.size() >= Index::kPositionsMax) refuse("more rows than can be indexed");
         rows_.push_back(row);
         index_.Insert(hash, static_cast<uint32_t>(rows_.size() - 1), HashAt{*this});
         ++live_;
@@ -108,11 +108,9 @@ void FrozenRows::Read(std::string_view keys, char* out) const {
   for (size_t begin = 0; begin < count; begin += kAhead) {
     const size_t n = std::min(kAhead, count - begin);
     for (size_t i = 0; i < n; ++i) hashes[i] = HashKey(LoadKey(keys.data(), begin + i));
-    const auto fetch = [&](uint32_t position) { __builtin_prefetch(rows_[position]); };
-    index.Guess(hashes, static_cast<uint32_t>(n), guesses, fetch,
-                [&](size_t i, uint32_t position) { return KeyOf(rows_[position]) == LoadKey(keys.data(), begin + i); });
+    index.Guess(hashes, static_cast<uint32_t>(n), guesses);
     for (size_t i = 0; i < n; ++i) {
-      if (guesses[i] != Index::kNone) fetch(guesses[i]);
+      if (guesses[i] != Index::kNone) __builtin_prefetch(rows_[guesses[i]]);
     }
     for (size_t i = 0; i < n; ++i) {
       const uint32_t found = Find(LoadKey(keys.data(), begin + i), hashes[i]);

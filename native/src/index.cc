@@ -97,29 +97,25 @@ void Index::Grow(uint64_t entries) {
 void Index::InsertInto(Buckets& side, uint64_t hash, uint32_t position) {
   for (uint64_t b = side.Home(hash);; b = side.After(b)) {
     Bucket& bucket = side.At(b);
-    const uint32_t empty = bucket.Match(0);
+    const uint32_t empty = bucket.MatchTag(0);
     if (empty == 0) {
       ++bucket.overflowed;
       continue;
     }
-    const int slot = __builtin_ctz(empty);
-    bucket.tags[slot] = TagOf(hash);
-    bucket.positions[slot] = position;
+    bucket.Set(static_cast<uint32_t>(__builtin_ctz(empty)), hash, position);
     return;
   }
 }
 
 std::pair<Index::Buckets*, uint64_t> Index::Locate(uint64_t hash, uint32_t position, uint32_t* slot) {
-  const uint8_t tag = TagOf(hash);
   for (Buckets* side : {&current_, &old_}) {
     if (side->count == 0) continue;
     uint64_t b = side->Home(hash);
     for (uint64_t left = side->count; left > 0; --left, b = side->After(b)) {
       const Bucket& bucket = side->At(b);
-      for (uint32_t mask = bucket.Match(tag); mask != 0; mask &= mask - 1) {
-        const auto i = static_cast<uint32_t>(__builtin_ctz(mask));
-        if (bucket.positions[i] == position) {
-          *slot = i;
+      for (uint32_t mask = bucket.Match(hash); mask != 0; mask &= mask - 1) {
+        if (bucket.PositionOf(mask) == position) {
+          *slot = static_cast<uint32_t>(__builtin_ctz(mask));
           return {side, b};
         }
       }
@@ -152,7 +148,7 @@ uint64_t Index::BucketsPassed() const {
 void Index::Reposition(uint64_t hash, uint32_t from, uint32_t to) {
   uint32_t slot;
   const auto [side, bucket] = Locate(hash, from, &slot);
-  side->At(bucket).positions[slot] = to;
+  side->At(bucket).Set(slot, hash, to);
 }
 
 }  // namespace tablebay

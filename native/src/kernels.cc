@@ -99,57 +99,83 @@ size_t FirstNonFinite(const char* rows, size_t count, uint32_t dim) {
   for (uint32_t r = from; r < ahead.count; ++r) FetchOne(ahead, r);
 }
 
-// What comes before a rule's work on its r-th row; whether it is to work on it.
-[[gnu::always_inline]] inline bool Begin(const Update& u, uint32_t r) {
-  if (u.guessed == nullptr) {
-    FetchOne(u.ahead, r);
-    return true;
+// What is guessed of so many rows. (Its own copy, as of `u` below.)
+class Looks {
+ public:
+  explicit Looks(Guessed* told) : told_(told), guessed_(told == nullptr ? Guessed{} : *told) {}
+  ~Looks() {
+    if (told_ != nullptr) told_->other_count = guessed_.other_count;
   }
-  Guessed& guessed = *u.guessed;
-  if (r + Guessed::kAhead < u.count) FetchRow(u.rows[r + Guessed::kAhead], guessed.bytes);
-  char* const row = u.rows[r];
-  if (*reinterpret_cast<const Word*>(row) != guessed.keys[r]) [[unlikely]] {
-    guessed.others[guessed.other_count++] = static_cast<uint16_t>(r);
+  Looks(const Looks&) = delete;
+  Looks& operator=(const Looks&) = delete;
+
+  // Fetches a later row; whether the r-th one is its key's.
+  [[gnu::always_inline]] bool Fits(const char* const* rows, uint32_t count, uint32_t r) {
+    if (r + Guessed::kAhead < count) FetchRow(rows[r + Guessed::kAhead], guessed_.bytes);
+    if (*reinterpret_cast<const Word*>(rows[r]) == guessed_.keys[r]) [[likely]]
+      return true;
+    guessed_.others[guessed_.other_count++] = static_cast<uint16_t>(r);
     return false;
   }
-  const uint32_t position = guessed.positions[r];
-  guessed.dirty[position >> 6] |= uint64_t{1} << (position & 63);
-  *reinterpret_cast<Word32*>(row + RowLayout::kVersion) = guessed.version;
-  return true;
-}
+
+  // What comes before a rule's work on its r-th row; whether it is to work on it.
+  [[gnu::always_inline]] bool Begin(const Update& u, uint32_t r) {
+    if (told_ == nullptr) {
+      FetchOne(u.ahead, r);
+      return true;
+    }
+    if (!Fits(u.rows, u.count, r)) return false;
+    Word32* const version = reinterpret_cast<Word32*>(u.rows[r] + RowLayout::kVersion);
+    if (*version <= guessed_.clean_version) {
+      const uint32_t position = guessed_.positions[r];
+      guessed_.dirty[position >> 6] |= uint64_t{1} << (position & 63);
+    }
+    *version = guessed_.version;
+    return true;
+  }
+
+ private:
+  Guessed* const told_;
+  Guessed guessed_;
+};
+
+// For each row of the block: what comes before the work on it; then its weights, slots and gradient. `u` has to be the
+// function's own: what lies elsewhere any store to a row might change, for all that the compiler knows, and would be
+// read again for each row.
+#define TABLEBAY_FOR_ROWS(...)                                                              \
+  const uint32_t dim = kDim != 0 ? kDim : u.dim;                                            \
+  Looks looks(u.guessed);                                                                   \
+  for (uint32_t r = 0; r < u.count; ++r) {                                                  \
+    if (!looks.Begin(u, r)) continue;                                                       \
+    [[maybe_unused]] Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights); \
+    [[maybe_unused]] Float* __restrict s = reinterpret_cast<Float*>(u.rows[r] + u.slots);   \
+    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);             \
+    __VA_ARGS__                                                                             \
+  }                                                                                         \
+  FetchRest(u.ahead, u.count);
+
+// For each column of a row. Without the pragma the compiler, which asks no `__restrict` of a block's, looks row by row
+// whether its three parts overlap: as long as the rule takes for 16 columns.
+#define TABLEBAY_FOR_COLUMNS _Pragma("GCC ivdep") for (uint32_t d = 0; d < dim; ++d)
 
 template <uint32_t kDim>
-void SgdDim(const Update& u) {
-  const uint32_t dim = kDim != 0 ? kDim : u.dim;
-  for (uint32_t r = 0; r < u.count; ++r) {
-    if (!Begin(u, r)) continue;
-    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
-    for (uint32_t d = 0; d < dim; ++d) w[d] -= u.learning_rate * g[d];
-  }
-  FetchRest(u.ahead, u.count);
+void SgdDim(const Update u) {
+  TABLEBAY_FOR_ROWS({ TABLEBAY_FOR_COLUMNS w[d] -= u.learning_rate * g[d]; })
 }
 void Sgd(const Update& u) { TABLEBAY_FOR_DIM(u.dim, SgdDim, u) }
 
 template <uint32_t kDim>
-void AdagradDim(const Update& u) {
-  const uint32_t dim = kDim != 0 ? kDim : u.dim;
-  for (uint32_t r = 0; r < u.count; ++r) {
-    if (!Begin(u, r)) continue;
-    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    Float* __restrict a = reinterpret_cast<Float*>(u.rows[r] + u.slots);
-    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
-    const float learning_rate = u.learning_rate;
-    const float epsilon = u.epsilon;
-    for (uint32_t d = 0; d < dim; ++d) {
+void AdagradDim(const Update u) {
+  TABLEBAY_FOR_ROWS({
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
-      const float sum = a[d] + gradient * gradient;
-      a[d] = sum;
-      w[d] -= learning_rate * gradient / (__builtin_sqrtf(sum) + epsilon);
-    }
-  }
-  FetchRest(u.ahead, u.count);
+      const float sum = s[d] + gradient * gradient;
+      s[d] = sum;
+      w[d] -= u.learning_rate * gradient / (__builtin_sqrtf(sum) + u.epsilon);
 }
+}  // namespace
+)
+}  // namespace tablebay
 void Adagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdagradDim, u) }
 
 // The row's step count, raised, or the time of the push; it stays at its highest.
@@ -165,23 +191,19 @@ inline float Correction(const float* corrections, const Update& u, uint32_t t) {
 }
 
 template <uint32_t kDim>
-void AdamDim(const Update& u) {
-  const uint32_t dim = kDim != 0 ? kDim : u.dim;
-  for (uint32_t r = 0; r < u.count; ++r) {
-    if (!Begin(u, r)) continue;
-    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    Float* __restrict m = reinterpret_cast<Float*>(u.rows[r] + u.slots);
+void AdamDim(const Update u) {
+  const float beta1 = u.beta1;
+  const float beta2 = u.beta2;
+  const float rest1 = u.rest1;
+  const float rest2 = u.rest2;
+  const float epsilon = u.epsilon;
+  TABLEBAY_FOR_ROWS({
+    Float* __restrict m = s;
     Float* __restrict v = m + dim;
-    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
     const uint32_t t = NextStep(u, r);
     const float rate = u.learning_rate / Correction(u.corrections1, u, t);
     const float root = Correction(u.corrections2, u, t);
-    const float beta1 = u.beta1;
-    const float beta2 = u.beta2;
-    const float rest1 = u.rest1;
-    const float rest2 = u.rest2;
-    const float epsilon = u.epsilon;
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float first = beta1 * m[d] + rest1 * gradient;
       const float second = beta2 * v[d] + rest2 * (gradient * gradient);
@@ -189,27 +211,21 @@ void AdamDim(const Update& u) {
       v[d] = second;
       w[d] -= rate * first / (__builtin_sqrtf(second) / root + epsilon);
     }
-  }
-  FetchRest(u.ahead, u.count);
+  })
 }
 void Adam(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdamDim, u) }
 
 template <uint32_t kDim>
-void AddFloat32Dim(const Update& u) {
-  const uint32_t dim = kDim != 0 ? kDim : u.dim;
-  for (uint32_t r = 0; r < u.count; ++r) {
-    if (!Begin(u, r)) continue;
-    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);
-    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]);
-    for (uint32_t d = 0; d < dim; ++d) w[d] += g[d];
-  }
-  FetchRest(u.ahead, u.count);
+void AddFloat32Dim(const Update u) {
+  TABLEBAY_FOR_ROWS({ TABLEBAY_FOR_COLUMNS w[d] += g[d]; })
 }
 void AddFloat32(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AddFloat32Dim, u) }
 
-void AddInt64(const Update& u) {
+void AddInt64(const Update& given) {
+  const Update u = given;
+  Looks looks(u.guessed);
   for (uint32_t r = 0; r < u.count; ++r) {
-    if (!Begin(u, r)) continue;
+    if (!looks.Begin(u, r)) continue;
     Word* __restrict w = reinterpret_cast<Word*>(u.rows[r] + u.weights);  // unsigned: wraps
     const Word* __restrict g = reinterpret_cast<const Word*>(u.gradients[r]);
     for (uint32_t d = 0; d < u.dim; ++d) w[d] += g[d];
@@ -275,6 +291,32 @@ void CopyRowsOf(const char* const* rows, uint32_t count, uint32_t offset, uint32
 void CopyRows(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
               char* out, const Ahead& ahead) {
   TABLEBAY_FOR_BYTES(bytes, CopyRowsOf, rows, count, offset, bytes, order, out, ahead)
+}
+
+template <uint32_t kBytes, bool kOrdered>
+[[gnu::always_inline]] inline void CopyGuessedTo(const char* const* rows, uint32_t count, uint32_t offset,
+                                                 uint32_t any_bytes, const uint32_t* order, char* out,
+                                                 Guessed& guessed) {
+  const uint32_t bytes = kBytes != 0 ? kBytes : any_bytes;
+  Looks looks(&guessed);
+  for (uint32_t i = 0; i < count; ++i) {
+    if (kOrdered && i + kAhead < count) __builtin_prefetch(out + uint64_t{order[i + kAhead]} * bytes, 1);
+    if (!looks.Fits(rows, count, i)) continue;
+    CopyRow<kBytes>(out + uint64_t{kOrdered ? order[i] : i} * bytes, rows[i] + offset, bytes);
+  }
+}
+template <uint32_t kBytes>
+void CopyGuessedOf(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
+                   char* out, Guessed& guessed) {
+  if (order == nullptr) {
+    CopyGuessedTo<kBytes, false>(rows, count, offset, bytes, order, out, guessed);
+  } else {
+    CopyGuessedTo<kBytes, true>(rows, count, offset, bytes, order, out, guessed);
+  }
+}
+void CopyGuessed(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
+                 char* out, Guessed& guessed) {
+  TABLEBAY_FOR_BYTES(bytes, CopyGuessedOf, rows, count, offset, bytes, order, out, guessed)
 }
 
 template <uint32_t kBytes>
@@ -525,6 +567,7 @@ const Kernels TABLEBAY_TABLE_OF(TABLEBAY_ISA) = {
     .add_float32 = AddFloat32,
     .add_int64 = AddInt64,
     .copy_rows = CopyRows,
+    .copy_guessed = CopyGuessed,
     .gather = Gather,
     .gather_pointers = GatherPointers,
     .gather_twice = GatherTwice,

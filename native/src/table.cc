@@ -42,14 +42,6 @@ void SortUnique(std::vector<uint64_t>* keys) {
 
 }  // namespace
 
-// For index entries that move.
-struct Table::HashAt {
-  const Table& table;
-  const Stripe& stripe;
-  uint64_t operator()(uint32_t position) const { return HashKey(StoredKey(table.Row(stripe, position))); }
-  void Prefetch(uint32_t position) const { __builtin_prefetch(table.Row(stripe, position)); }
-};
-
 Table::Rows::Rows(uint32_t row_bytes, std::atomic<uint64_t>* bytes_total) : arena(row_bytes, bytes_total) {
   for (uint32_t s = 0; s < kStripes; ++s) stripes.emplace_back(s, bytes_total);
 }
@@ -184,9 +176,7 @@ void Table::VisitGuesses(const Stripe& stripe, const Run& run, Visit&& visit) co
     if constexpr (kGuided) {
       for (uint32_t i = 0; i < count; ++i) positions[i] = run.guesses[kOrdered ? order[i] : begin + i];
     } else {
-      index.Guess(
-          hashes, count, positions, [&](uint32_t position) { __builtin_prefetch(Row(stripe, position), 0, 2); },
-          [&](uint32_t i, uint32_t position) { return StoredKey(Row(stripe, position)) == keys[i]; });
+      index.Guess(hashes, count, positions);
     }
     visit(Guesses{begin, count, keys, hashes, positions});
   }
@@ -252,18 +242,50 @@ void CopyRows(char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes
 
 }  // namespace
 
+// Of each guess the row; without a guess any row will do: it is another key's, or by chance the right one.
+// REQUIRES a stripe that has rows.
+void Table::FetchGuesses(const Stripe& stripe, const Guesses& guesses, uint32_t bytes, char** rows) const {
+  for (uint32_t i = 0; i < guesses.count; ++i) {
+    if (guesses.positions[i] >= stripe.rows) guesses.positions[i] = 0;
+    rows[i] = Row(stripe, guesses.positions[i]);
+  }
+  Prefetch({rows, std::min(guesses.count, Guessed::kAhead), bytes});
+}
+
 void Table::Read(uint32_t stripe_index, const Run& run, uint32_t offset, uint32_t bytes, char* out,
                  std::vector<uint32_t>* missing) const {
   const Stripe& stripe = all_->stripes[stripe_index];
-  ForBlocks(stripe, run, offset + bytes,
-            [&](uint32_t first, uint32_t n, char** rows, const uint32_t*, const uint64_t*, const uint64_t*,
-                const Ahead& ahead) {
-              CopyRows(rows, n, offset, bytes, run, first, out, ahead);
-              if (missing == nullptr) return;
-              for (uint32_t j = 0; j < n; ++j) {
-                if (rows[j] == nullptr) missing->push_back(run.At(first + j));
-              }
-            });
+  if (stripe.rows == 0) {
+    for (uint32_t i = run.begin; i < run.end; ++i) {
+      std::memset(out + uint64_t{run.At(i)} * bytes, 0, bytes);
+      if (run.found != nullptr) run.found[run.At(i)] = Index::kNone;
+      if (missing != nullptr) missing->push_back(run.At(i));
+    }
+    return;
+  }
+  ForGuesses<false>(stripe, run, [&](const Guesses& guesses) {
+    char* rows[kTogether];
+    uint16_t others[kTogether];
+    Guessed guessed{guesses.keys, std::min(offset + bytes, kPrefetchBytesMax), others};
+    FetchGuesses(stripe, guesses, guessed.bytes, rows);
+    const uint32_t* const order = run.order == nullptr ? nullptr : run.order + guesses.begin;
+    char* const begin = run.order == nullptr ? out + uint64_t{guesses.begin} * bytes : out;
+    ActiveKernels().copy_guessed(rows, guesses.count, offset, bytes, order, begin, guessed);
+    for (uint32_t k = 0; k < guessed.other_count; ++k) {
+      const uint32_t i = others[k];
+      const uint32_t at = run.At(guesses.begin + i);
+      char* const to = out + uint64_t{at} * bytes;
+      guesses.positions[i] = Find(stripe, guesses.keys[i], guesses.hashes[i]);
+      if (guesses.positions[i] != Index::kNone) {
+        std::memcpy(to, Row(stripe, guesses.positions[i]) + offset, bytes);
+        continue;
+      }
+      std::memset(to, 0, bytes);
+      if (missing != nullptr) missing->push_back(at);
+    }
+    if (run.found == nullptr) return;
+    for (uint32_t i = 0; i < guesses.count; ++i) run.found[run.At(guesses.begin + i)] = guesses.positions[i];
+  });
 }
 
 void Table::ReadState(uint32_t stripe_index, const Run& run, char* out) const {
@@ -348,7 +370,7 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
   table->ReserveWide();
   Stripe& stripe = table->all_->stripes[stripe_index];
   const uint64_t rows = uint64_t{stripe.rows} + run.size();
-  if (rows >= Index::kNone) {
+  if (rows >= Index::kPositionsMax) {
     throw StatusError("ResourceExhausted", Format("table '%s': stripe %u has %u rows, and cannot hold %u more",
                                                   table->name().c_str(), stripe_index, stripe.rows, run.size()));
   }
@@ -464,7 +486,7 @@ void Table::FetchDirty(const Stripe& stripe, uint32_t rows) {
 void Table::Create(uint32_t stripe_index, const Run& run, const Moment& moment, char* out) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
-  ++stripe.version;
+  stripe.RaiseVersion();
   const RowLayout& at = layout();
   ForBlocks(stripe, run, sizeof(uint64_t),
             [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
@@ -491,21 +513,15 @@ void Table::ApplyGuesses(Stripe& stripe, const Run& run, const Guesses& guesses,
   char* rows[kTogether];
   const char* given[kTogether];
   uint16_t others[kTogether];
-  Guessed guessed{guesses.keys,
-                  guesses.positions,
-                  stripe.dirty.data(),
-                  stripe.version,
-                  std::min(layout().row_bytes, kPrefetchBytesMax),
-                  others};
+  Guessed guessed{guesses.keys, std::min(layout().row_bytes, kPrefetchBytesMax), others};
+  guessed.positions = guesses.positions;
+  guessed.dirty = stripe.dirty.data();
+  guessed.clean_version = stripe.clean_version;
+  guessed.version = stripe.version;
   const uint64_t gradient_bytes = wire_bytes();
   for (uint32_t i = 0; i < guesses.count; ++i) given[i] = gradients + run.At(guesses.begin + i) * gradient_bytes;
   if (stripe.rows > 0) {
-    for (uint32_t i = 0; i < guesses.count; ++i) {
-      // Without a guess any row will do: it is another key's, or by chance the right one.
-      if (guesses.positions[i] >= stripe.rows) guesses.positions[i] = 0;
-      rows[i] = Row(stripe, guesses.positions[i]);
-    }
-    Prefetch({rows, std::min(guesses.count, Guessed::kAhead), guessed.bytes});
+    FetchGuesses(stripe, guesses, guessed.bytes, rows);
     update.rows = rows;
     update.gradients = given;
     update.count = guesses.count;
@@ -542,7 +558,7 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
                       Table* sightings) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
-  ++stripe.version;
+  stripe.RaiseVersion();
   const RowLayout& at = layout();
   const UpdateKernel kernel =
       is_days_ ? &RaiseDays : checked_.optimizer->kernel(ActiveKernels(), checked_.element_type);
@@ -554,7 +570,7 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
   FetchDirty(stripe, run.size());
   const uint64_t weight_bytes = wire_bytes();
   const bool drops = checked_.push_missing == PushMissing::kDrop || !admits_all();
-  if (sightings != nullptr) ++sightings->all_->stripes[stripe_index].version;
+  if (sightings != nullptr) sightings->all_->stripes[stripe_index].RaiseVersion();
   uint32_t dropped = 0;
   const auto apply = [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
                          const uint64_t* hashes, const Ahead& ahead) {
@@ -634,7 +650,7 @@ uint32_t Table::Apply(uint32_t stripe_index, const Run& run, const char* gradien
 void Table::Assign(uint32_t stripe_index, const Run& run, const char* new_rows, const Moment& moment) {
   Stripe& stripe = all_->stripes[stripe_index];
   const Added added(all_.get(), stripe);
-  ++stripe.version;
+  stripe.RaiseVersion();
   const RowLayout& at = layout();
   ForBlocks(stripe, run, at.row_bytes,
             [&](uint32_t first, uint32_t n, char** rows, uint32_t* positions, const uint64_t* keys,
@@ -696,7 +712,7 @@ void Table::Remove(Stripe& stripe, uint32_t position, uint64_t key, uint64_t has
 
 uint64_t Table::Delete(uint32_t stripe_index, const Run& run) {
   Stripe& stripe = all_->stripes[stripe_index];
-  ++stripe.version;
+  stripe.RaiseVersion();
   uint64_t removed = 0;
   // One by one: a removal moves rows, so nothing looked up before it holds.
   for (uint32_t i = run.begin; i < run.end; ++i) {
@@ -734,6 +750,7 @@ void Table::BeginCut(uint32_t stripe_index, bool full) {
   }
   stripe.pending.swap(stripe.dirty);
   stripe.dirty.swap(clean);
+  stripe.BeginClean();
   stripe.pending.resize(words);
   stripe.pending_rows = 0;
   for (const uint64_t word : stripe.pending) stripe.pending_rows += static_cast<uint64_t>(__builtin_popcountll(word));
@@ -804,89 +821,6 @@ void Table::EndCut(uint32_t stripe_index) {
   std::vector<uint64_t>().swap(stripe.deleted);
   stripe.pending_rows = 0;
   stripe.cutting = false;
-}
-
-void Table::ReserveRows(uint64_t rows) {
-  for (Stripe& stripe : all_->stripes) {
-    stripe.index.Reserve(rows / kStripes, HashAt{*this, stripe});
-    stripe.dirty.reserve((stripe.rows + rows / kStripes + 63) / 64);
-  }
-}
-
-uint64_t Table::Load(const char* rows, uint32_t count, const RowLayout& from, const std::bitset<kShards>& owned,
-                     bool replace, bool weights_only, uint32_t now, std::mutex* stripe_locks) {
-  constexpr uint32_t kAhead = 24;  // keys
-  const RowLayout& at = layout();
-  std::vector<uint64_t> keys;
-  std::vector<uint64_t> hashes;
-  std::vector<const char*> sources;
-  keys.reserve(count);
-  hashes.reserve(count);
-  sources.reserve(count);
-  for (uint32_t i = 0; i < count; ++i) {
-    const char* const row = rows + uint64_t{i} * from.row_bytes;
-    const uint64_t key = StoredKey(row);
-    const uint64_t hash = HashKey(key);
-    if (!owned[ShardOfHash(hash)]) continue;
-    keys.push_back(key);
-    hashes.push_back(hash);
-    sources.push_back(row);
-  }
-  const auto n = static_cast<uint32_t>(keys.size());
-  for (uint32_t begin = 0, end = 0; begin < n; begin = end) {
-    const uint32_t stripe_index = StripeOfHash(hashes[begin]);
-    while (end < n && StripeOfHash(hashes[end]) == stripe_index) ++end;
-    const std::lock_guard<std::mutex> lock(stripe_locks[stripe_index]);
-    Stripe& stripe = all_->stripes[stripe_index];
-    const Added added(all_.get(), stripe);
-    const Room room(this, stripe_index, Run{reinterpret_cast<const char*>(keys.data()), nullptr, begin, end});
-    for (uint32_t i = begin; i < std::min(end, begin + kAhead); ++i) Index::View(stripe.index).Fetch(hashes[i]);
-    for (uint32_t i = begin; i < end; ++i) {
-      if (i + kAhead < end) Index::View(stripe.index).Fetch(hashes[i + kAhead]);
-      const uint32_t found = Find(stripe, keys[i], hashes[i]);
-      if (found != Index::kNone && !replace) {
-        throw StatusError("CheckpointInvalid", Format("table '%s': key %llu is there twice", name().c_str(),
-                                                      static_cast<unsigned long long>(keys[i])));
-      }
-      char* const row = found != Index::kNone ? Row(stripe, found) : Append(stripe, hashes[i], keys[i]);
-      if (!weights_only) {
-        std::memcpy(row, sources[i], at.row_bytes);
-        uint32_t version;
-        std::memcpy(&version, row + RowLayout::kVersion, sizeof version);
-        stripe.version = std::max(stripe.version, version);
-        if (update_.by_time) SetOwnSteps(row);
-        if (evicts_) SeeLoaded(row, now);
-        continue;
-      }
-      std::memcpy(row + RowLayout::kVersion, &stripe.version, sizeof stripe.version);
-      if (at.step != 0) std::memset(row + at.step, 0, 4);
-      std::memcpy(row + at.weights, sources[i] + from.weights, at.weight_bytes);
-      if (at.slot_bytes != 0) std::memcpy(row + at.slots, initial_slots_.data(), at.slot_bytes);
-      if (checked_.optimizer->agree != nullptr) Agree(row);
-      if (!evicts_) continue;
-      Forget(row);
-      SeeLoaded(row, now);
-    }
-  }
-  return n;
-}
-
-// A push without a client comes after all that the row has had.
-void Table::SetOwnSteps(const char* row) {
-  uint32_t last;
-  std::memcpy(&last, row + layout().step, sizeof last);
-  uint64_t steps = own_steps_.load(std::memory_order_relaxed);
-  while (steps < last && !own_steps_.compare_exchange_weak(steps, last, std::memory_order_relaxed)) {
-  }
-}
-
-void Table::SwapRows(Table& other) {
-  std::swap(all_, other.all_);
-  own_steps_.store(other.own_steps_.exchange(own_steps_.load()));
-}
-
-void Table::BeginDeltas() {
-  for (Stripe& stripe : all_->stripes) stripe.deltas = true;
 }
 
 }  // namespace tablebay

@@ -23,18 +23,6 @@ inline float SumOfSquares(const Float* values, uint32_t dim) {
   return FoldLanes(lanes);
 }
 
-// For each row of the block: what comes before the work on it; then its weights, slots and gradient.
-#define TABLEBAY_FOR_ROWS(...)                                                  \
-  const uint32_t dim = kDim != 0 ? kDim : u.dim;                                \
-  for (uint32_t r = 0; r < u.count; ++r) {                                      \
-    if (!Begin(u, r)) continue;                                                 \
-    Float* __restrict w = reinterpret_cast<Float*>(u.rows[r] + u.weights);      \
-    Float* __restrict s = reinterpret_cast<Float*>(u.rows[r] + u.slots);        \
-    const Float* __restrict g = reinterpret_cast<const Float*>(u.gradients[r]); \
-    __VA_ARGS__                                                                 \
-  }                                                                             \
-  FetchRest(u.ahead, u.count);
-
 template <uint32_t kDim>
 void ConditionDim(const Update& u, float* out) {
   const uint32_t dim = kDim != 0 ? kDim : u.dim;
@@ -91,49 +79,49 @@ void BoundDim(const Update& u) {
 void Bound(const Update& u) { TABLEBAY_FOR_DIM(u.dim, BoundDim, u) }
 
 template <uint32_t kDim>
-void MomentumDim(const Update& u) {
+void MomentumDim(const Update u) {
   const float rate = u.learning_rate;
   const float momentum = u.momentum;
   TABLEBAY_FOR_ROWS({
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float next = momentum * s[d] + g[d];
       s[d] = next;
       w[d] -= rate * next;
-    }
-  })
+}
+})
 }
 void Momentum(const Update& u) { TABLEBAY_FOR_DIM(u.dim, MomentumDim, u) }
 
 template <uint32_t kDim>
-void NesterovDim(const Update& u) {
+void NesterovDim(const Update u) {
   const float rate = u.learning_rate;
   const float momentum = u.momentum;
   TABLEBAY_FOR_ROWS({
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float next = momentum * s[d] + gradient;
       s[d] = next;
       w[d] -= rate * (gradient + momentum * next);
-    }
-  })
+}
+})
 }
 void Nesterov(const Update& u) { TABLEBAY_FOR_DIM(u.dim, NesterovDim, u) }
 
 template <uint32_t kDim>
-void RowwiseAdagradDim(const Update& u) {
+void RowwiseAdagradDim(const Update u) {
   const float learning_rate = u.learning_rate;
   const float epsilon = u.epsilon;
   TABLEBAY_FOR_ROWS({
     const float sum = s[0] + SumOfSquares(g, dim) / static_cast<float>(dim);
     s[0] = sum;
     const float rate = learning_rate / (__builtin_sqrtf(sum) + epsilon);
-    for (uint32_t d = 0; d < dim; ++d) w[d] -= rate * g[d];
+    TABLEBAY_FOR_COLUMNS w[d] -= rate * g[d];
   })
 }
 void RowwiseAdagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, RowwiseAdagradDim, u) }
 
 template <uint32_t kDim>
-void AdamWDim(const Update& u) {
+void AdamWDim(const Update u) {
   const float beta1 = u.beta1;
   const float beta2 = u.beta2;
   const float rest1 = u.rest1;
@@ -145,7 +133,7 @@ void AdamWDim(const Update& u) {
     const uint32_t t = NextStep(u, r);
     const float rate = u.learning_rate / Correction(u.corrections1, u, t);
     const float root = Correction(u.corrections2, u, t);
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float first = beta1 * s[d] + rest1 * gradient;
       const float second = beta2 * v[d] + rest2 * (gradient * gradient);
@@ -166,7 +154,7 @@ template <uint32_t kDim, bool kShrinks>
   const float l1 = u.l1;
   TABLEBAY_FOR_ROWS({
     Float* __restrict squares = s + dim;
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float before = squares[d];
       const float after = before + gradient * gradient;
@@ -189,23 +177,23 @@ void FtrlDim(const Update& u) {
 void Ftrl(const Update& u) { TABLEBAY_FOR_DIM(u.dim, FtrlDim, u) }
 
 template <uint32_t kDim>
-void DecayedAdagradDim(const Update& u) {
+void DecayedAdagradDim(const Update u) {
   const float learning_rate = u.learning_rate;
   const float rho = u.rho;
   const float epsilon = u.epsilon;
   TABLEBAY_FOR_ROWS({
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float sum = rho * s[d] + gradient * gradient;
       s[d] = sum;
       w[d] -= learning_rate * gradient / (__builtin_sqrtf(sum) + epsilon);
-    }
-  })
+}
+})
 }
 void DecayedAdagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, DecayedAdagradDim, u) }
 
 template <uint32_t kDim>
-void AmsGradDim(const Update& u) {
+void AmsGradDim(const Update u) {
   const float beta1 = u.beta1;
   const float beta2 = u.beta2;
   const float rest1 = u.rest1;
@@ -217,7 +205,7 @@ void AmsGradDim(const Update& u) {
     const uint32_t t = NextStep(u, r);
     const float rate = u.learning_rate / Correction(u.corrections1, u, t);
     const float root = Correction(u.corrections2, u, t);
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float first = beta1 * s[d] + rest1 * gradient;
       const float second = beta2 * v[d] + rest2 * (gradient * gradient);
@@ -232,31 +220,31 @@ void AmsGradDim(const Update& u) {
 void AmsGrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AmsGradDim, u) }
 
 template <uint32_t kDim>
-void RmsPropDim(const Update& u) {
+void RmsPropDim(const Update u) {
   const float learning_rate = u.learning_rate;
   const float rho = u.rho;
   const float rest = 1.0f - rho;
   const float epsilon = u.epsilon;
   TABLEBAY_FOR_ROWS({
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float mean = rho * s[d] + rest * (gradient * gradient);
       s[d] = mean;
       w[d] -= learning_rate * gradient / (__builtin_sqrtf(mean) + epsilon);
-    }
-  })
+}
+})
 }
 void RmsProp(const Update& u) { TABLEBAY_FOR_DIM(u.dim, RmsPropDim, u) }
 
 template <uint32_t kDim>
-void AdaDeltaDim(const Update& u) {
+void AdaDeltaDim(const Update u) {
   const float learning_rate = u.learning_rate;
   const float rho = u.rho;
   const float rest = 1.0f - rho;
   const float epsilon = u.epsilon;
   TABLEBAY_FOR_ROWS({
     Float* __restrict deltas = s + dim;
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float mean = rho * s[d] + rest * (gradient * gradient);
       const float delta = __builtin_sqrtf(deltas[d] + epsilon) / __builtin_sqrtf(mean + epsilon) * gradient;
@@ -270,7 +258,7 @@ void AdaDelta(const Update& u) { TABLEBAY_FOR_DIM(u.dim, AdaDeltaDim, u) }
 
 // m, then one v.
 template <uint32_t kDim>
-void PartialRowwiseAdamDim(const Update& u) {
+void PartialRowwiseAdamDim(const Update u) {
   const float beta1 = u.beta1;
   const float rest1 = u.rest1;
   TABLEBAY_FOR_ROWS({
@@ -279,7 +267,7 @@ void PartialRowwiseAdamDim(const Update& u) {
     s[dim] = second;
     const float root = __builtin_sqrtf(second) / Correction(u.corrections2, u, t) + u.epsilon;
     const float rate = u.learning_rate / Correction(u.corrections1, u, t) / root;
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float first = beta1 * s[d] + rest1 * g[d];
       s[d] = first;
       w[d] -= rate * first;
@@ -290,7 +278,7 @@ void PartialRowwiseAdam(const Update& u) { TABLEBAY_FOR_DIM(u.dim, PartialRowwis
 
 // FTRL's z and n; between the passes the weights' places hold what of z lies beyond l1.
 template <uint32_t kDim>
-void GroupFtrlDim(const Update& u) {
+void GroupFtrlDim(const Update u) {
   const float inverse = 1.0f / u.learning_rate;
   const float beta = u.beta;
   const float l1 = u.l1;
@@ -298,7 +286,7 @@ void GroupFtrlDim(const Update& u) {
   const float threshold = u.l21 * __builtin_sqrtf(static_cast<float>(u.dim));
   TABLEBAY_FOR_ROWS({
     Float* __restrict squares = s + dim;
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float before = squares[d];
       const float after = before + gradient * gradient;
@@ -312,7 +300,7 @@ void GroupFtrlDim(const Update& u) {
     }
     const float norm = __builtin_sqrtf(SumOfSquares(w, dim));
     const float share = norm > threshold ? 1.0f - threshold / norm : 0.0f;
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       w[d] = (share > 0.0f ? w[d] * share / ((beta + __builtin_sqrtf(squares[d])) * inverse + l2) : 0.0f) + 0.0f;
     }
   })
@@ -320,7 +308,7 @@ void GroupFtrlDim(const Update& u) {
 void GroupFtrl(const Update& u) { TABLEBAY_FOR_DIM(u.dim, GroupFtrlDim, u) }
 
 template <uint32_t kDim>
-void LambDim(const Update& u) {
+void LambDim(const Update u) {
   const float beta1 = u.beta1;
   const float beta2 = u.beta2;
   const float rest1 = u.rest1;
@@ -332,7 +320,7 @@ void LambDim(const Update& u) {
     const uint32_t t = NextStep(u, r);
     const float correction = Correction(u.corrections1, u, t);
     const float root = Correction(u.corrections2, u, t);
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       s[d] = beta1 * s[d] + rest1 * gradient;
       v[d] = beta2 * v[d] + rest2 * (gradient * gradient);

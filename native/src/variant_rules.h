@@ -28,7 +28,7 @@ void Fade(const Update& u) {
 
 // TensorNet's Adam for sparse rows: no correction of the moments.
 template <uint32_t kDim>
-void UncorrectedAdamDim(const Update& u) {
+void UncorrectedAdamDim(const Update u) {
   const float learning_rate = u.learning_rate;
   const float beta1 = u.beta1;
   const float beta2 = u.beta2;
@@ -37,7 +37,7 @@ void UncorrectedAdamDim(const Update& u) {
   const float epsilon = u.epsilon;
   TABLEBAY_FOR_ROWS({
     Float* __restrict v = s + dim;
-    for (uint32_t d = 0; d < dim; ++d) {
+    TABLEBAY_FOR_COLUMNS {
       const float gradient = g[d];
       const float first = beta1 * s[d] + rest1 * gradient;
       const float second = beta2 * v[d] + rest2 * (gradient * gradient);
@@ -51,12 +51,12 @@ void UncorrectedAdam(const Update& u) { TABLEBAY_FOR_DIM(u.dim, UncorrectedAdamD
 
 // Paddle's: by the sum before this gradient, which is added afterwards.
 template <uint32_t kDim>
-void PaddleAdagradDim(const Update& u) {
+void PaddleAdagradDim(const Update u) {
   const float initial = u.initial_accumulator;
   TABLEBAY_FOR_ROWS({
     const float rate = u.learning_rate * __builtin_sqrtf(initial / (initial + s[0]));
     s[0] += SumOfSquares(g, dim) / static_cast<float>(dim);
-    for (uint32_t d = 0; d < dim; ++d) w[d] -= rate * g[d];
+    TABLEBAY_FOR_COLUMNS w[d] -= rate * g[d];
   })
 }
 void PaddleAdagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, PaddleAdagradDim, u) }

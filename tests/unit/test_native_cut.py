@@ -13,7 +13,7 @@ import pytest
 
 from tablebay.client.proto import tablebay_pb2 as messages
 from tablebay.native import _core
-from tests.unit.checkpoint_blocks import CLIENT, FOOTER, int64_rows, parse, whole
+from tests.unit.checkpoint_blocks import CLIENT, FOOTER, ROWS, int64_rows, parse, whole
 
 RANKS = 3
 HIGH = 77
@@ -96,6 +96,71 @@ def test_a_delta_is_what_changed_between_two_cuts() -> None:
     rows, deleted = cut_rows(delta, table)
     assert rows == {**dict.fromkeys(range(10, 20), 2), 51: 5}
     assert sorted(deleted) == [50, 51, 99]
+
+
+def with_version(content: bytes, row_bytes: int, version: int) -> bytes:
+    """The same file, each of its rows of one version."""
+    made, crcs, at = b"", b"", 0
+    while at < len(content):
+        kind, count, size, _ = struct.unpack_from("<4I", content, at)
+        payload = bytearray(content[at + 16 : at + 16 + size])
+        for row in range(0, size if kind == ROWS else 0, row_bytes):
+            struct.pack_into("<I", payload, row + 8, version)
+        if kind == FOOTER:
+            struct.pack_into("<I", payload, 24, _core.crc32c_portable(crcs))
+        head = struct.pack("<3I", kind, count, size)
+        crc = struct.pack("<I", _core.crc32c_portable(head + payload))
+        made, crcs, at = made + head + crc + payload, crcs + crc, at + 16 + size
+    return made
+
+
+@pytest.mark.parametrize("begins", ["new", "loaded", "loaded as versions begin anew"])
+@pytest.mark.parametrize("seed", range(4))
+def test_deltas_after_random_calls_are_what_a_dictionary_says(begins: str, seed: int) -> None:
+    """Rows that change in the last call before a cut, the first after it, in both or in none: each is met.
+
+    A row's version tells whether it need be noted; after 2^32 changes versions begin anew."""
+    chance = random.Random(seed)
+    store, table = int64_store()
+    values: dict[int, int] = {}
+    add(store, table, range(3000), 1)
+    values.update(dict.fromkeys(range(3000), 1))
+    cut = store.take([], 0.0, True)
+    content = whole(cut, table)
+    cut.commit()
+    if begins != "new":
+        row_bytes = dict(cut.tables)[table][0]
+        if begins != "loaded":
+            content = with_version(content, row_bytes, 2**32 - 9)
+        store = _core.Store()
+        loader = store.load(ALL_SHARDS)
+        loader.create_table("t", 1, "int64", "Add", {}, "Zeros", {}, 0, "Reject")
+        for number, blocks in ((table, content), (None, whole(cut, None))):
+            file = loader.begin(number, None, False)
+            assert file.feed(blocks) == len(blocks)
+        loader.finish()
+    for turn in range(12):
+        changed: set[int] = set()
+        deleted: set[int] = set()
+        for call in range(chance.randrange(4) if turn > 0 else 2):
+            keys = chance.sample(range(4000), chance.choice((1, 30, 2000)))
+            kind = chance.choice(("add", "add", "add", "assign", "delete")) if turn + call > 0 else "add"
+            if kind == "add":
+                add(store, table, keys, 3)
+                values.update({key: values.get(key, 0) + 3 for key in keys})
+            elif kind == "assign":
+                store.assign(table, np.array(keys, np.uint64), np.full((len(keys), 1), 9, np.int64))
+                values.update(dict.fromkeys(keys, 9))
+            else:
+                store.delete(table, np.array(keys, np.uint64))
+                deleted |= {key for key in keys if values.pop(key, None) is not None}
+            changed = (changed | set(keys)) & values.keys()
+        delta = store.take([], 0.0, False)
+        assert not delta.full
+        rows, gone = cut_rows(delta, table)
+        delta.commit()
+        assert rows == {key: values[key] for key in changed}, f"seed {seed}, turn {turn}"
+        assert set(gone) == deleted, f"seed {seed}, turn {turn}"
 
 
 @pytest.mark.parametrize("ends", ["abandon", "taken again"])

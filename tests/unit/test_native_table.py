@@ -154,10 +154,14 @@ def test_large_calls_on_a_large_table_change_the_rows_of_their_keys(order: str, 
                 places = places[np.argsort(_core.shards_of(keys[places]), kind="stable")]
             more = random.integers(-(2**62), 2**62, (len(places), 2))
             asked = at_an_odd_address(keys[places]) if step % 2 else keys[places]
+            found = np.empty_like(more)
+            if step > 1:
+                # New ones are made by a pull.
+                store.pull(table, asked, found, True)
+                assert (found == sums[places]).all(), f"step {step}, before the push"
             # Said to be unique, and taken one after the other where they are not.
             store.push(table, asked, more, True)
             np.add.at(sums, places, more)
-            found = np.empty_like(more)
             store.pull(table, asked, found, False)
             assert (found == sums[places]).all(), f"step {step}"
         every = np.empty_like(sums)

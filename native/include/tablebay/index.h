@@ -1,9 +1,10 @@
 // The index of one stripe of a table: 64-bit hash -> 32-bit row position, one cache line a bucket.
 //
-// A bucket holds 12 tags of 8 bits, a count of the entries that wanted it and had to go further, and 12 positions.
-// A full bucket overflows into the next one; a search stops at a bucket that nothing overflowed from. The index
-// does not hold keys: the caller confirms a candidate against the row. Growth is incremental: a larger index is
-// started, each insertion moves a few buckets over, and a search looks in both until the old one is empty.
+// A bucket holds 12 tags of 8 bits, a count of the entries that wanted it and had to go further, and 12 places: 3 more
+// bits of the hash, and 29 of the position. A full bucket overflows into the next one; a search stops at a bucket that
+// nothing overflowed from. The index does not hold keys: the caller confirms a candidate against the row. Growth is
+// incremental: a larger index is started, each insertion moves a few buckets over, and a search looks in both until the
+// old one is empty.
 //
 // Buckets come in segments of 32 KiB, which share huge pages with those of other stripes.
 //
@@ -30,12 +31,20 @@ namespace tablebay {
 
 struct alignas(64) Bucket {
   static constexpr uint32_t kSlots = 12;
-  uint8_t tags[kSlots];  // 0 = empty
+  static constexpr uint32_t kPositions = 1u << 29;  // so many there are
+  uint8_t tags[kSlots];                             // 0 = empty
   uint32_t overflowed;
-  uint32_t positions[kSlots];
+  uint32_t places[kSlots];
+
+  static uint8_t TagOf(uint64_t hash) {
+    const uint8_t tag = static_cast<uint8_t>(hash);
+    return tag == 0 ? 1 : tag;
+  }
+  // The bits above the tag's, where a place has them.
+  static uint32_t MoreOf(uint64_t hash) { return static_cast<uint32_t>(hash) << 21 & ~(kPositions - 1); }
 
   // Bit i is set where tags[i] == tag.
-  uint32_t Match(uint8_t tag) const {
+  uint32_t MatchTag(uint8_t tag) const {
 #if defined(__SSE2__)
     const __m128i line = _mm_load_si128(reinterpret_cast<const __m128i*>(tags));
     const __m128i wanted = _mm_set1_epi8(static_cast<char>(tag));
@@ -45,6 +54,33 @@ struct alignas(64) Bucket {
     for (uint32_t i = 0; i < kSlots; ++i) mask |= static_cast<uint32_t>(tags[i] == tag) << i;
     return mask;
 #endif
+  }
+  // Bit i is set where the entry has all bits of the hash that it keeps.
+  uint32_t Match(uint64_t hash) const {
+#if defined(__SSE2__)
+    const __m128i kept = _mm_set1_epi32(static_cast<int>(~(kPositions - 1)));
+    const __m128i wanted = _mm_set1_epi32(static_cast<int>(MoreOf(hash)));
+    uint32_t mask = 0;
+    for (uint32_t i = 0; i < kSlots; i += 4) {
+      const __m128i four = _mm_load_si128(reinterpret_cast<const __m128i*>(places + i));
+      const __m128i equal = _mm_cmpeq_epi32(_mm_and_si128(four, kept), wanted);
+      mask |= static_cast<uint32_t>(_mm_movemask_ps(_mm_castsi128_ps(equal))) << i;
+    }
+#else
+    uint32_t mask = 0;
+    for (uint32_t i = 0; i < kSlots; ++i) {
+      mask |= static_cast<uint32_t>((places[i] & ~(kPositions - 1)) == MoreOf(hash)) << i;
+    }
+#endif
+    return mask & MatchTag(TagOf(hash));
+  }
+  // Of the first entry of a mask; of any entry where it is empty.
+  uint32_t PositionOf(uint32_t mask) const {
+    return places[__builtin_ctz(mask | 1u << (kSlots - 1))] & (kPositions - 1);
+  }
+  void Set(uint32_t slot, uint64_t hash, uint32_t position) {
+    tags[slot] = TagOf(hash);
+    places[slot] = MoreOf(hash) | position;
   }
 };
 static_assert(sizeof(Bucket) == 64);
@@ -67,17 +103,13 @@ class Index {
 
  public:
   static constexpr uint32_t kNone = 0xffffffffu;
+  static constexpr uint32_t kPositionsMax = Bucket::kPositions;
 
   // stripe: by which its sizes lie among those of the others.
   Index(uint32_t stripe, std::atomic<uint64_t>* bytes_total) : stripe_(stripe), bytes_total_(bytes_total) {}
   ~Index();
   Index(const Index&) = delete;
   Index& operator=(const Index&) = delete;
-
-  static uint8_t TagOf(uint64_t hash) {
-    const uint8_t tag = static_cast<uint8_t>(hash);
-    return tag == 0 ? 1 : tag;
-  }
 
   // What a loop over many keys keeps in registers. Insertions leave it valid: they allocate and free nothing. An
   // entry that one of them moves over is missed by Guess, and found by Find.
@@ -99,77 +131,75 @@ class Index {
       return bucket;
     }
 
-    // For each of so many keys the position where its row is likely to be, by the tag alone; kNone where no tag fits.
-    // Where more than one tag fits, the rows are asked: `fetch(position)` says that `is_row(i, position)` will be.
+    // For each of so many keys the position where its row is likely to be, by the bits of its hash alone: of 1,000 the
+    // rows of some 2 are elsewhere. kNone where no entry has these bits.
     // Each step is done for many keys before the next: their buckets come from memory side by side, and nothing
-    // branches on what only a bucket tells, but for the few keys for which not exactly one of its tags fits.
-    template <class FetchRow, class IsRow>
-    void Guess(const uint64_t* hashes, uint32_t count, uint32_t* positions, FetchRow&& fetch, IsRow&& is_row) const {
+    // branches on what only a bucket tells, but for the few keys beyond their own bucket.
+    void Guess(const uint64_t* hashes, uint32_t count, uint32_t* positions) const {
       for (uint32_t begin = 0; begin < count; begin += kTogether) {
-        GuessSome(hashes + begin, std::min(kTogether, count - begin), positions + begin, fetch,
-                  [&](uint32_t i, uint32_t position) { return is_row(begin + i, position); });
+        GuessSome(hashes + begin, std::min(kTogether, count - begin), positions + begin);
       }
     }
 
    private:
     static constexpr uint32_t kTogether = 512;
     static constexpr uint32_t kAhead = 96;  // buckets: of 32, 48, 64, 96 and 128 the fastest
-    // Of the keys that lie beyond their own bucket 2 in 5 lie beyond the next one, and 1 in 11 beyond these.
-    static constexpr uint32_t kFurther = 3;
+    // Of the keys that lie beyond their own bucket 2 in 5 lie beyond the next one, 1 in 11 beyond the third, and hardly
+    // any beyond these.
+    static constexpr uint32_t kFurtherAhead = 3;
+    static constexpr uint32_t kFurther = 12;
 
-    template <class FetchRow, class IsRow>
-    [[gnu::always_inline]] void GuessSome(const uint64_t* hashes, uint32_t count, uint32_t* positions, FetchRow& fetch,
-                                          IsRow&& is_row) const {
+    [[gnu::always_inline]] void GuessSome(const uint64_t* hashes, uint32_t count, uint32_t* positions) const {
       const Bucket* buckets[kTogether];
-      uint16_t unclear[kTogether];
-      uint32_t unclears = 0;
       for (uint32_t i = 0; i < std::min(count, kAhead); ++i) buckets[i] = Fetch(hashes[i]);
+      // Those for which not exactly one tag fits, or whose tag another key has.
+      uint16_t left[kTogether];
+      uint32_t left_count = 0;
       for (uint32_t i = 0; i < count; ++i) {
         if (i + kAhead < count) buckets[i + kAhead] = Fetch(hashes[i + kAhead]);
-        const uint32_t mask = buckets[i]->Match(TagOf(hashes[i]));
-        positions[i] = buckets[i]->positions[__builtin_ctz(mask | 1u << (Bucket::kSlots - 1))];
-        unclear[unclears] = static_cast<uint16_t>(i);
-        unclears += (mask ^ (mask - 1)) <= mask - 1 ? 1 : 0;  // where not exactly one bit is set
+        const uint32_t mask = buckets[i]->MatchTag(Bucket::TagOf(hashes[i]));
+        const uint32_t place = buckets[i]->places[__builtin_ctz(mask | 1u << (Bucket::kSlots - 1))];
+        positions[i] = place & (Bucket::kPositions - 1);
+        left[left_count] = static_cast<uint16_t>(i);
+        const bool one = (mask ^ (mask - 1)) > mask - 1;
+        const bool more = ((place ^ Bucket::MoreOf(hashes[i])) < Bucket::kPositions);
+        left_count += one & more ? 0 : 1;
       }
-      for (uint32_t k = 0; k < unclears; ++k) {
-        const uint32_t i = unclear[k];
-        uint32_t mask = buckets[i]->Match(TagOf(hashes[i]));
-        if (mask == 0 && buckets[i]->overflowed != 0) FetchFurther(hashes[i]);
-        for (; mask != 0; mask &= mask - 1) fetch(buckets[i]->positions[__builtin_ctz(mask)]);
+      // Those of which nothing in their bucket has all bits.
+      uint32_t beyond_count = 0;
+      for (uint32_t k = 0; k < left_count; ++k) {
+        const uint32_t i = left[k];
+        const uint32_t mask = buckets[i]->Match(hashes[i]);
+        positions[i] = buckets[i]->PositionOf(mask);
+        left[beyond_count] = static_cast<uint16_t>(i);
+        beyond_count += mask == 0 ? 1 : 0;
       }
-      for (uint32_t k = 0; k < unclears; ++k) {
-        const uint32_t i = unclear[k];
-        uint32_t mask = buckets[i]->Match(TagOf(hashes[i]));
-        if (mask == 0) positions[i] = GuessFurther(hashes[i], buckets[i]);
-        for (; mask != 0; mask &= mask - 1) {
-          const uint32_t position = buckets[i]->positions[__builtin_ctz(mask)];
-          if (is_row(i, position)) positions[i] = position;
-        }
+      for (uint32_t k = 0; k < beyond_count; ++k) {
+        if (buckets[left[k]]->overflowed != 0) FetchFurther(hashes[left[k]]);
       }
+      for (uint32_t k = 0; k < beyond_count; ++k) positions[left[k]] = GuessFurther(hashes[left[k]]);
     }
 
     void FetchFurther(uint64_t hash) const {
       uint64_t b = current_->Home(hash);
-      for (uint32_t left = kFurther; left > 0; --left) {
+      for (uint32_t more = kFurtherAhead; more > 0; --more) {
         b = current_->After(b);
         __builtin_prefetch(&current_->At(b), 0, 2);
       }
     }
 
-    // Of a key without a tag in its own bucket: the first position whose tag fits, in the next buckets or in the index
-    // that is being left.
-    uint32_t GuessFurther(uint64_t hash, const Bucket* bucket) const {
-      const uint8_t tag = TagOf(hash);
+    // Of a key that is not in its own bucket: the first position that fits, in the next ones or in the index that is
+    // being left.
+    uint32_t GuessFurther(uint64_t hash) const {
       uint64_t b = current_->Home(hash);
-      for (uint32_t left = kFurther; left > 0 && bucket->overflowed != 0; --left) {
+      for (uint32_t more = kFurther; more > 0 && current_->At(b).overflowed != 0; --more) {
         b = current_->After(b);
-        bucket = &current_->At(b);
-        if (const uint32_t mask = bucket->Match(tag)) return bucket->positions[__builtin_ctz(mask)];
+        if (const uint32_t mask = current_->At(b).Match(hash)) return current_->At(b).PositionOf(mask);
       }
       if (old_ == nullptr) return kNone;
       const Bucket& old = old_->At(old_->Home(hash));
-      const uint32_t mask = old.Match(tag);
-      return mask == 0 ? kNone : old.positions[__builtin_ctz(mask)];
+      const uint32_t mask = old.Match(hash);
+      return mask == 0 ? kNone : old.PositionOf(mask);
     }
 
     const Buckets* const current_;
@@ -178,7 +208,7 @@ class Index {
     const uint64_t count_;
   };
 
-  // The position for which `is_row(position)` holds among those whose tag fits; kNone where there is none.
+  // The position for which `is_row(position)` holds among those that fit; kNone where there is none.
   template <class IsRow>
   uint32_t Find(uint64_t hash, IsRow&& is_row) const {
     const uint32_t found = FindIn(current_, hash, is_row);
@@ -253,13 +283,12 @@ class Index {
   template <class IsRow>
   static uint32_t FindIn(const Buckets& side, uint64_t hash, IsRow& is_row) {
     if (side.count == 0) return kNone;
-    const uint8_t tag = TagOf(hash);
     uint64_t b = side.Home(hash);
     // Of a few buckets every one may have overflowed: once around, and the key is not there.
     for (uint64_t left = side.count; left > 0; --left, b = side.After(b)) {
       const Bucket& bucket = side.At(b);
-      for (uint32_t mask = bucket.Match(tag); mask != 0; mask &= mask - 1) {
-        const uint32_t position = bucket.positions[__builtin_ctz(mask)];
+      for (uint32_t mask = bucket.Match(hash); mask != 0; mask &= mask - 1) {
+        const uint32_t position = bucket.PositionOf(mask);
         if (is_row(position)) return position;
       }
       if (bucket.overflowed == 0) break;
@@ -284,13 +313,13 @@ class Index {
         if (fetched_ + kBucketsAhead < old_.count) __builtin_prefetch(&old_.At(fetched_ + kBucketsAhead), 1, 2);
         const Bucket& ahead = old_.At(fetched_);
         for (uint32_t slot = 0; slot < Bucket::kSlots; ++slot) {
-          if (ahead.tags[slot] != 0) hash_at.Prefetch(ahead.positions[slot]);
+          if (ahead.tags[slot] != 0) hash_at.Prefetch(ahead.PositionOf(1u << slot));
         }
       }
       Bucket& bucket = old_.At(moved_);
       for (uint32_t slot = 0; slot < Bucket::kSlots; ++slot) {
         if (bucket.tags[slot] == 0) continue;
-        const uint32_t position = bucket.positions[slot];
+        const uint32_t position = bucket.PositionOf(1u << slot);
         const uint64_t hash = hash_at(position);
         EraseFrom(old_, hash, moved_, slot);
         InsertInto(current_, hash, position);

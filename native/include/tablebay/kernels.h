@@ -19,18 +19,20 @@ struct Ahead {
   uint32_t bytes = 0;  // of each, from its start
 };
 
-// Of rows that are likely to be those of their keys, but have not been looked at: a rule fetches each well before it
-// works on it, passes it over if its key is another, and else notes that it changes.
+// Of rows that are likely to be those of their keys, but have not been looked at: a kernel fetches each well before it
+// works on it, and passes it over if its key is another. A rule notes of the others that they change.
 struct Guessed {
   static constexpr uint32_t kAhead = 32;  // rows that are fetched before one is worked on; REQUIRES the first ones so
   const uint64_t* keys;
-  const uint32_t* positions;
-  uint64_t* dirty;   // a bit for each position
-  uint32_t version;  // that each row gets
-  uint32_t bytes;    // of a row to fetch, from its start
+  uint32_t bytes;  // of a row to fetch, from its start
   // Those passed over, in order. REQUIRES room for as many as there are rows.
   uint16_t* others;
   uint32_t other_count = 0;
+  // Where they change:
+  const uint32_t* positions = nullptr;
+  uint64_t* dirty = nullptr;  // a bit for each position; a row of a version after clean_version has it already
+  uint32_t clean_version = 0;
+  uint32_t version = 0;  // that each row gets
 };
 
 // One block of rows to update. Row pointers are to the start of a row; gradients may lie at any address.
@@ -132,6 +134,9 @@ struct Kernels {
   // a null row reads as zeros.
   void (*copy_rows)(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
                     char* out, const Ahead& ahead);
+  // The same of rows that are guessed, none of them null.
+  void (*copy_guessed)(const char* const* rows, uint32_t count, uint32_t offset, uint32_t bytes, const uint32_t* order,
+                       char* out, Guessed& guessed);
 
   // out[i] = base[index[i]], rows of `bytes`.
   void (*gather)(const char* base, const uint32_t* index, size_t count, uint32_t bytes, char* out);

@@ -186,7 +186,10 @@ class Table {
     size_t tombstones_wanted = 0;  // of them before repeats are taken out
     uint32_t rows = 0;
     uint32_t version = 0;  // raised by each change; a row keeps the version of its last
-    bool deltas = false;   // whether deletions are noted
+    // A row of a later version is dirty, so that a push need not say so. Versions begin anew after 2^32 changes; from
+    // then on none is later.
+    uint32_t clean_version = 0;
+    bool deltas = false;  // whether deletions are noted
     // Of the cut under way.
     bool cutting = false;
     std::vector<uint64_t> pending;  // a bit for each position whose row is as it was cut, and not copied yet
@@ -194,6 +197,14 @@ class Table {
     size_t pending_word = 0;  // no bit is set before it
     std::vector<char> saved;  // rows as they were cut, which have changed since
     std::vector<uint64_t> deleted;
+
+    void RaiseVersion() {
+      if (++version == 0) clean_version = UINT32_MAX;
+    }
+    // From now on rows are dirty that change later.
+    void BeginClean() {
+      if (clean_version != UINT32_MAX) clean_version = version;
+    }
   };
   // What SwapRows swaps.
   struct Rows {
@@ -273,6 +284,7 @@ class Table {
   // null. `visit` fetches the rows of `ahead`. kGuided: by the run's guesses.
   template <bool kGuided = false, class Visit>
   void ForBlocks(const Stripe& stripe, const Run& run, uint32_t row_bytes_wanted, Visit&& visit) const;
+  void FetchGuesses(const Stripe& stripe, const Guesses& guesses, uint32_t bytes, char** rows) const;
   void ApplyGuesses(Stripe& stripe, const Run& run, const Guesses& guesses, const char* gradients, UpdateKernel kernel,
                     Update update);
 
@@ -303,6 +315,14 @@ class Table {
   Update update_{};  // all but the rows, the gradients, the learning rate and the weight decay
   std::vector<float> corrections1_;
   std::vector<float> corrections2_;
+};
+
+// For index entries that move.
+struct Table::HashAt {
+  const Table& table;
+  const Stripe& stripe;
+  uint64_t operator()(uint32_t position) const { return HashKey(StoredKey(table.Row(stripe, position))); }
+  void Prefetch(uint32_t position) const { __builtin_prefetch(table.Row(stripe, position)); }
 };
 
 }  // namespace tablebay
