@@ -27,6 +27,10 @@ GROWTH_KEYS = 10_000
 GROWTH_FROM = 1_000_000
 # Key and version come before a row's weights (native/include/tablebay/options.h).
 WEIGHTS = 12
+# So many times as much memory as rows have is touched before they are made: the system takes whichever pages are free.
+TOUCHED = 4
+# Of an index: native/include/tablebay/index.h, hash.h.
+ROWS_A_LINE, STRIPES = 10, 64
 
 
 def row_bytes(dim: int) -> int:
@@ -48,11 +52,23 @@ class Limit:
         library.limit_unmap.argtypes = [pointer, u64]
         library.limit_gather.argtypes = [pointer, pointer, u64, u32, u32, u32, pointer]
         library.limit_adagrad.argtypes = [pointer, pointer, u64, u32, u32, u32, pointer, real, real]
+        library.limit_adagrad_found.argtypes = [
+            pointer, pointer, pointer, pointer, u64, u32, u32, pointer, real, real,
+        ]  # fmt: skip
         self._dim = dim
         self._bytes = rows * row_bytes(dim)
         self._memory = library.limit_map(self._bytes)
         random = np.random.default_rng(1)
         self.positions = [random.choice(rows, KEYS, replace=False).astype(np.uint32) for _ in range(CALLS)]
+        # As many as an index has, and in the order in which a call asks for them: by stripes, within each at random.
+        self._line_bytes = rows // ROWS_A_LINE * 64
+        self._lines = library.limit_map(self._line_bytes)
+        self.places = [self._in_call_order(random, rows // ROWS_A_LINE) for _ in range(CALLS)]
+
+    @staticmethod
+    def _in_call_order(random: np.random.Generator, lines: int) -> Positions:
+        places = np.sort(random.integers(0, lines, KEYS, dtype=np.uint32))
+        return np.concatenate([random.permutation(part) for part in np.array_split(places, STRIPES)])
 
     def gather(self, at: Positions, out: Rows) -> None:
         self._library.limit_gather(
@@ -65,8 +81,17 @@ class Limit:
             gradients.ctypes.data, 0.05, 1e-8,
         )  # fmt: skip
 
+    def adagrad_found(self, at: tuple[Positions, Positions], gradients: Rows) -> None:
+        """adagrad, where a line of an index has to be read before each row; dim 16 alone."""
+        positions, places = at
+        self._library.limit_adagrad_found(
+            self._memory, self._lines, places.ctypes.data, positions.ctypes.data, KEYS, row_bytes(self._dim),
+            WEIGHTS, gradients.ctypes.data, 0.05, 1e-8,
+        )  # fmt: skip
+
     def close(self) -> None:
         self._library.limit_unmap(self._memory, self._bytes)
+        self._library.limit_unmap(self._lines, self._line_bytes)
 
 
 def run(folder: Path) -> dict[str, Figure]:
@@ -89,13 +114,14 @@ def _with_rows(folder: Path, rows: int, dim: int, prefix: str, whole: bool = Fal
     work = Workload.make(rows, dim)
     store, table = workload.new_store(dim)
     out = np.zeros((KEYS, dim), np.float32)
+    new_memory = measure.touch(TOUCHED * rows * row_bytes(dim))
     before = measure.rss_bytes()
     inserts = [
         measure.seconds(partial(store.pull, table, keys, out[: len(keys)], True)) for keys in work.batches()
     ]
-    found = store.counters()["rows"]
-    if found != rows:
-        raise SystemExit(f"the table has {found} rows after inserting {rows}")
+    there = store.counters()["rows"]
+    if there != rows:
+        raise SystemExit(f"the table has {there} rows after inserting {rows}")
     figures = {
         # All of it: the calls in which the table grew are among them.
         f"table.{prefix}insert_rows_per_s": measure.figure([rows / sum(inserts)], "rows/s"),
@@ -133,6 +159,19 @@ def _with_rows(folder: Path, rows: int, dim: int, prefix: str, whole: bool = Fal
         (f"limit.{prefix}rmw_rows_per_s", pushes.theirs),
     ):
         figures[name] = measure.figure([KEYS / s for s in times], "rows/s")
+    if whole:
+        figures["limit.new_memory_rows_per_s"] = measure.figure([TOUCHED * rows / new_memory], "rows/s")
+    if dim == DIM:
+        # Of other rows than those before them, which the caches have.
+        found = measure.interleave(
+            [
+                partial(limit.adagrad_found, at, work.gradients)
+                for at in zip(limit.positions, limit.places, strict=True)
+            ],
+            [partial(limit.adagrad, at, work.gradients) for at in np.roll(limit.positions, CALLS // 2, 0)],
+            ROUNDS,
+        )
+        figures[f"limit.{prefix}rmw_found.over_rmw"] = found.ours_over_theirs()
     if whole:
         any_order = [measure.seconds(partial(store.pull, table, keys, out, True)) for keys in work.calls]
         figures["table.pull_any_order_rows_per_s"] = measure.figure([KEYS / s for s in any_order], "rows/s")
@@ -189,6 +228,7 @@ def growth() -> dict[str, Figure]:
     work = Workload.make(MANY_ROWS)
     store, table = workload.new_store()
     out = np.zeros((GROWTH_KEYS, DIM), np.float32)
+    measure.touch(TOUCHED * MANY_ROWS * row_bytes(DIM))
     before = measure.rss_bytes()
     measure.reset_peak_rss()
     seconds = [

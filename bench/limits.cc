@@ -53,6 +53,35 @@ template <uint32_t kDim>
   }
 }
 
+// The same where a line of other memory has to come first, which says where the row is: that of an index at its best.
+template <uint32_t kDim>
+[[gnu::always_inline]] inline void AdagradFoundOf(char* memory, const uint32_t* lines, const uint32_t* places,
+                                                  const uint32_t* positions, uint64_t count, uint32_t stride,
+                                                  uint32_t offset, const float* gradients, float learning_rate,
+                                                  float epsilon) {
+  uint64_t found[kAhead];
+  constexpr uint64_t kWords = kLine / sizeof(uint32_t);
+  for (uint64_t i = 0; i < count + kAhead; ++i) {
+    if (i >= kAhead) {
+      const uint64_t r = i - kAhead;
+      auto* __restrict w = reinterpret_cast<Float*>(memory + found[r % kAhead] * stride + offset);
+      auto* __restrict a = w + kDim;
+      const float* __restrict g = gradients + r * kDim;
+#pragma GCC ivdep
+      for (uint32_t d = 0; d < kDim; ++d) {
+        const float sum = a[d] + g[d] * g[d];
+        a[d] = sum;
+        w[d] -= learning_rate * g[d] / (__builtin_sqrtf(sum) + epsilon);
+      }
+    }
+    if (i >= count) continue;
+    if (i + 2 * kAhead < count) __builtin_prefetch(lines + places[i + 2 * kAhead] * kWords, 0, 2);
+    // All lines say zero, which only memory knows.
+    found[i % kAhead] = positions[i] + lines[places[i] * kWords];
+    PrefetchLines(memory + found[i % kAhead] * stride + offset, 8 * kDim);
+  }
+}
+
 }  // namespace
 
 #pragma GCC visibility push(default)
@@ -102,6 +131,13 @@ CLONES void limit_adagrad(char* memory, const uint32_t* positions, uint64_t coun
     default:
       __builtin_trap();
   }
+}
+
+// Lines of 64 bytes at `lines`, all zero, one for each row, whose number `places` has. dim: 16.
+CLONES void limit_adagrad_found(char* memory, const uint32_t* lines, const uint32_t* places, const uint32_t* positions,
+                                uint64_t count, uint32_t stride, uint32_t offset, const float* gradients,
+                                float learning_rate, float epsilon) {
+  AdagradFoundOf<16>(memory, lines, places, positions, count, stride, offset, gradients, learning_rate, epsilon);
 }
 
 // tb_pull of one key, over and over: what a call from C costs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import platform
 import socket
@@ -13,8 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -106,6 +110,20 @@ def rss_bytes(pid: int | str = "self") -> int:
     """Resident memory of a process."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def touch(count: int) -> float:
+    """Have the machine give so many bytes of memory, and take them back: the seconds that it took to give them.
+
+    Memory that is new to a virtual machine comes from its host, ten times as slowly as memory that it has had in use
+    just now: what is measured next is not to wait for that."""
+    with mmap.mmap(-1, count) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        return seconds(partial(_write_pages, memory))
+
+
+def _write_pages(memory: mmap.mmap) -> None:
+    np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
 
 
 def reset_peak_rss() -> None:

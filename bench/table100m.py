@@ -8,6 +8,7 @@ from pathlib import Path
 import measure
 import numpy as np
 import workload
+from in_process import Limit
 from measure import Figure
 from workload import CALLS, DIM, KEYS, Keys
 
@@ -40,8 +41,31 @@ def _pull_rate(store: _core.Store, table: int, rows: int) -> Figure:
     return measure.figure(rates, "rows/s")
 
 
-def run(_: Path) -> dict[str, Figure]:
-    """Figures `table100m.*`, of one thread."""
+def _gather_rate(folder: Path, rows: int) -> Figure:
+    limit = Limit(folder, rows, DIM)
+    out = np.zeros((KEYS, DIM), np.float32)
+    rates = []
+    for turn in range(ROUNDS + 1):
+        for at in limit.positions:
+            seconds = measure.seconds(partial(limit.gather, at, out))
+            if turn > 0:
+                rates.append(KEYS / seconds)
+    limit.close()
+    return measure.figure(rates, "rows/s")
+
+
+def run(folder: Path) -> dict[str, Figure]:
+    """Figures `table100m.*`, of one thread; `limit.100m.*`, what a gather without an index loses with so many rows."""
+    figures = _table()
+    # Afterwards, so that all of the table's memory is as new to the machine as its first.
+    many, few = (_gather_rate(folder, rows) for rows in (MARKS[-1], MARKS[0]))
+    return figures | {
+        "limit.100m.gather_rows_per_s": many,
+        "limit.100m.gather_over_2m": measure.figure([many.value / few.value], "ratio"),
+    }
+
+
+def _table() -> dict[str, Figure]:
     _core.use_processors(1)
     store, table = workload.new_store()
     out = np.zeros((KEYS, DIM), np.float32)

@@ -10,9 +10,10 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from measure import Figure, figure, quantile_figures
+from measure import Figure, figure, quantile_figures, touch
 
 from tablebay.ps_server.config import DEFAULT_RETAIN_LAST
 
@@ -27,8 +28,10 @@ WARM_UP, TIMED = 2, 30
 # Saves before those that are timed: until the next one takes the place of an old one. Before that each is of memory
 # that is new to the machine, which costs it more than the save does. A peer that writes over its file is there with its
 # second save; Tablebay once there are as many checkpoints as a server keeps if it is not told otherwise, and one more
-# while the oldest goes.
+# while the oldest goes. And since a virtual machine's host may take the memory of the old one back within seconds, as
+# much is touched before each turn.
 SAVE_WARM_UP, LOAD_WARM_UP, FILES_TIMED = DEFAULT_RETAIN_LAST + 2, 1, 7
+FILES_BYTES = workload.NIDS // 2 * 300
 CALLS = ("pull_uniq", "pull_raw", "push_uniq", "push_raw", "step_uniq", "step_raw", "cold")
 FILES = ("save", "load")
 
@@ -154,7 +157,8 @@ def _workload(peer: Peer, ours: Contestant, theirs: Contestant, name: str) -> di
         numbers, warm_up = list(range(workload.COLD_BATCHES)), 1
     else:
         numbers, warm_up = [n % workload.BATCHES for n in range(WARM_UP + peer.timed)], WARM_UP
-    pairs = in_turn(ours, theirs, name, numbers, warm_up)
+    before = partial(touch, FILES_BYTES) if name in FILES else lambda: None
+    pairs = in_turn(ours, theirs, name, numbers, warm_up, before)
     head = f"peers.{peer.name}.{name}"
     over = figure([b / a for a, b in pairs], "ratio")
     figures = {f"{head}.over": over}

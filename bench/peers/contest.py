@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,15 +92,23 @@ def contestant(name: str, environment: Environment, folder: Path) -> Iterator[Co
 
 
 def in_turn(
-    ours: Contestant, theirs: Contestant, operation: str, numbers: list[int], warm_up: int
+    ours: Contestant,
+    theirs: Contestant,
+    operation: str,
+    numbers: list[int],
+    warm_up: int,
+    before: Callable[[], object],
 ) -> list[tuple[float, float]]:
-    """Seconds of both for each batch number after the first `warm_up`; who begins changes each time."""
+    """Seconds of both for each batch number after the first `warm_up`; who begins changes each time.
+
+    before: is called before each turn of either, and not timed."""
     pairs = []
     for turn, number in enumerate(numbers):
         arguments = {} if operation in ("save", "load") else {"number": number}
         order = (ours, theirs) if turn % 2 == 0 else (theirs, ours)
         taken = {}
         for one in order:
+            before()
             time.sleep(PAUSE_S)
             taken[one.name] = one.seconds(operation, **arguments)
         if turn >= warm_up:
