@@ -132,7 +132,7 @@ class Index {
     }
 
     // For each of so many keys the position where its row is likely to be, by the bits of its hash alone: of 1,000 the
-    // rows of some 2 are elsewhere. kNone where no entry has these bits.
+    // rows of some 3 are elsewhere. kNone where no entry has these bits.
     // Each step is done for many keys before the next: their buckets come from memory side by side, and nothing
     // branches on what only a bucket tells, but for the few keys beyond their own bucket.
     void Guess(const uint64_t* hashes, uint32_t count, uint32_t* positions) const {
