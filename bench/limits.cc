@@ -37,19 +37,24 @@ template <uint32_t kBytes>
 }
 
 template <uint32_t kDim>
+[[gnu::always_inline]] inline void UpdateRow(char* row, const float* g, float learning_rate, float epsilon) {
+  auto* const w = reinterpret_cast<Float*>(row);
+  auto* const a = w + kDim;
+#pragma GCC ivdep
+  for (uint32_t d = 0; d < kDim; ++d) {
+    const float sum = a[d] + g[d] * g[d];
+    a[d] = sum;
+    w[d] -= learning_rate * g[d] / (__builtin_sqrtf(sum) + epsilon);
+  }
+}
+
+template <uint32_t kDim>
 [[gnu::always_inline]] inline void AdagradOf(char* memory, const uint32_t* positions, uint64_t count, uint32_t stride,
                                              uint32_t offset, const float* gradients, float learning_rate,
                                              float epsilon) {
   for (uint64_t i = 0; i < count; ++i) {
     if (i + kAhead < count) PrefetchLines(memory + uint64_t{positions[i + kAhead]} * stride + offset, 8 * kDim);
-    auto* __restrict w = reinterpret_cast<Float*>(memory + uint64_t{positions[i]} * stride + offset);
-    auto* __restrict a = w + kDim;
-    const float* __restrict g = gradients + i * kDim;
-    for (uint32_t d = 0; d < kDim; ++d) {
-      const float sum = a[d] + g[d] * g[d];
-      a[d] = sum;
-      w[d] -= learning_rate * g[d] / (__builtin_sqrtf(sum) + epsilon);
-    }
+    UpdateRow<kDim>(memory + uint64_t{positions[i]} * stride + offset, gradients + i * kDim, learning_rate, epsilon);
   }
 }
 
@@ -64,15 +69,7 @@ template <uint32_t kDim>
   for (uint64_t i = 0; i < count + kAhead; ++i) {
     if (i >= kAhead) {
       const uint64_t r = i - kAhead;
-      auto* __restrict w = reinterpret_cast<Float*>(memory + found[r % kAhead] * stride + offset);
-      auto* __restrict a = w + kDim;
-      const float* __restrict g = gradients + r * kDim;
-#pragma GCC ivdep
-      for (uint32_t d = 0; d < kDim; ++d) {
-        const float sum = a[d] + g[d] * g[d];
-        a[d] = sum;
-        w[d] -= learning_rate * g[d] / (__builtin_sqrtf(sum) + epsilon);
-      }
+      UpdateRow<kDim>(memory + found[r % kAhead] * stride + offset, gradients + r * kDim, learning_rate, epsilon);
     }
     if (i >= count) continue;
     if (i + 2 * kAhead < count) __builtin_prefetch(lines + places[i + 2 * kAhead] * kWords, 0, 2);
@@ -133,7 +130,7 @@ CLONES void limit_adagrad(char* memory, const uint32_t* positions, uint64_t coun
   }
 }
 
-// Lines of 64 bytes at `lines`, all zero, one for each row, whose number `places` has. dim: 16.
+// Lines of 64 bytes at `lines`, all zero; `places` has the number of each row's. dim: 16.
 CLONES void limit_adagrad_found(char* memory, const uint32_t* lines, const uint32_t* places, const uint32_t* positions,
                                 uint64_t count, uint32_t stride, uint32_t offset, const float* gradients,
                                 float learning_rate, float epsilon) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,14 +29,19 @@ def _keys(first: int, count: int) -> Keys:
 def _pull_rate(store: _core.Store, table: int, rows: int) -> Figure:
     random = np.random.default_rng(1)
     out = np.zeros((KEYS, DIM), np.float32)
-    rates = []
     calls = []
     for _ in range(CALLS):
         keys = random.choice(rows, KEYS, replace=False, shuffle=False).astype(np.uint64) * _ODD
-        calls.append(workload.in_shard_order(keys))
+        calls.append(partial(store.pull, table, workload.in_shard_order(keys), out, True))
+    return _rate(calls)
+
+
+def _rate(calls: Sequence[Callable[[], object]]) -> Figure:
+    """Rows a second of calls of KEYS rows, after all were called once."""
+    rates = []
     for turn in range(ROUNDS + 1):
-        for keys in calls:
-            seconds = measure.seconds(partial(store.pull, table, keys, out, True))
+        for call in calls:
+            seconds = measure.seconds(call)
             if turn > 0:
                 rates.append(KEYS / seconds)
     return measure.figure(rates, "rows/s")
@@ -44,14 +50,9 @@ def _pull_rate(store: _core.Store, table: int, rows: int) -> Figure:
 def _gather_rate(folder: Path, rows: int) -> Figure:
     limit = Limit(folder, rows, DIM)
     out = np.zeros((KEYS, DIM), np.float32)
-    rates = []
-    for turn in range(ROUNDS + 1):
-        for at in limit.positions:
-            seconds = measure.seconds(partial(limit.gather, at, out))
-            if turn > 0:
-                rates.append(KEYS / seconds)
+    rate = _rate([partial(limit.gather, at, out) for at in limit.positions])
     limit.close()
-    return measure.figure(rates, "rows/s")
+    return rate
 
 
 def run(folder: Path) -> dict[str, Figure]:

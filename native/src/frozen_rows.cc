@@ -66,7 +66,7 @@ void FrozenRows::Add(std::string_view blocks, uint64_t start) {
           rows_[found] = row;
           continue;
         }
-        if (rows_.size() >= Index::kPositionsMax) refuse("more rows than can be indexed");
+        if (rows_.size() >= index_.positions_max()) refuse("more rows than can be indexed");
         rows_.push_back(row);
         index_.Insert(hash, static_cast<uint32_t>(rows_.size() - 1), HashAt{*this});
         ++live_;

@@ -102,7 +102,9 @@ void Index::InsertInto(Buckets& side, uint64_t hash, uint32_t position) {
       ++bucket.overflowed;
       continue;
     }
-    bucket.Set(static_cast<uint32_t>(__builtin_ctz(empty)), hash, position);
+    const int slot = __builtin_ctz(empty);
+    bucket.tags[slot] = Bucket::TagOf(hash);
+    bucket.places[slot] = split_.MoreOf(hash) | position;
     return;
   }
 }
@@ -113,8 +115,8 @@ std::pair<Index::Buckets*, uint64_t> Index::Locate(uint64_t hash, uint32_t posit
     uint64_t b = side->Home(hash);
     for (uint64_t left = side->count; left > 0; --left, b = side->After(b)) {
       const Bucket& bucket = side->At(b);
-      for (uint32_t mask = bucket.Match(hash); mask != 0; mask &= mask - 1) {
-        if (bucket.PositionOf(mask) == position) {
+      for (uint32_t mask = bucket.Match(hash, split_); mask != 0; mask &= mask - 1) {
+        if (split_.PositionOf(bucket.Place(mask)) == position) {
           *slot = static_cast<uint32_t>(__builtin_ctz(mask));
           return {side, b};
         }
@@ -148,7 +150,7 @@ uint64_t Index::BucketsPassed() const {
 void Index::Reposition(uint64_t hash, uint32_t from, uint32_t to) {
   uint32_t slot;
   const auto [side, bucket] = Locate(hash, from, &slot);
-  side->At(bucket).Set(slot, hash, to);
+  side->At(bucket).places[slot] = split_.MoreOf(hash) | to;
 }
 
 }  // namespace tablebay

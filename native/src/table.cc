@@ -370,7 +370,7 @@ Table::Room::Room(Table* table, uint32_t stripe_index, const Run& run) : table_(
   table->ReserveWide();
   Stripe& stripe = table->all_->stripes[stripe_index];
   const uint64_t rows = uint64_t{stripe.rows} + run.size();
-  if (rows >= Index::kPositionsMax) {
+  if (rows >= stripe.index.positions_max()) {
     throw StatusError("ResourceExhausted", Format("table '%s': stripe %u has %u rows, and cannot hold %u more",
                                                   table->name().c_str(), stripe_index, stripe.rows, run.size()));
   }

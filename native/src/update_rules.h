@@ -171,7 +171,7 @@ template <uint32_t kDim, bool kShrinks>
   })
 }
 template <uint32_t kDim>
-void FtrlDim(const Update& u) {
+void FtrlDim(const Update u) {
   FtrlRows<kDim, false>(u, 1.0f / u.learning_rate, u.l2, 0.0f);
 }
 void Ftrl(const Update& u) { TABLEBAY_FOR_DIM(u.dim, FtrlDim, u) }

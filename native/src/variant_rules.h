@@ -63,14 +63,14 @@ void PaddleAdagrad(const Update& u) { TABLEBAY_FOR_DIM(u.dim, PaddleAdagradDim, 
 
 // TensorNet's: it multiplies by what is called its learning rate where alpha divides.
 template <uint32_t kDim>
-void InverseFtrlDim(const Update& u) {
+void InverseFtrlDim(const Update u) {
   FtrlRows<kDim, false>(u, u.learning_rate, u.l2, 0.0f);
 }
 void InverseFtrl(const Update& u) { TABLEBAY_FOR_DIM(u.dim, InverseFtrlDim, u) }
 
 // TensorFlow's: twice l2, and a penalty on the loss beside.
 template <uint32_t kDim>
-void TensorFlowFtrlDim(const Update& u) {
+void TensorFlowFtrlDim(const Update u) {
   FtrlRows<kDim, true>(u, 1.0f / u.learning_rate, 2.0f * u.l2, 2.0f * u.l2_shrinkage);
 }
 void TensorFlowFtrl(const Update& u) { TABLEBAY_FOR_DIM(u.dim, TensorFlowFtrlDim, u) }

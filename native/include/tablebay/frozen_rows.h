@@ -41,7 +41,7 @@ class FrozenRows {
   const uint32_t wire_bytes_;  // of a row that is read
   const uint32_t elements_;
   std::atomic<uint64_t> bytes_{0};
-  Index index_{0, &bytes_};
+  Index index_{0, 0, &bytes_};     // all positions: it has a whole table's rows
   std::vector<const char*> rows_;  // null: deleted since
   uint64_t live_ = 0;
 };

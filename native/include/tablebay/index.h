@@ -1,7 +1,7 @@
 // The index of one stripe of a table: 64-bit hash -> 32-bit row position, one cache line a bucket.
 //
-// A bucket holds 12 tags of 8 bits, a count of the entries that wanted it and had to go further, and 12 places: 3 more
-// bits of the hash, and 29 of the position. A full bucket overflows into the next one; a search stops at a bucket that
+// A bucket holds 12 tags of 8 bits, a count of the entries that wanted it and had to go further, and 12 places: a
+// few more bits of the hash, and a position. A full bucket overflows into the next one; a search stops at a bucket that
 // nothing overflowed from. The index does not hold keys: the caller confirms a candidate against the row. Growth is
 // incremental: a larger index is started, each insertion moves a few buckets over, and a search looks in both until the
 // old one is empty.
@@ -29,10 +29,17 @@
 
 namespace tablebay {
 
+// How the 32 bits of a place are shared: bits of the hash above, a position below.
+struct PlaceSplit {
+  uint32_t position_mask;
+  // The bits of the hash above the tag's, where a place has them.
+  uint32_t MoreOf(uint64_t hash) const { return static_cast<uint32_t>(hash) << 16 & ~position_mask; }
+  uint32_t PositionOf(uint32_t place) const { return place & position_mask; }
+};
+
 struct alignas(64) Bucket {
   static constexpr uint32_t kSlots = 12;
-  static constexpr uint32_t kPositions = 1u << 29;  // so many there are
-  uint8_t tags[kSlots];                             // 0 = empty
+  uint8_t tags[kSlots];  // 0 = empty
   uint32_t overflowed;
   uint32_t places[kSlots];
 
@@ -40,8 +47,6 @@ struct alignas(64) Bucket {
     const uint8_t tag = static_cast<uint8_t>(hash);
     return tag == 0 ? 1 : tag;
   }
-  // The bits above the tag's, where a place has them.
-  static uint32_t MoreOf(uint64_t hash) { return static_cast<uint32_t>(hash) << 21 & ~(kPositions - 1); }
 
   // Bit i is set where tags[i] == tag.
   uint32_t MatchTag(uint8_t tag) const {
@@ -56,10 +61,10 @@ struct alignas(64) Bucket {
 #endif
   }
   // Bit i is set where the entry has all bits of the hash that it keeps.
-  uint32_t Match(uint64_t hash) const {
+  uint32_t Match(uint64_t hash, PlaceSplit split) const {
 #if defined(__SSE2__)
-    const __m128i kept = _mm_set1_epi32(static_cast<int>(~(kPositions - 1)));
-    const __m128i wanted = _mm_set1_epi32(static_cast<int>(MoreOf(hash)));
+    const __m128i kept = _mm_set1_epi32(static_cast<int>(~split.position_mask));
+    const __m128i wanted = _mm_set1_epi32(static_cast<int>(split.MoreOf(hash)));
     uint32_t mask = 0;
     for (uint32_t i = 0; i < kSlots; i += 4) {
       const __m128i four = _mm_load_si128(reinterpret_cast<const __m128i*>(places + i));
@@ -69,19 +74,13 @@ struct alignas(64) Bucket {
 #else
     uint32_t mask = 0;
     for (uint32_t i = 0; i < kSlots; ++i) {
-      mask |= static_cast<uint32_t>((places[i] & ~(kPositions - 1)) == MoreOf(hash)) << i;
+      mask |= static_cast<uint32_t>((places[i] & ~split.position_mask) == split.MoreOf(hash)) << i;
     }
 #endif
     return mask & MatchTag(TagOf(hash));
   }
   // Of the first entry of a mask; of any entry where it is empty.
-  uint32_t PositionOf(uint32_t mask) const {
-    return places[__builtin_ctz(mask | 1u << (kSlots - 1))] & (kPositions - 1);
-  }
-  void Set(uint32_t slot, uint64_t hash, uint32_t position) {
-    tags[slot] = TagOf(hash);
-    places[slot] = MoreOf(hash) | position;
-  }
+  uint32_t Place(uint32_t mask) const { return places[__builtin_ctz(mask | 1u << (kSlots - 1))]; }
 };
 static_assert(sizeof(Bucket) == 64);
 
@@ -103,10 +102,11 @@ class Index {
 
  public:
   static constexpr uint32_t kNone = 0xffffffffu;
-  static constexpr uint32_t kPositionsMax = Bucket::kPositions;
 
-  // stripe: by which its sizes lie among those of the others.
-  Index(uint32_t stripe, std::atomic<uint64_t>* bytes_total) : stripe_(stripe), bytes_total_(bytes_total) {}
+  // stripe: by which its sizes lie among those of the others. more_bits: of a hash, up to 8, that a place has above its
+  // position, so that fewer keys are taken for others, and fewer positions are possible.
+  Index(uint32_t stripe, uint32_t more_bits, std::atomic<uint64_t>* bytes_total)
+      : stripe_(stripe), split_{UINT32_MAX >> more_bits}, bytes_total_(bytes_total) {}
   ~Index();
   Index(const Index&) = delete;
   Index& operator=(const Index&) = delete;
@@ -119,7 +119,8 @@ class Index {
         : current_(index.current_.count == 0 ? &Nothing() : &index.current_),
           old_(index.old_.count == 0 ? nullptr : &index.old_),
           segments_(current_->segments.get()),
-          count_(current_->count) {}
+          count_(current_->count),
+          split_(index.split_) {}
 
     // The key's own bucket, which is fetched.
     const Bucket* Fetch(uint64_t hash) const {
@@ -158,19 +159,19 @@ class Index {
       for (uint32_t i = 0; i < count; ++i) {
         if (i + kAhead < count) buckets[i + kAhead] = Fetch(hashes[i + kAhead]);
         const uint32_t mask = buckets[i]->MatchTag(Bucket::TagOf(hashes[i]));
-        const uint32_t place = buckets[i]->places[__builtin_ctz(mask | 1u << (Bucket::kSlots - 1))];
-        positions[i] = place & (Bucket::kPositions - 1);
+        const uint32_t place = buckets[i]->Place(mask);
+        positions[i] = split_.PositionOf(place);
         left[left_count] = static_cast<uint16_t>(i);
         const bool one = (mask ^ (mask - 1)) > mask - 1;
-        const bool more = ((place ^ Bucket::MoreOf(hashes[i])) < Bucket::kPositions);
+        const bool more = (place ^ split_.MoreOf(hashes[i])) <= split_.position_mask;
         left_count += one & more ? 0 : 1;
       }
       // Those of which nothing in their bucket has all bits.
       uint32_t beyond_count = 0;
       for (uint32_t k = 0; k < left_count; ++k) {
         const uint32_t i = left[k];
-        const uint32_t mask = buckets[i]->Match(hashes[i]);
-        positions[i] = buckets[i]->PositionOf(mask);
+        const uint32_t mask = buckets[i]->Match(hashes[i], split_);
+        positions[i] = split_.PositionOf(buckets[i]->Place(mask));
         left[beyond_count] = static_cast<uint16_t>(i);
         beyond_count += mask == 0 ? 1 : 0;
       }
@@ -194,18 +195,21 @@ class Index {
       uint64_t b = current_->Home(hash);
       for (uint32_t more = kFurther; more > 0 && current_->At(b).overflowed != 0; --more) {
         b = current_->After(b);
-        if (const uint32_t mask = current_->At(b).Match(hash)) return current_->At(b).PositionOf(mask);
+        if (const uint32_t mask = current_->At(b).Match(hash, split_)) {
+          return split_.PositionOf(current_->At(b).Place(mask));
+        }
       }
       if (old_ == nullptr) return kNone;
       const Bucket& old = old_->At(old_->Home(hash));
-      const uint32_t mask = old.Match(hash);
-      return mask == 0 ? kNone : old.PositionOf(mask);
+      const uint32_t mask = old.Match(hash, split_);
+      return mask == 0 ? kNone : split_.PositionOf(old.Place(mask));
     }
 
     const Buckets* const current_;
     const Buckets* const old_;
     Bucket* const* const segments_;
     const uint64_t count_;
+    const PlaceSplit split_;
   };
 
   // The position for which `is_row(position)` holds among those that fit; kNone where there is none.
@@ -250,6 +254,8 @@ class Index {
   // How many buckets lie between each entry's own and the one that it is in, summed; takes time by the buckets.
   uint64_t BucketsPassed() const;
 
+  // So many there may be.
+  uint64_t positions_max() const { return split_.position_mask; }
   uint64_t bytes() const { return (current_.count + old_.count) * sizeof(Bucket); }
 
   bool growing() const { return old_.count != 0; }
@@ -281,14 +287,14 @@ class Index {
   uint64_t BucketsFor(uint64_t entries) const;
 
   template <class IsRow>
-  static uint32_t FindIn(const Buckets& side, uint64_t hash, IsRow& is_row) {
+  uint32_t FindIn(const Buckets& side, uint64_t hash, IsRow& is_row) const {
     if (side.count == 0) return kNone;
     uint64_t b = side.Home(hash);
     // Of a few buckets every one may have overflowed: once around, and the key is not there.
     for (uint64_t left = side.count; left > 0; --left, b = side.After(b)) {
       const Bucket& bucket = side.At(b);
-      for (uint32_t mask = bucket.Match(hash); mask != 0; mask &= mask - 1) {
-        const uint32_t position = bucket.PositionOf(mask);
+      for (uint32_t mask = bucket.Match(hash, split_); mask != 0; mask &= mask - 1) {
+        const uint32_t position = split_.PositionOf(bucket.Place(mask));
         if (is_row(position)) return position;
       }
       if (bucket.overflowed == 0) break;
@@ -296,7 +302,7 @@ class Index {
     return kNone;
   }
 
-  static void InsertInto(Buckets& side, uint64_t hash, uint32_t position);
+  void InsertInto(Buckets& side, uint64_t hash, uint32_t position);
   // The slot that holds `position`, in whichever index has it.
   std::pair<Buckets*, uint64_t> Locate(uint64_t hash, uint32_t position, uint32_t* slot);
   static void EraseFrom(Buckets& side, uint64_t hash, uint64_t bucket, uint32_t slot);
@@ -313,13 +319,13 @@ class Index {
         if (fetched_ + kBucketsAhead < old_.count) __builtin_prefetch(&old_.At(fetched_ + kBucketsAhead), 1, 2);
         const Bucket& ahead = old_.At(fetched_);
         for (uint32_t slot = 0; slot < Bucket::kSlots; ++slot) {
-          if (ahead.tags[slot] != 0) hash_at.Prefetch(ahead.PositionOf(1u << slot));
+          if (ahead.tags[slot] != 0) hash_at.Prefetch(split_.PositionOf(ahead.places[slot]));
         }
       }
       Bucket& bucket = old_.At(moved_);
       for (uint32_t slot = 0; slot < Bucket::kSlots; ++slot) {
         if (bucket.tags[slot] == 0) continue;
-        const uint32_t position = bucket.PositionOf(1u << slot);
+        const uint32_t position = split_.PositionOf(bucket.places[slot]);
         const uint64_t hash = hash_at(position);
         EraseFrom(old_, hash, moved_, slot);
         InsertInto(current_, hash, position);
@@ -335,6 +341,7 @@ class Index {
   uint64_t fetched_ = 0;  // those whose rows are on their way
   uint64_t size_ = 0;
   const uint32_t stripe_;
+  const PlaceSplit split_;
   std::atomic<uint64_t>* bytes_total_;
 };
 

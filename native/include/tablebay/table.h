@@ -178,7 +178,7 @@ class Table {
 
  private:
   struct Stripe {
-    Stripe(uint32_t number, std::atomic<uint64_t>* bytes_total) : index(number, bytes_total) {}
+    Stripe(uint32_t number, std::atomic<uint64_t>* bytes_total) : index(number, 3, bytes_total) {}
     Index index;
     std::vector<char*> slabs;
     std::vector<uint64_t> dirty;  // a bit for each position
